@@ -1,0 +1,163 @@
+//! What the handlers work with.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use socialhub_commands::{Commands, ports::Tokens};
+use socialhub_domain::{Clock, IdGenerator, UserId};
+use socialhub_projections::{
+    Freshness, ModelPosition, counters::ports::CounterReader, feed::ports::FeedReader,
+    notifications::ports::NotificationReader,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::ApiError, limits::Limiter, media::MediaReader, metrics::RequestMetrics,
+    readiness::Readiness, recent::RecentWrites, settings::Settings, sign::Signer,
+    stream::OpenStreams,
+};
+
+/// Where each read model is.
+#[derive(Clone)]
+pub struct Positions {
+    /// Posts, people, comments and feeds.
+    pub feed: Arc<dyn ModelPosition>,
+    /// Notifications.
+    pub notifications: Arc<dyn ModelPosition>,
+    /// Counters and trending.
+    pub counters: Arc<dyn ModelPosition>,
+}
+
+/// Everything the API needs; wired once by the binary.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The write side.
+    pub commands: Arc<Commands>,
+    /// Reads posts, people, comments and feeds.
+    pub feed: Arc<dyn FeedReader>,
+    /// Reads notifications.
+    pub notifications: Arc<dyn NotificationReader>,
+    /// Reads counters and trending.
+    pub counters: Arc<dyn CounterReader>,
+    /// Where the three models are.
+    pub positions: Positions,
+    /// Checks bearer tokens.
+    pub tokens: Arc<dyn Tokens>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids of requests.
+    pub ids: Arc<dyn IdGenerator>,
+    /// Reads uploaded files.
+    pub media: Arc<dyn MediaReader>,
+    /// What each person wrote last; made with the log's head at start.
+    pub recent_writes: Arc<RecentWrites>,
+    /// What `/readyz` asks.
+    pub readiness: Arc<dyn Readiness>,
+    /// Renders `/metrics`, in Prometheus' text format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Ends the event streams when the program stops.
+    pub shutdown: CancellationToken,
+    /// Settings.
+    pub settings: Settings,
+}
+
+/// The state as handlers see it.
+pub(crate) type App = Arc<Shared>;
+
+/// The wiring and what the API keeps itself.
+pub(crate) struct Shared {
+    pub api: ApiState,
+    pub limiter: Limiter,
+    pub signer: Signer,
+    pub streams: OpenStreams,
+    pub in_flight: AtomicUsize,
+    pub request_metrics: RequestMetrics,
+    pub models: Models,
+}
+
+/// The read models a query may use.
+pub(crate) struct Models {
+    pub feed: Model,
+    pub notifications: Model,
+    pub counters: Model,
+}
+
+/// One read model's position, with a receiver that answers without asking the store.
+pub(crate) struct Model {
+    position: Arc<dyn ModelPosition>,
+    seen: watch::Receiver<u64>,
+}
+
+impl Model {
+    fn new(position: Arc<dyn ModelPosition>) -> Self {
+        let seen = position.watch();
+        Self { position, seen }
+    }
+
+    /// A receiver of its own, for a stream.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.seen.clone()
+    }
+
+    /// How far the model is, as this process knows.
+    pub(crate) fn seen(&self) -> u64 {
+        *self.seen.borrow()
+    }
+
+    async fn wait_for(&self, wanted: u64, limit: Duration) -> Result<Freshness, ApiError> {
+        let position = self.seen();
+        if position >= wanted {
+            return Ok(Freshness {
+                position,
+                stale: false,
+            });
+        }
+        Ok(self.position.wait_for(wanted, limit).await?)
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(api: ApiState) -> Self {
+        let positions = api.positions.clone();
+        Self {
+            limiter: Limiter::new(api.settings.rate_limits.as_ref()),
+            signer: Signer::new(&api.settings.signing_key),
+            streams: OpenStreams::new(api.settings.streams_per_user),
+            in_flight: AtomicUsize::new(0),
+            request_metrics: RequestMetrics::default(),
+            models: Models {
+                feed: Model::new(positions.feed),
+                notifications: Model::new(positions.notifications),
+                counters: Model::new(positions.counters),
+            },
+            api,
+        }
+    }
+
+    /// Waits until the models have seen what the viewer wrote last, and the position the client asked for.
+    pub(crate) async fn settle(
+        &self,
+        models: &[&Model],
+        viewer: Option<UserId>,
+        asked: Option<u64>,
+    ) -> Result<Freshness, ApiError> {
+        let own = viewer.map_or(0, |viewer| self.api.recent_writes.last(viewer));
+        let wanted = own.max(asked.unwrap_or(0));
+        let limit = self.api.settings.read_wait;
+        let started = tokio::time::Instant::now();
+        let mut all = Freshness {
+            position: u64::MAX,
+            stale: false,
+        };
+        for model in models {
+            let left = limit.saturating_sub(started.elapsed());
+            let one = model.wait_for(wanted, left).await?;
+            all.position = all.position.min(one.position);
+            all.stale |= one.stale;
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,390 @@
+//! Measurements without a server: filling a log with the standard mix, and projecting it.
+//!
+//! The mix is written through the same appender that the server uses, so that the log is one that the server could
+//! have written; only passwords and addresses are missing, so nobody of it can log in.
+
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+use futures::future::try_join_all;
+use serde::Serialize;
+use socialhub_domain::{Clock, Event, IdGenerator, StreamId};
+use socialhub_event_log::{Append, EventLog, Metadata, NewEvent, Position};
+use socialhub_infra::{
+    clock::{RandomIds, SystemClock},
+    sqlite::{
+        connection::open_reader,
+        counters::SqliteCounters,
+        event_log::SqliteEventLog,
+        feed::SqliteFeed,
+        model::SqliteModel,
+        notifications::SqliteNotifications,
+        wiring::{open_model, replay_model},
+    },
+};
+use socialhub_projections::{
+    GenerationId, ModelName,
+    runtime::{
+        LogTail, ProjectorTask,
+        rebuild::{Progress, rebuild},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::BenchError,
+    mix::{NETWORK, standard_mix},
+    process::mib,
+};
+
+/// Appends that are under way at once: what a group commit can gather.
+const IN_FLIGHT: usize = 1000;
+
+/// Fills a log.
+#[derive(Debug, Args)]
+pub struct MixArgs {
+    /// Events of the mix; the network of 210,000 events comes before it.
+    #[arg(long, default_value_t = 100_000)]
+    events: usize,
+    /// The data folder; it must not have an event log yet.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The same seed gives the same events.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Which way events come to the read models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// `replay rebuild --all`: a new generation, filled in bulk.
+    Rebuild,
+    /// The server's own projectors, catching up with a log that they have not seen.
+    CatchUp,
+}
+
+/// Projects a log.
+#[derive(Debug, Args)]
+pub struct ProjectionsArgs {
+    /// A data folder with an event log. Its read models are left alone: new ones are made beside them and removed.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// One way only; both when left out.
+    #[arg(long, value_enum)]
+    way: Option<Way>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What projecting a log came to.
+#[derive(Debug, Serialize)]
+struct Projected {
+    way: &'static str,
+    events: Position,
+    rows: u64,
+    seconds: f64,
+    events_per_second: f64,
+    rows_per_second: f64,
+    peak_rss_mib: f64,
+    peak_anonymous_mib: f64,
+}
+
+fn usage(error: impl Display) -> BenchError {
+    BenchError::Usage(error.to_string())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
+    // As the server has it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime)
+}
+
+/// Fills a fresh data folder's log with the standard mix.
+///
+/// # Errors
+/// When there is a log already, or it cannot be written.
+pub fn mix(args: &MixArgs) -> Result<(), BenchError> {
+    fs::create_dir_all(&args.data_dir)?;
+    let path = args.data_dir.join("events.db");
+    if path.exists() {
+        let what = format!("{} is there already: choose a fresh folder", path.display());
+        return Err(BenchError::Usage(what));
+    }
+    let log = SqliteEventLog::open(&path, Arc::new(SystemClock)).map_err(usage)?;
+    let begin = Instant::now();
+    runtime()?.block_on(fill(&log, args))?;
+    log.close();
+    let (count, seconds) = (NETWORK + args.events, begin.elapsed().as_secs_f64());
+    println!(
+        "{count} events ({NETWORK} of the network, {} of the mix, seed {}) appended in {seconds:.1} s, {:.0}/s",
+        args.events,
+        args.seed,
+        count as f64 / seconds
+    );
+    Ok(())
+}
+
+async fn fill(log: &SqliteEventLog, args: &MixArgs) -> Result<(), BenchError> {
+    let mut versions = HashMap::new();
+    let mut waiting = Vec::with_capacity(IN_FLIGHT);
+    for (stream, event) in standard_mix(args.seed, args.events) {
+        waiting.push(append_of(stream, event, &mut versions));
+        if waiting.len() == IN_FLIGHT {
+            // Polled in order for the first time, so they join the queue in order.
+            try_join_all(waiting.drain(..).map(|append| log.append(append)))
+                .await
+                .map_err(usage)?;
+        }
+    }
+    try_join_all(waiting.drain(..).map(|append| log.append(append)))
+        .await
+        .map_err(usage)?;
+    Ok(())
+}
+
+fn append_of(stream: StreamId, event: Event, versions: &mut HashMap<StreamId, u64>) -> Append {
+    let version = versions.entry(stream.clone()).or_default();
+    let expected_version = *version;
+    *version += 1;
+    let command_id = RandomIds.next_id();
+    let metadata = Metadata {
+        actor: None,
+        occurred_at: event.timestamp(),
+        correlation_id: None,
+        causation_id: Some(command_id),
+        traceparent: None,
+    };
+    Append {
+        command_id,
+        stream,
+        expected_version,
+        events: vec![NewEvent {
+            event_id: RandomIds.next_id(),
+            event,
+        }],
+        metadata,
+        side: Vec::new(),
+    }
+}
+
+/// Measures rebuild and catch-up of all read models.
+///
+/// # Errors
+/// When the log or a model cannot be read or written.
+pub fn projections(args: &ProjectionsArgs) -> Result<(), BenchError> {
+    let ways = match args.way {
+        Some(way) => vec![way],
+        None => vec![Way::Rebuild, Way::CatchUp],
+    };
+    let mut found = Vec::new();
+    for way in ways {
+        found.push(runtime()?.block_on(project(&args.data_dir, way))?);
+    }
+    if args.json {
+        let json = serde_json::to_string_pretty(&found);
+        println!("{}", json.map_err(usage)?);
+        return Ok(());
+    }
+    println!("| way | events | rows | s | events/s | rows/s | peak RSS MiB | of it anonymous |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for p in found {
+        println!(
+            "| {} | {} | {} | {:.1} | {:.0} | {:.0} | {:.1} | {:.1} |",
+            p.way,
+            p.events,
+            p.rows,
+            p.seconds,
+            p.events_per_second,
+            p.rows_per_second,
+            p.peak_rss_mib,
+            p.peak_anonymous_mib
+        );
+    }
+    Ok(())
+}
+
+async fn project(data_dir: &Path, way: Way) -> Result<Projected, BenchError> {
+    let log = SqliteEventLog::open_read_only(&data_dir.join("events.db")).map_err(usage)?;
+    let log: Arc<dyn EventLog> = Arc::new(log);
+    let events = log.head().await.map_err(usage)?;
+    let scratch = tempfile::tempdir_in(data_dir)?;
+    let watch = MemoryWatch::start();
+    let begin = Instant::now();
+    let (name, generation) = match way {
+        Way::Rebuild => {
+            rebuild_all(&log, scratch.path()).await?;
+            ("rebuild", 2)
+        }
+        Way::CatchUp => {
+            catch_up(&log, scratch.path(), events).await?;
+            ("catch-up", 1)
+        }
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    let (peak_rss_mib, peak_anonymous_mib) = watch.stop().await;
+    let rows = count_rows(scratch.path(), generation).map_err(usage)?;
+    Ok(Projected {
+        way: name,
+        events,
+        rows,
+        seconds,
+        events_per_second: events as f64 / seconds,
+        rows_per_second: rows as f64 / seconds,
+        peak_rss_mib,
+        peak_anonymous_mib,
+    })
+}
+
+async fn rebuild_all(log: &Arc<dyn EventLog>, folder: &Path) -> Result<(), BenchError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let models = [
+        replay_model::<SqliteFeed>(folder, clock.clone()).map_err(usage)?,
+        replay_model::<SqliteNotifications>(folder, clock.clone()).map_err(usage)?,
+        replay_model::<SqliteCounters>(folder, clock).map_err(usage)?,
+    ];
+    let mut fillings = Vec::new();
+    for model in &models {
+        fillings.push(model.begin_rebuild(log).await.map_err(usage)?);
+    }
+    let stop = CancellationToken::new();
+    for (_, outcome) in rebuild(log, fillings, Arc::new(Silent), stop).await {
+        let report = outcome.map_err(usage)?;
+        if report.parked > 0 {
+            return Err(usage(format!("{} events were parked", report.parked)));
+        }
+    }
+    Ok(())
+}
+
+/// Progress that nobody looks at.
+struct Silent;
+
+impl Progress for Silent {
+    fn began(&self, _: ModelName, _: GenerationId, _: Position, _: Position) {}
+    fn moved(&self, _: ModelName, _: Position) {}
+    fn ended(&self, _: ModelName) {}
+}
+
+async fn catch_up(
+    log: &Arc<dyn EventLog>,
+    folder: &Path,
+    head: Position,
+) -> Result<(), BenchError> {
+    let stop = CancellationToken::new();
+    let tail = LogTail::start(log.clone(), stop.clone());
+    let projectors = [
+        start_projector::<SqliteFeed>(folder, &tail, &stop)?,
+        start_projector::<SqliteNotifications>(folder, &tail, &stop)?,
+        start_projector::<SqliteCounters>(folder, &tail, &stop)?,
+    ];
+    for projector in &projectors {
+        let position = projector.position();
+        let mut moved = position.watch();
+        moved.wait_for(|at| *at >= head).await.map_err(usage)?;
+    }
+    stop.cancel();
+    for projector in projectors {
+        projector.task.await.map_err(usage)?;
+    }
+    Ok(())
+}
+
+fn start_projector<M: SqliteModel>(
+    folder: &Path,
+    tail: &Arc<LogTail>,
+    stop: &CancellationToken,
+) -> Result<ProjectorTask, BenchError> {
+    let model = open_model::<M>(folder, 1, Arc::new(SystemClock), tail).map_err(usage)?;
+    Ok(model.projector.spawn(stop.clone()))
+}
+
+/// Rows of all tables of all models of a generation.
+fn count_rows(folder: &Path, generation: u32) -> Result<u64, rusqlite::Error> {
+    let mut rows = 0;
+    for model in ["feed", "notifications", "counters"] {
+        let file = open_reader(&folder.join(format!("{model}.{generation}.db")))?;
+        let tables: Vec<String> = file
+            .prepare("SELECT name FROM sqlite_master WHERE type = 'table'")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for table in tables {
+            let sql = format!("SELECT count(*) FROM \"{table}\"");
+            rows += file.query_row(&sql, [], |row| row.get::<_, u64>(0))?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Looks at this process's memory ten times a second and remembers the most it saw.
+struct MemoryWatch {
+    stop: CancellationToken,
+    watching: tokio::task::JoinHandle<(f64, f64)>,
+}
+
+impl MemoryWatch {
+    fn start() -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let watching = tokio::spawn(async move {
+            let (mut rss, mut anonymous) = (0_f64, 0_f64);
+            loop {
+                let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+                rss = rss.max(mib(&status, "VmRSS:"));
+                anonymous = anonymous.max(mib(&status, "RssAnon:"));
+                tokio::select! {
+                    () = stopped.cancelled() => return (rss, anonymous),
+                    () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                }
+            }
+        });
+        Self { stop, watching }
+    }
+
+    async fn stop(self) -> (f64, f64) {
+        self.stop.cancel();
+        self.watching.await.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filled_log_can_be_projected_both_ways() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("events.db");
+        let log = SqliteEventLog::open(&log, Arc::new(SystemClock)).unwrap();
+        let mut versions = HashMap::new();
+        let runtime = runtime().unwrap();
+        runtime.block_on(async {
+            for (stream, event) in standard_mix(1, 0).take(50) {
+                log.append(append_of(stream, event, &mut versions))
+                    .await
+                    .unwrap();
+            }
+        });
+        log.close();
+        for way in [Way::Rebuild, Way::CatchUp] {
+            let found = runtime.block_on(project(folder.path(), way)).unwrap();
+            assert_eq!(found.events, 50);
+            assert!(found.rows >= 50, "{found:?}");
+        }
+        // The models were made in a folder of their own, which is gone.
+        let left = fs::read_dir(folder.path()).unwrap();
+        assert!(
+            left.into_iter()
+                .all(|entry| entry.unwrap().path().is_file())
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! The chat service: rooms, durable messages, history and presence over Socket.IO 4 (websocket and polling), and the
+//! history over REST.
+//!
+//! One ordered pipeline carries everything: a socket's handler checks an event and queues it; [`pipeline`] takes what
+//! waits, commits all the messages in one append of the [`ChatLog`], hands each to its room strictly in `seq` order
+//! ([`room`]), and only then acknowledges. The ports are in [`ports`]; this crate knows neither the write side nor any
+//! driver. [`Chat::start`] wires it all.
+
+mod ack;
+mod frame;
+mod limits;
+mod memory;
+mod payload;
+mod pipeline;
+pub mod ports;
+mod problem;
+mod rest;
+mod room;
+mod room_id;
+mod service;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use limits::ChatLimits;
+pub use memory::MemoryChatLog;
+pub use ports::{
+    Appended, ChatBus, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery, Message,
+    NewMessage, NoBus, TokenCheck,
+};
+pub use rest::{RestState, rest_router};
+pub use room_id::{InvalidRoomId, RoomId};
+pub use service::{Chat, ChatDeps};

@@ -1,0 +1,81 @@
+//! The chat log in memory, for tests and examples.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use socialhub_domain::UserId;
+
+use crate::{
+    ports::{
+        Appended, ChatLog, ChatLogError, Direction, History, HistoryQuery, Message, NewMessage,
+    },
+    room_id::RoomId,
+};
+
+#[derive(Debug, Default)]
+struct RoomLog {
+    messages: Vec<Message>,
+    by_client_id: HashMap<(UserId, String), usize>,
+}
+
+/// A chat log that forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemoryChatLog {
+    rooms: Mutex<HashMap<RoomId, RoomLog>>,
+}
+
+impl RoomLog {
+    fn append(&mut self, mut new: NewMessage) -> Appended {
+        let index = self.messages.len();
+        if let Some(client_id) = new.client_id.take() {
+            let key = (new.user.id, client_id);
+            if let Some(&earlier) = self.by_client_id.get(&key) {
+                let message = self.messages[earlier].clone();
+                return Appended {
+                    message,
+                    duplicate: true,
+                };
+            }
+            self.by_client_id.insert(key, index);
+        }
+        let message = Message::placed(new, index as u64 + 1);
+        self.messages.push(message.clone());
+        Appended {
+            message,
+            duplicate: false,
+        }
+    }
+
+    fn read(&self, query: HistoryQuery) -> History {
+        let fits =
+            |m: &&Message| m.seq > query.after && query.before.is_none_or(|before| m.seq < before);
+        let mut messages: Vec<Message> = self.messages.iter().filter(fits).cloned().collect();
+        match query.direction {
+            Direction::Oldest => messages.truncate(query.limit),
+            Direction::Newest => {
+                messages.drain(..messages.len().saturating_sub(query.limit));
+            }
+        }
+        History {
+            messages,
+            last_seq: self.messages.len() as u64,
+        }
+    }
+}
+
+#[async_trait]
+impl ChatLog for MemoryChatLog {
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
+        let mut rooms = self.rooms.lock();
+        let place = |new: NewMessage| rooms.entry(new.room.clone()).or_default().append(new);
+        Ok(batch.into_iter().map(place).collect())
+    }
+
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        let rooms = self.rooms.lock();
+        Ok(rooms
+            .get(room)
+            .map_or_else(History::default, |log| log.read(query)))
+    }
+}

@@ -1,0 +1,161 @@
+//! What the chat service needs from outside: a durable log of messages, a way to know who a token speaks for, and
+//! (when several instances run) a way to tell the others that a room has moved on.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use socialhub_domain::{Timestamp, UserId};
+use uuid::Uuid;
+
+use crate::room_id::RoomId;
+
+/// A person who chats, as their token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatUser {
+    /// The person's id.
+    pub id: UserId,
+    /// The person's public name.
+    pub username: Arc<str>,
+}
+
+/// Knows who a bearer token speaks for.
+pub trait TokenCheck: Send + Sync {
+    /// The person, or nothing when the token is bad, expired or revoked. Must be cheap and must not block: open
+    /// sockets are checked again every second.
+    fn check(&self, token: &str) -> Option<ChatUser>;
+}
+
+/// A message on its way into the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMessage {
+    /// Its id.
+    pub id: Uuid,
+    /// The room it is for.
+    pub room: RoomId,
+    /// Who sent it.
+    pub user: ChatUser,
+    /// The text.
+    pub text: String,
+    /// The sender's own name for it: the same one again is the same message.
+    pub client_id: Option<String>,
+    /// When it was taken in.
+    pub at: Timestamp,
+}
+
+/// A message of the log. Serializes as it goes out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// Its id.
+    pub id: Uuid,
+    /// Its number in the room: 1, 2, 3, … without holes.
+    pub seq: u64,
+    /// The room.
+    pub room_id: RoomId,
+    /// Who sent it.
+    pub user_id: UserId,
+    /// The sender's name at the time.
+    pub username: Arc<str>,
+    /// The text.
+    pub message: String,
+    /// When it was taken in, milliseconds since the Unix epoch.
+    pub timestamp: Timestamp,
+}
+
+impl Message {
+    /// The message that a new one becomes at a place in its room.
+    pub fn placed(new: NewMessage, seq: u64) -> Self {
+        Self {
+            id: new.id,
+            seq,
+            room_id: new.room,
+            user_id: new.user.id,
+            username: new.user.username,
+            message: new.text,
+            timestamp: new.at,
+        }
+    }
+}
+
+/// What became of one message of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The message as it stands in the log: for a repeat, the earlier one.
+    pub message: Message,
+    /// Whether it was there already: same room, sender and `client_id`.
+    pub duplicate: bool,
+}
+
+/// From which end a page is cut when more messages fit than its limit allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The newest of them.
+    Newest,
+    /// The oldest of them.
+    Oldest,
+}
+
+/// Which messages of a room to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Only messages with a greater `seq`.
+    pub after: u64,
+    /// Only messages with a smaller `seq`.
+    pub before: Option<u64>,
+    /// Which ones when there are more.
+    pub direction: Direction,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Messages of a room, by rising `seq`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The messages asked for.
+    pub messages: Vec<Message>,
+    /// The greatest `seq` of the room at the moment of reading, 0 when it has no message.
+    pub last_seq: u64,
+}
+
+/// A fault of the log. Nothing of the batch counts as sent; asking again with the same `client_id` is safe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChatLogError {
+    /// Too much is waiting.
+    #[error("the chat log is busy")]
+    Busy,
+    /// The store cannot be used now.
+    #[error("the chat log is not available: {0}")]
+    Unavailable(String),
+}
+
+/// The durable log of messages.
+#[async_trait]
+pub trait ChatLog: Send + Sync {
+    /// Appends a batch, giving each message the next `seq` of its room in the order of the batch, and returns when all
+    /// of it is durable. Outcomes are in the order of the batch.
+    ///
+    /// # Errors
+    /// [`ChatLogError`], for the whole batch.
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError>;
+
+    /// Reads messages of a room and its last `seq`, both at one moment.
+    ///
+    /// # Errors
+    /// [`ChatLogError`].
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError>;
+}
+
+/// Tells the other instances that a room has moved on; they answer with [`crate::Chat::catch_up`].
+pub trait ChatBus: Send + Sync {
+    /// A hint, which may be lost: the room's log reaches `seq` now. Must not block.
+    fn announce(&self, room: &RoomId, seq: u64);
+}
+
+/// The bus of a single instance: there is nobody to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoBus;
+
+impl ChatBus for NoBus {
+    fn announce(&self, _: &RoomId, _: u64) {}
+}

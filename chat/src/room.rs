@@ -1,0 +1,425 @@
+//! One room in this process: who is in it, and how far each of them has been served.
+//!
+//! The room has a cursor, the `seq` it has reached. Members are *live* (they get every message as it passes the
+//! cursor), *reading* (a read of the log for them is under way: they have just joined, or are catching up) or *behind*
+//! (their socket was full: they are served from the log when it has room). A member's `sent` says up to where they have
+//! seen the room, so a message reaches everybody once and in order, whatever the state they are in.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use socialhub_domain::UserId;
+use socketioxide::socket::Sid;
+use tokio::time::Instant;
+
+use crate::{
+    ack::Present,
+    frame::{Frame, Full, Outlet, body},
+    ports::{ChatUser, History},
+    room_id::RoomId,
+};
+
+/// Messages kept for members who are not live, so that most of them need no second read of the log.
+const RECENT: usize = 512;
+/// How many people a presence event lists at most.
+const LISTED: usize = 500;
+/// How long a full socket is left alone, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Live,
+    Reading,
+    Behind { until: Instant, pause: Duration },
+}
+
+/// A socket in a room.
+pub(crate) struct Member {
+    socket: Sid,
+    ticket: u64,
+    user: ChatUser,
+    outlet: Arc<dyn Outlet>,
+    /// Everything up to here was sent to it (or was there before its history).
+    sent: u64,
+    flow: Flow,
+    /// Histories it has asked for that have not gone out.
+    welcomes: u32,
+    /// Whether its first history went out, so that the others know of it.
+    present: bool,
+}
+
+impl Member {
+    /// Whether it needs nothing but what comes next.
+    fn is_settled(&self) -> bool {
+        self.flow == Flow::Live && self.welcomes == 0
+    }
+
+    fn fall_behind(&mut self, now: Instant) {
+        let pause = match self.flow {
+            Flow::Behind { pause, .. } => (pause * 2).min(LONGEST_PAUSE),
+            Flow::Live | Flow::Reading => FIRST_PAUSE,
+        };
+        let until = now + pause;
+        self.flow = Flow::Behind { until, pause };
+    }
+
+    fn send(&mut self, frame: &Frame, now: Instant) -> Result<(), Full> {
+        if frame.seq() <= self.sent {
+            return Ok(());
+        }
+        match self.outlet.emit("new_message", frame.body()) {
+            Ok(()) => {
+                self.sent = frame.seq();
+                Ok(())
+            }
+            Err(Full) => {
+                self.fall_behind(now);
+                Err(Full)
+            }
+        }
+    }
+}
+
+/// What a member who is not live needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing: live, or waiting for its socket to empty.
+    Nothing,
+    /// A read of the log after this `seq`.
+    Read { after: u64 },
+}
+
+/// A room with at least one socket of this process in it.
+pub(crate) struct Room {
+    id: RoomId,
+    cursor: Option<u64>,
+    members: Vec<Member>,
+    recent: VecDeque<Arc<Frame>>,
+    presence_changed: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Signal<'a> {
+    room_id: &'a RoomId,
+    user_id: UserId,
+    username: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Presence<'a> {
+    room_id: &'a RoomId,
+    users: Vec<Present>,
+}
+
+impl Room {
+    pub(crate) fn new(id: RoomId) -> Self {
+        Self {
+            id,
+            cursor: None,
+            members: Vec::new(),
+            recent: VecDeque::new(),
+            presence_changed: false,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How far the room has got, if that is known yet.
+    pub(crate) fn cursor(&self) -> Option<u64> {
+        self.cursor
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    fn position(&self, socket: Sid, ticket: u64) -> Option<usize> {
+        self.members
+            .iter()
+            .position(|m| m.socket == socket && m.ticket == ticket)
+    }
+
+    /// Registers a socket: from now on nothing passes it by. Returns the ticket of its stay, `ticket` unless it is
+    /// here already. The history is to be read after this, and handed to [`Room::welcome`].
+    pub(crate) fn enter(
+        &mut self,
+        socket: Sid,
+        user: ChatUser,
+        outlet: Arc<dyn Outlet>,
+        ticket: u64,
+    ) -> u64 {
+        if let Some(member) = self.members.iter_mut().find(|m| m.socket == socket) {
+            member.welcomes += 1;
+            return member.ticket;
+        }
+        self.members.push(Member {
+            socket,
+            ticket,
+            user,
+            outlet,
+            sent: 0,
+            flow: Flow::Reading,
+            welcomes: 1,
+            present: false,
+        });
+        ticket
+    }
+
+    /// Serves a socket its history and lets it go live. `answer` is called first, with who is in the room, so that an
+    /// awaited acknowledgement is there before the history. Nothing when the stay has ended meanwhile.
+    pub(crate) fn welcome(
+        &mut self,
+        socket: Sid,
+        ticket: u64,
+        mut history: History,
+        answer: impl FnOnce(Vec<Present>),
+        now: Instant,
+    ) -> Option<Next> {
+        let index = self.position(socket, ticket)?;
+        self.cursor.get_or_insert(history.last_seq);
+        self.top_up(index, &mut history);
+        self.announce(index);
+        answer(self.people());
+        let member = &mut self.members[index];
+        member.welcomes -= 1;
+        let shown = body(&history.messages);
+        let next = match member.outlet.emit("message_history", &shown) {
+            Ok(()) => {
+                member.sent = history.last_seq;
+                self.resume_reading(index, now)
+            }
+            // It gets those messages one by one when there is room.
+            Err(Full) if member.flow == Flow::Reading => {
+                let first = history.messages.first();
+                member.sent = first.map_or(history.last_seq, |first| first.seq - 1);
+                member.fall_behind(now);
+                Next::Nothing
+            }
+            Err(Full) => Next::Nothing,
+        };
+        self.forget_recent();
+        Some(next)
+    }
+
+    /// One who asks again while live may have seen more than the read did: a history never ends before that.
+    fn top_up(&mut self, index: usize, history: &mut History) {
+        let member = &mut self.members[index];
+        if history.last_seq >= member.sent {
+            return;
+        }
+        let last = history.last_seq;
+        if !reaches_back_to(&self.recent, last + 1) {
+            // Rather twice than not at all.
+            member.flow = Flow::Reading;
+            return;
+        }
+        let missing = self
+            .recent
+            .iter()
+            .filter(|frame| frame.seq() > last && frame.seq() <= member.sent)
+            .map(|frame| frame.message.clone());
+        history.messages.extend(missing);
+        history.last_seq = member.sent;
+    }
+
+    fn resume_reading(&mut self, index: usize, now: Instant) -> Next {
+        match self.members[index].flow {
+            Flow::Reading => self.resume(index, now),
+            Flow::Live | Flow::Behind { .. } => Next::Nothing,
+        }
+    }
+
+    /// Tells the others, once, that somebody came.
+    fn announce(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        if member.present {
+            return;
+        }
+        let (socket, user) = (member.socket, member.user.clone());
+        if !self.is_here(user.id) {
+            self.signal("user_joined", &user, socket);
+            self.presence_changed = true;
+        }
+        self.members[index].present = true;
+    }
+
+    fn is_here(&self, user: UserId) -> bool {
+        self.members.iter().any(|m| m.present && m.user.id == user)
+    }
+
+    /// Lets a member go on from where it is: live if what it lacks is at hand.
+    fn resume(&mut self, index: usize, now: Instant) -> Next {
+        let cursor = self.cursor.unwrap_or(0);
+        let member = &mut self.members[index];
+        if member.sent < cursor {
+            if !reaches_back_to(&self.recent, member.sent + 1) {
+                member.flow = Flow::Reading;
+                return Next::Read { after: member.sent };
+            }
+            for frame in &self.recent {
+                if member.send(frame, now).is_err() {
+                    return Next::Nothing;
+                }
+            }
+        }
+        if matches!(member.flow, Flow::Behind { .. }) {
+            // It may have missed a presence event meanwhile.
+            self.presence_changed = true;
+        }
+        self.members[index].flow = Flow::Live;
+        self.forget_recent();
+        Next::Nothing
+    }
+
+    fn forget_recent(&mut self) {
+        if self.members.iter().all(Member::is_settled) {
+            self.recent = VecDeque::new();
+        }
+    }
+
+    /// Hands the next message to everybody who is live. The caller brings them strictly in order.
+    pub(crate) fn deliver(&mut self, frame: &Arc<Frame>, now: Instant) {
+        self.cursor = Some(frame.seq());
+        let mut settled = true;
+        for member in &mut self.members {
+            if member.flow == Flow::Live {
+                // Whatever is before this one was sent, or stood in its history.
+                let _ = member.send(frame, now);
+            }
+            settled &= member.is_settled();
+        }
+        if !settled {
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(frame.clone());
+        }
+    }
+
+    /// Serves a member that was reading from the log. Nothing when the stay has ended meanwhile.
+    pub(crate) fn feed(
+        &mut self,
+        socket: Sid,
+        ticket: u64,
+        frames: &[Frame],
+        now: Instant,
+    ) -> Option<Next> {
+        let index = self.position(socket, ticket)?;
+        let member = &mut self.members[index];
+        for frame in frames {
+            if member.send(frame, now).is_err() {
+                return Some(Next::Nothing);
+            }
+        }
+        Some(self.resume(index, now))
+    }
+
+    /// The history of one who joins could not be read: they are out again, unless they were in before.
+    pub(crate) fn abandon(&mut self, socket: Sid, ticket: u64) {
+        if let Some(index) = self.position(socket, ticket) {
+            self.members[index].welcomes -= 1;
+            if !self.members[index].present && self.members[index].welcomes == 0 {
+                self.members.remove(index);
+            }
+        }
+        self.forget_recent();
+    }
+
+    /// A read for a member failed: it is tried again later.
+    pub(crate) fn put_off(&mut self, socket: Sid, ticket: u64, now: Instant) {
+        if let Some(index) = self.position(socket, ticket) {
+            self.members[index].fall_behind(now);
+        }
+    }
+
+    /// Whether somebody waits for a full socket to empty.
+    pub(crate) fn has_stragglers(&self) -> bool {
+        self.members
+            .iter()
+            .any(|m| matches!(m.flow, Flow::Behind { .. }))
+    }
+
+    /// Tries those behind again whose pause is over; returns the reads they need.
+    pub(crate) fn retry(&mut self, now: Instant) -> Vec<(Sid, u64, u64)> {
+        let mut reads = Vec::new();
+        for index in 0..self.members.len() {
+            let (flow, socket, ticket) = {
+                let member = &self.members[index];
+                (member.flow, member.socket, member.ticket)
+            };
+            let due = matches!(flow, Flow::Behind { until, .. } if until <= now);
+            if !due {
+                continue;
+            }
+            if let Next::Read { after } = self.resume(index, now) {
+                reads.push((socket, ticket, after));
+            }
+        }
+        reads
+    }
+
+    /// Takes a socket out, and tells the others if it was the person's last one here.
+    pub(crate) fn leave(&mut self, socket: Sid) -> bool {
+        let Some(index) = self.members.iter().position(|m| m.socket == socket) else {
+            return false;
+        };
+        let member = self.members.remove(index);
+        if member.present && !self.is_here(member.user.id) {
+            self.signal("user_left", &member.user, socket);
+            self.presence_changed = true;
+        }
+        self.forget_recent();
+        true
+    }
+
+    /// Sends a passing event to everybody else. A full socket misses it.
+    pub(crate) fn signal(&self, event: &'static str, user: &ChatUser, from: Sid) {
+        let body = body(&Signal {
+            room_id: &self.id,
+            user_id: user.id,
+            username: &user.username,
+        });
+        for member in self.members.iter().filter(|m| m.socket != from) {
+            let _ = member.outlet.emit(event, &body);
+        }
+    }
+
+    /// Whether who is here has changed since it was last sent out.
+    pub(crate) fn presence_is_due(&self) -> bool {
+        self.presence_changed
+    }
+
+    /// Sends out who is here, if that has changed.
+    pub(crate) fn tell_presence(&mut self) {
+        if !std::mem::take(&mut self.presence_changed) {
+            return;
+        }
+        let body = body(&Presence {
+            room_id: &self.id,
+            users: self.people(),
+        });
+        for member in self.members.iter().filter(|m| m.present) {
+            let _ = member.outlet.emit("presence", &body);
+        }
+    }
+
+    /// The people here, each once, in the order they came; at most 500.
+    fn people(&self) -> Vec<Present> {
+        let mut seen = std::collections::HashSet::new();
+        self.members
+            .iter()
+            .filter(|m| m.present && seen.insert(m.user.id))
+            .take(LISTED)
+            .map(|m| Present(m.user.clone()))
+            .collect()
+    }
+}
+
+fn reaches_back_to(recent: &VecDeque<Arc<Frame>>, seq: u64) -> bool {
+    recent.front().is_some_and(|first| first.seq() <= seq)
+}

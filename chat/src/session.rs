@@ -1,0 +1,254 @@
+//! What is known of one socket between its events: who it is, its rooms, and how much it has asked for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use socketioxide::{
+    SendError, SocketError,
+    extract::{AckSender, SocketRef},
+    socket::Sid,
+};
+
+use crate::{
+    ack::{Ack, Refusal, Reply},
+    limits::{Bucket, ChatLimits},
+    ports::{ChatUser, TokenCheck},
+    room_id::RoomId,
+};
+
+/// Whether an event is let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is.
+    Pass,
+    /// It is not.
+    Refuse,
+    /// It is not, for the last time: the socket is to be disconnected.
+    Cut,
+}
+
+#[derive(Debug)]
+struct Tally {
+    events: Bucket,
+    refusals: Bucket,
+    rooms: HashSet<RoomId>,
+}
+
+/// One authenticated socket.
+pub(crate) struct Session {
+    pub(crate) user: ChatUser,
+    token: String,
+    waiting: AtomicUsize,
+    closed: AtomicBool,
+    /// Sweeps that found the socket not connected.
+    absences: AtomicUsize,
+    severed: AtomicBool,
+    tally: Mutex<Tally>,
+}
+
+impl Session {
+    pub(crate) fn new(user: ChatUser, token: String, limits: &ChatLimits) -> Self {
+        Self {
+            user,
+            token,
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            absences: AtomicUsize::new(0),
+            severed: AtomicBool::new(false),
+            tally: Mutex::new(Tally {
+                events: Bucket::of_events(limits),
+                refusals: Bucket::of_refusals(limits),
+                rooms: HashSet::new(),
+            }),
+        }
+    }
+
+    /// Counts an event of a given cost against what the socket may ask for.
+    pub(crate) fn admit(&self, cost: f64, limits: &ChatLimits) -> Verdict {
+        if self.severed.load(Ordering::Relaxed) {
+            return Verdict::Refuse;
+        }
+        let mut tally = self.tally.lock();
+        let now = Instant::now();
+        let calm = tally.events.take(cost, now);
+        if calm && self.waiting.load(Ordering::Relaxed) < limits.waiting {
+            Verdict::Pass
+        } else if tally.refusals.take(1.0, now) {
+            Verdict::Refuse
+        } else {
+            Verdict::Cut
+        }
+    }
+
+    /// Notes that the socket enters a room; true when it was not in it.
+    ///
+    /// # Errors
+    /// When it is in too many.
+    pub(crate) fn enter(&self, room: &RoomId, limits: &ChatLimits) -> Result<bool, Refusal> {
+        let rooms = &mut self.tally.lock().rooms;
+        if rooms.contains(room) {
+            return Ok(false);
+        }
+        if rooms.len() >= limits.rooms {
+            return Err(Refusal::too_many_rooms(limits.rooms));
+        }
+        rooms.insert(room.clone());
+        Ok(true)
+    }
+
+    pub(crate) fn is_in(&self, room: &RoomId) -> bool {
+        self.tally.lock().rooms.contains(room)
+    }
+
+    pub(crate) fn exit(&self, room: &RoomId) {
+        self.tally.lock().rooms.remove(room);
+    }
+
+    /// Marks the socket as gone, and returns the rooms it was in.
+    fn close(&self) -> Vec<RoomId> {
+        self.closed.store(true, Ordering::SeqCst);
+        self.tally.lock().rooms.drain().collect()
+    }
+
+    /// Disconnects the socket: now, or when it takes a packet again (see [`Sessions::sweep`]).
+    pub(crate) fn sever(&self, socket: &SocketRef) {
+        self.severed.store(true, Ordering::Relaxed);
+        let _ = socket.clone().disconnect();
+    }
+}
+
+/// Sweeps after which a socket that was let in but never came to be connected is forgotten.
+const ABSENCES: usize = 10;
+
+/// Counts an event as waiting while it lives.
+struct Waiting(Arc<Session>);
+
+impl Waiting {
+    fn new(session: Arc<Session>) -> Self {
+        session.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(session)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers an event. A socket that does not even take its acknowledgements is disconnected.
+pub(crate) fn answer(session: &Session, socket: &SocketRef, sender: AckSender, ack: &Ack) {
+    if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sender.send(ack) {
+        session.sever(socket);
+    }
+}
+
+/// The answer to a queued event, which counts as waiting until it is given.
+pub(crate) fn reply_later(session: Arc<Session>, socket: SocketRef, sender: AckSender) -> Reply {
+    let waiting = Waiting::new(session);
+    Box::new(move |ack| answer(&waiting.0, &socket, sender, ack))
+}
+
+/// The open sockets.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: Mutex<HashMap<Sid, (SocketRef, Arc<Session>)>>,
+}
+
+impl Sessions {
+    pub(crate) fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    /// Adds a socket, unless it has gone already.
+    pub(crate) fn add(&self, socket: SocketRef, session: Arc<Session>) {
+        let mut open = self.open.lock();
+        // The end of a connection may be handled before its beginning, on another thread.
+        if !session.closed.load(Ordering::SeqCst) {
+            open.insert(socket.id, (socket, session));
+        }
+        metrics::gauge!("chat_sockets").set(open.len() as f64);
+    }
+
+    /// Takes a socket out; returns the rooms it was in.
+    pub(crate) fn remove(&self, socket: Sid, session: &Session) -> Vec<RoomId> {
+        let mut open = self.open.lock();
+        open.remove(&socket);
+        metrics::gauge!("chat_sockets").set(open.len() as f64);
+        session.close()
+    }
+
+    /// Disconnects those whose token no longer counts, and those that were to be disconnected but were too full.
+    pub(crate) fn sweep(&self, tokens: &dyn TokenCheck) {
+        let open: Vec<_> = self.open.lock().values().cloned().collect();
+        for (socket, session) in open {
+            if !socket.connected() {
+                self.forget_unborn(&socket, &session);
+                continue;
+            }
+            let severed = session.severed.load(Ordering::Relaxed);
+            if severed || tokens.check(&session.token).is_none() {
+                session.sever(&socket);
+            }
+        }
+    }
+
+    /// A connection may break between being let in and being connected; then nothing tells of its end.
+    fn forget_unborn(&self, socket: &SocketRef, session: &Session) {
+        if session.absences.fetch_add(1, Ordering::Relaxed) >= ABSENCES {
+            self.remove(socket.id, session);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socialhub_domain::UserId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn session(limits: &ChatLimits) -> Session {
+        let user = ChatUser {
+            id: UserId(Uuid::from_u128(1)),
+            username: "ann".into(),
+        };
+        Session::new(user, "token".to_owned(), limits)
+    }
+
+    #[test]
+    fn a_flood_is_refused_and_then_cut() {
+        let limits = ChatLimits {
+            events_per_second: 0.0,
+            burst: 2.0,
+            refusals: 3,
+            ..ChatLimits::default()
+        };
+        let session = session(&limits);
+        let verdicts: Vec<Verdict> = (0..6).map(|_| session.admit(1.0, &limits)).collect();
+        use Verdict::{Cut, Pass, Refuse};
+        assert_eq!(verdicts, [Pass, Pass, Refuse, Refuse, Refuse, Cut]);
+    }
+
+    #[test]
+    fn rooms_are_bounded_and_entered_once() {
+        let limits = ChatLimits {
+            rooms: 1,
+            ..ChatLimits::default()
+        };
+        let session = session(&limits);
+        let (a, b) = (RoomId::parse("a").unwrap(), RoomId::parse("b").unwrap());
+        assert_eq!(session.enter(&a, &limits), Ok(true));
+        assert_eq!(session.enter(&a, &limits), Ok(false));
+        assert!(session.enter(&b, &limits).is_err());
+        session.exit(&a);
+        assert_eq!(session.enter(&b, &limits), Ok(true));
+    }
+}

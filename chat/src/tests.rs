@@ -1,0 +1,494 @@
+//! Tests of the pipeline and its rooms: order, no gaps, no repeats, whatever the timing.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use serde_json::{Value as Json, value::RawValue};
+use socialhub_domain::{Clock, IdGenerator, Timestamp, UserId};
+use socketioxide::socket::Sid;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::{
+    ack::Ack,
+    frame::{Full, Outlet},
+    memory::MemoryChatLog,
+    pipeline::{Command, Join, Pipeline, Send},
+    ports::{Appended, ChatLog, ChatLogError, ChatUser, History, HistoryQuery, NewMessage, NoBus},
+    room_id::RoomId,
+};
+
+/// A log that takes its time, and fails when told to.
+#[derive(Default)]
+struct SlowLog {
+    inner: MemoryChatLog,
+    reads: AtomicUsize,
+    /// Fails before it does anything.
+    broken: AtomicBool,
+    /// Commits, and then cannot say so.
+    mute: AtomicBool,
+}
+
+impl SlowLog {
+    async fn dawdle(&self, fails: &AtomicBool) -> Result<(), ChatLogError> {
+        let turns = self.reads.fetch_add(1, Ordering::Relaxed) * 7 % 13;
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        if fails.load(Ordering::Relaxed) {
+            return Err(ChatLogError::Unavailable("told to".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ChatLog for SlowLog {
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
+        self.dawdle(&self.broken).await?;
+        let outcome = self.inner.append(batch).await;
+        // Committed, but the pipeline does not know it yet: a read may see it first.
+        self.dawdle(&self.mute).await?;
+        outcome
+    }
+
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        self.dawdle(&self.broken).await?;
+        let outcome = self.inner.read(room, query).await;
+        self.dawdle(&self.broken).await?;
+        outcome
+    }
+}
+
+struct Steps(AtomicUsize);
+
+impl Clock for Steps {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.fetch_add(1, Ordering::Relaxed) as i64)
+    }
+}
+
+impl IdGenerator for Steps {
+    fn next_id(&self) -> Uuid {
+        Uuid::from_u128(self.0.fetch_add(1, Ordering::Relaxed) as u128)
+    }
+}
+
+/// A socket that remembers what it was sent, and can be full.
+#[derive(Default)]
+struct Ear {
+    full: AtomicBool,
+    heard: Mutex<Vec<(&'static str, Json)>>,
+}
+
+impl Outlet for Ear {
+    fn emit(&self, event: &'static str, body: &RawValue) -> Result<(), Full> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(Full);
+        }
+        let body = serde_json::from_str(body.get()).expect("what goes out is JSON");
+        self.heard.lock().push((event, body));
+        Ok(())
+    }
+}
+
+impl Ear {
+    fn events(&self, name: &str) -> Vec<Json> {
+        let heard = self.heard.lock();
+        heard
+            .iter()
+            .filter(|(event, _)| *event == name)
+            .map(|(_, body)| body.clone())
+            .collect()
+    }
+
+    /// Checks that messages came without gap or repeat; returns the last one's `seq`.
+    fn check_order(&self) -> Option<u64> {
+        let mut last: Option<u64> = None;
+        for (event, body) in self.heard.lock().iter() {
+            match *event {
+                "message_history" => {
+                    let seqs = seqs(body);
+                    assert!(seqs.windows(2).all(|w| w[1] == w[0] + 1), "{seqs:?}");
+                    if let (Some(seen), Some(end)) = (last, seqs.last()) {
+                        assert!(*end >= seen, "a history that is older than what was seen");
+                    }
+                    last = last.max(seqs.last().copied());
+                }
+                "new_message" => {
+                    let seq = body["seq"].as_u64().expect("a seq");
+                    if let Some(last) = last {
+                        assert_eq!(seq, last + 1, "a gap or a repeat");
+                    }
+                    last = Some(seq);
+                }
+                _ => {}
+            }
+        }
+        last
+    }
+}
+
+fn seqs(history: &Json) -> Vec<u64> {
+    let messages = history.as_array().expect("a history is a list");
+    messages.iter().filter_map(|m| m["seq"].as_u64()).collect()
+}
+
+fn user(n: usize) -> ChatUser {
+    ChatUser {
+        id: UserId(Uuid::from_u128(n as u128 + 1)),
+        username: format!("user{n}").into(),
+    }
+}
+
+fn room() -> RoomId {
+    RoomId::parse("room").unwrap()
+}
+
+/// A pipeline and the people who use it.
+struct World {
+    queue: mpsc::Sender<Command>,
+    log: Arc<SlowLog>,
+    sids: HashMap<usize, Sid>,
+    ears: HashMap<usize, Arc<Ear>>,
+    past: Vec<Arc<Ear>>,
+    acks: Arc<Mutex<Vec<Json>>>,
+}
+
+impl World {
+    fn start() -> Self {
+        let (queue, commands) = mpsc::channel(1_024);
+        let log = Arc::new(SlowLog::default());
+        let steps = Arc::new(Steps(AtomicUsize::new(1)));
+        let pipeline = Pipeline::new(
+            log.clone(),
+            Arc::new(NoBus),
+            steps.clone(),
+            steps,
+            queue.clone(),
+        );
+        tokio::spawn(pipeline.run(commands));
+        Self {
+            queue,
+            log,
+            sids: HashMap::new(),
+            ears: HashMap::new(),
+            past: Vec::new(),
+            acks: Arc::default(),
+        }
+    }
+
+    async fn queue(&self, command: Command) {
+        self.queue.send(command).await.expect("the pipeline runs");
+    }
+
+    fn reply(&self) -> Box<dyn FnOnce(&Ack) + std::marker::Send> {
+        let acks = self.acks.clone();
+        Box::new(move |ack| {
+            let ack = serde_json::to_value(ack).expect("an ack is JSON");
+            acks.lock().push(ack);
+        })
+    }
+
+    async fn join(&mut self, n: usize, after: Option<u64>) -> Arc<Ear> {
+        let socket = *self.sids.entry(n).or_default();
+        let ear = self.ears.entry(n).or_default().clone();
+        let join = Join {
+            room: room(),
+            socket,
+            user: user(n),
+            outlet: ear.clone(),
+            after,
+            reply: self.reply(),
+        };
+        self.queue(Command::Join(join)).await;
+        ear
+    }
+
+    async fn leave(&mut self, n: usize) {
+        if let Some(ear) = self.ears.remove(&n) {
+            self.past.push(ear);
+            let leave = Command::Leave {
+                room: room(),
+                socket: self.sids[&n],
+                reply: self.reply(),
+            };
+            self.queue(leave).await;
+        }
+    }
+
+    async fn send(&self, n: usize, text: &str, client_id: Option<&str>) {
+        let send = Send {
+            room: room(),
+            user: user(n),
+            text: text.to_owned(),
+            client_id: client_id.map(str::to_owned),
+            reply: self.reply(),
+        };
+        self.queue(Command::Send(send)).await;
+    }
+
+    async fn drain(&self) {
+        let (done, drained) = oneshot::channel();
+        self.queue(Command::Drain(done)).await;
+        drained.await.expect("the pipeline runs");
+    }
+
+    /// Lets time pass (the clock of the tests is paused) until nobody has anything left to do.
+    async fn settle(&self) {
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.drain().await;
+        }
+    }
+
+    fn fill(&self, n: usize, full: bool) {
+        if let Some(ear) = self.ears.get(&n) {
+            ear.full.store(full, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join(usize, Option<u64>),
+    Leave(usize),
+    Send(usize),
+    Fill(usize, bool),
+    Yield(usize),
+    Break(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..4usize;
+    prop_oneof![
+        3 => (who.clone(), prop::option::of(0..30u64)).prop_map(|(n, after)| Step::Join(n, after)),
+        1 => who.clone().prop_map(Step::Leave),
+        8 => who.clone().prop_map(Step::Send),
+        2 => (who, any::<bool>()).prop_map(|(n, full)| Step::Fill(n, full)),
+        3 => (1..30usize).prop_map(Step::Yield),
+        1 => any::<bool>().prop_map(Step::Break),
+    ]
+}
+
+async fn play(steps: Vec<Step>) {
+    let mut world = World::start();
+    let mut asked = 0;
+    for step in steps {
+        match step {
+            Step::Join(n, after) => {
+                asked += 1;
+                // One who is there knows better than to claim what it has not seen.
+                let after = after.filter(|_| !world.ears.contains_key(&n));
+                world.join(n, after).await;
+            }
+            Step::Leave(n) => {
+                asked += usize::from(world.ears.contains_key(&n));
+                world.leave(n).await;
+            }
+            Step::Send(n) => {
+                asked += 1;
+                world.send(n, "hi", None).await;
+            }
+            Step::Fill(n, full) => world.fill(n, full),
+            Step::Break(broken) => world.log.broken.store(broken, Ordering::Relaxed),
+            Step::Yield(turns) => {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+    world.log.broken.store(false, Ordering::Relaxed);
+    for n in 0..4 {
+        world.fill(n, false);
+    }
+    world.settle().await;
+    world.send(9, "last", None).await;
+    world.settle().await;
+    assert_eq!(
+        world.acks.lock().len(),
+        asked + 1,
+        "each asked, each answered once"
+    );
+    let query = HistoryQuery {
+        after: 0,
+        before: None,
+        direction: crate::ports::Direction::Newest,
+        limit: 1,
+    };
+    let last = world.log.inner.read(&room(), query).await.unwrap().last_seq;
+    for ear in &world.past {
+        ear.check_order();
+    }
+    for ear in world.ears.values() {
+        // One whose joining failed heard nothing at all.
+        if let Some(heard) = ear.check_order() {
+            assert_eq!(heard, last, "somebody present missed the end");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn everybody_sees_every_message_once_in_order(steps in prop::collection::vec(step(), 1..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(play(steps));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_goes_to_all_and_is_acknowledged_with_the_same_content() {
+    let mut world = World::start();
+    let (a, b) = (world.join(0, None).await, world.join(1, None).await);
+    world.settle().await;
+    world.acks.lock().clear();
+    world.send(0, "hello", None).await;
+    world.drain().await;
+    let mut expected = a.events("new_message")[0].clone();
+    assert_eq!(a.events("new_message"), b.events("new_message"));
+    assert_eq!(expected["message"], "hello");
+    expected["ok"] = true.into();
+    assert_eq!(*world.acks.lock(), [expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_in_the_same_group_is_delivered_once() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.acks.lock().clear();
+    for _ in 0..3 {
+        world.send(0, "once", Some("c")).await;
+    }
+    world.drain().await;
+    assert_eq!(ear.events("new_message").len(), 1);
+    let acks = world.acks.lock();
+    assert!(acks.len() == 3 && acks.iter().all(|ack| *ack == acks[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_socket_gets_everything_from_the_log_when_it_reads_again() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.fill(0, true);
+    for _ in 0..2_000 {
+        world.send(1, "hi", None).await;
+    }
+    world.settle().await;
+    assert!(ear.events("new_message").is_empty());
+    world.fill(0, false);
+    world.settle().await;
+    assert_eq!(ear.check_order(), Some(2_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_not_stored_is_refused_and_shown_to_nobody() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.acks.lock().clear();
+    world.log.broken.store(true, Ordering::Relaxed);
+    world.send(0, "lost", None).await;
+    world.drain().await;
+    assert_eq!(world.acks.lock()[0]["error"]["status"], 503);
+    assert!(ear.events("new_message").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_stored_after_all_is_shown_in_its_place() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.log.mute.store(true, Ordering::Relaxed);
+    world.send(0, "perhaps", Some("c")).await;
+    world.drain().await;
+    world.log.mute.store(false, Ordering::Relaxed);
+    world.send(0, "perhaps", Some("c")).await;
+    world.drain().await;
+    assert_eq!(ear.events("new_message").len(), 1);
+    world.send(0, "surely", None).await;
+    world.drain().await;
+    let texts: Vec<Json> = ear.events("new_message");
+    let texts: Vec<&Json> = texts.iter().map(|m| &m["message"]).collect();
+    assert_eq!(texts, ["perhaps", "surely"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_instance_appended_is_read_and_delivered_in_its_place() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    let elsewhere = |n: u128| NewMessage {
+        id: Uuid::from_u128(n),
+        room: room(),
+        user: user(7),
+        text: "from elsewhere".to_owned(),
+        client_id: None,
+        at: Timestamp(0),
+    };
+    let batch = (1_000..1_450).map(elsewhere).collect();
+    world.log.inner.append(batch).await.unwrap();
+    world.send(0, "from here", None).await;
+    world.drain().await;
+    assert_eq!(ear.check_order(), Some(451));
+    world
+        .log
+        .inner
+        .append(vec![elsewhere(2_000)])
+        .await
+        .unwrap();
+    let room = room();
+    world.queue(Command::CatchUp { room, seq: 452 }).await;
+    world.drain().await;
+    assert_eq!(ear.check_order(), Some(452));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_history_is_cut_to_what_was_asked_for() {
+    let mut world = World::start();
+    for _ in 0..1_200 {
+        world.send(0, "hi", None).await;
+    }
+    world.drain().await;
+    for (n, after, first, recovered) in [
+        (0, None, 1_151, true),
+        (1, Some(300), 301, true),
+        (2, Some(100), 201, false),
+        (3, Some(9_000), 1_151, false),
+    ] {
+        world.acks.lock().clear();
+        let ear = world.join(n, after).await;
+        world.settle().await;
+        let history = seqs(&ear.events("message_history")[0]);
+        assert_eq!((history[0], history[history.len() - 1]), (first, 1_200));
+        assert_eq!(world.acks.lock()[0]["recovered"], recovered);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_gets_what_they_sent_before() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.send(0, "bye", None).await;
+    world.leave(0).await;
+    world.drain().await;
+    assert_eq!(ear.events("new_message").len(), 1);
+}

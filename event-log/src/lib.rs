@@ -1,0 +1,18 @@
+//! The event log: its ports, an in-memory adapter, and the change feed that projections tail.
+//!
+//! This crate says what a log promises: dense positions that commit in order, appends that are whole or not there, one
+//! outcome per command, and side rows (credentials, epochs, stored answers) that commit with the events or not at all.
+//! `infra` implements the ports on SQLite and Postgres; [`memory`] implements them for tests. It must never import a
+//! driver, a web framework, or the read or write side.
+
+pub mod event;
+pub mod memory;
+pub mod port;
+pub mod side;
+
+pub use event::{Metadata, NewEvent, Position, RecordedEvent};
+pub use memory::MemoryEventLog;
+pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
+pub use side::{
+    AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
+};

@@ -1,0 +1,282 @@
+//! The log in memory, for tests: same promises, no durability.
+//!
+//! Passes the same contract suite as the durable adapters. On top of the port it lets a test make the next append fail
+//! ([`MemoryEventLog::fail_next`]) or lose its outcome ([`MemoryEventLog::lose_next_outcome`]).
+
+use std::collections::{HashMap, VecDeque};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use socialhub_domain::{StreamId, Timestamp, UserId};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    event::{NewEvent, Position, RecordedEvent},
+    port::{Append, AppendError, Appended, CredentialField, EventLog, LogError},
+    side::{AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key},
+};
+
+/// An event log that lives as long as the value.
+#[derive(Debug)]
+pub struct MemoryEventLog {
+    state: Mutex<State>,
+    head: watch::Sender<Position>,
+}
+
+/// What a test asked the next append to do.
+#[derive(Debug)]
+enum Fault {
+    Refuse(AppendError),
+    LoseOutcome,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: Vec<RecordedEvent>,
+    /// For each stream the indexes of its events.
+    streams: HashMap<StreamId, Vec<usize>>,
+    commands: HashMap<Uuid, Appended>,
+    credentials: HashMap<UserId, Credentials>,
+    usernames: HashMap<String, UserId>,
+    emails: HashMap<String, UserId>,
+    answers: HashMap<AnswerKey, StoredAnswer>,
+    faults: VecDeque<Fault>,
+}
+
+impl Default for MemoryEventLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryEventLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            head: watch::Sender::new(0),
+        }
+    }
+
+    /// The next append that no earlier call speaks for fails with this error and changes nothing.
+    pub fn fail_next(&self, error: AppendError) {
+        self.state.lock().faults.push_back(Fault::Refuse(error));
+    }
+
+    /// The next append that no earlier call speaks for is carried out, but its caller is told
+    /// [`AppendError::OutcomeUnknown`]; the same command id later gives the truth.
+    pub fn lose_next_outcome(&self) {
+        self.state.lock().faults.push_back(Fault::LoseOutcome);
+    }
+
+    /// Every event, for assertions.
+    pub fn events(&self) -> Vec<RecordedEvent> {
+        self.state.lock().events.clone()
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryEventLog {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let mut state = self.state.lock();
+        let fault = state.faults.pop_front();
+        if let Some(Fault::Refuse(error)) = fault {
+            return Err(error);
+        }
+        let appended = state.append(append)?;
+        // Told under the lock, so that the head never goes back.
+        self.head.send_if_modified(|head| {
+            let risen = appended.position > *head;
+            *head = appended.position.max(*head);
+            risen
+        });
+        match fault {
+            Some(Fault::LoseOutcome) => Err(AppendError::OutcomeUnknown),
+            _ => Ok(appended),
+        }
+    }
+
+    async fn read_stream(&self, stream: &StreamId) -> Result<Vec<RecordedEvent>, LogError> {
+        Ok(self.state.lock().stream(stream))
+    }
+
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+    ) -> Result<Vec<Vec<RecordedEvent>>, LogError> {
+        let state = self.state.lock();
+        Ok(streams.iter().map(|stream| state.stream(stream)).collect())
+    }
+
+    async fn read_all(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, LogError> {
+        let skip = usize::try_from(after).unwrap_or(usize::MAX);
+        let state = self.state.lock();
+        Ok(state
+            .events
+            .iter()
+            .skip(skip)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn head(&self) -> Result<Position, LogError> {
+        Ok(self.state.lock().head())
+    }
+
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+}
+
+#[async_trait]
+impl CredentialsReader for MemoryEventLog {
+    async fn find_by_identifier(&self, identifier: &str) -> Result<Option<Credentials>, LogError> {
+        let key = credential_key(identifier);
+        let state = self.state.lock();
+        let user = state.emails.get(&key).or_else(|| state.usernames.get(&key));
+        Ok(user.and_then(|user| state.credentials.get(user)).cloned())
+    }
+
+    async fn find_by_id(&self, user_id: UserId) -> Result<Option<Credentials>, LogError> {
+        Ok(self.state.lock().credentials.get(&user_id).cloned())
+    }
+
+    async fn raised_epochs(&self) -> Result<Vec<(UserId, u64)>, LogError> {
+        let state = self.state.lock();
+        let raised = state.credentials.values().filter(|who| who.token_epoch > 1);
+        Ok(raised.map(|who| (who.user_id, who.token_epoch)).collect())
+    }
+
+    async fn find_answer(
+        &self,
+        key: &AnswerKey,
+        now: Timestamp,
+    ) -> Result<Option<StoredAnswer>, LogError> {
+        let state = self.state.lock();
+        let answer = state.answers.get(key);
+        Ok(answer.filter(|answer| !answer.expired(now)).cloned())
+    }
+}
+
+impl State {
+    fn head(&self) -> Position {
+        self.events.len() as Position
+    }
+
+    fn stream(&self, stream: &StreamId) -> Vec<RecordedEvent> {
+        let indexes = self.streams.get(stream).map_or(&[][..], Vec::as_slice);
+        let events = indexes.iter().filter_map(|index| self.events.get(*index));
+        events.cloned().collect()
+    }
+
+    fn version(&self, stream: &StreamId) -> u64 {
+        self.streams
+            .get(stream)
+            .map_or(0, |events| events.len() as u64)
+    }
+
+    /// Checks everything before it changes anything.
+    fn append(&mut self, append: Append) -> Result<Appended, AppendError> {
+        if let Some(first) = self.commands.get(&append.command_id) {
+            return Ok(first.clone());
+        }
+        for side in &append.side {
+            self.check_side(side)?;
+        }
+        let actual = self.version(&append.stream);
+        let expected = append.expected_version;
+        if !append.events.is_empty() && actual != expected {
+            return Err(AppendError::VersionConflict { expected, actual });
+        }
+        let events = self.record(&append, actual)?;
+        let version = actual + events.len() as u64;
+        for event in events {
+            let index = self.events.len();
+            self.streams
+                .entry(event.stream.clone())
+                .or_default()
+                .push(index);
+            self.events.push(event);
+        }
+        let position = self.head();
+        for side in append.side {
+            self.write_side(side, position);
+        }
+        let appended = Appended { position, version };
+        self.commands.insert(append.command_id, appended.clone());
+        Ok(appended)
+    }
+
+    fn record(&self, append: &Append, version: u64) -> Result<Vec<RecordedEvent>, AppendError> {
+        let numbered = append.events.iter().zip(1..);
+        let record = |(new, nth): (&NewEvent, u64)| {
+            let payload = new.event.to_payload();
+            Ok(RecordedEvent {
+                position: self.head() + nth,
+                event_id: new.event_id,
+                stream: append.stream.clone(),
+                sequence: version + nth,
+                event_type: new.event.event_type().to_owned(),
+                event_version: new.event.event_version(),
+                payload: payload.map_err(|error| AppendError::Unavailable(error.to_string()))?,
+                metadata: append.metadata.clone(),
+            })
+        };
+        numbered.map(record).collect()
+    }
+
+    fn check_side(&self, side: &SideWrite) -> Result<(), AppendError> {
+        match side {
+            SideWrite::InsertCredentials(new) => {
+                if self.usernames.contains_key(&credential_key(&new.username)) {
+                    return Err(AppendError::CredentialsTaken(CredentialField::Username));
+                }
+                if self.emails.contains_key(&credential_key(&new.email)) {
+                    return Err(AppendError::CredentialsTaken(CredentialField::Email));
+                }
+            }
+            SideWrite::ResetPassword { user_id, .. } => {
+                if !self.credentials.contains_key(user_id) {
+                    return Err(AppendError::Unavailable("no such credentials".to_owned()));
+                }
+            }
+            SideWrite::StoreAnswer { key, answer } => {
+                let stored = self.answers.get(key);
+                if let Some(stored) = stored.filter(|stored| !stored.expired(answer.stored_at)) {
+                    return Err(AppendError::AnswerExists(Box::new(stored.clone())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_side(&mut self, side: SideWrite, position: Position) {
+        match side {
+            SideWrite::InsertCredentials(new) => {
+                self.usernames
+                    .insert(credential_key(&new.username), new.user_id);
+                self.emails.insert(credential_key(&new.email), new.user_id);
+                self.credentials.insert(new.user_id, new);
+            }
+            SideWrite::ResetPassword {
+                user_id,
+                password_hash,
+            } => {
+                if let Some(who) = self.credentials.get_mut(&user_id) {
+                    who.password_hash = password_hash;
+                    who.token_epoch += 1;
+                }
+            }
+            SideWrite::StoreAnswer { key, mut answer } => {
+                answer.position = position;
+                self.answers.insert(key, answer);
+            }
+        }
+    }
+}

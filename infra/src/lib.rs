@@ -1,0 +1,11 @@
+//! Adapters: the only crate with drivers. Implements the ports of the event log, the write side, the read side and the
+//! chat on SQLite, the local file system and the process itself.
+//!
+//! Nobody but the binary and the tests may name this crate. To add an adapter, implement the port here, stamp the
+//! port's contract suite for it in `tests/`, and let `socialhub` choose it by address.
+
+pub mod clock;
+pub mod mail;
+pub mod media;
+pub mod security;
+pub mod sqlite;

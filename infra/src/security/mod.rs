@@ -1,0 +1,11 @@
+//! Password hashing, tokens, one-time codes, secrets.
+
+mod hashing;
+mod otp;
+mod secrets;
+mod tokens;
+
+pub use hashing::BcryptPool;
+pub use otp::MemoryOtps;
+pub use secrets::{OsSecrets, SecretError, load_or_create_secret};
+pub use tokens::JwtTokens;

@@ -1,0 +1,469 @@
+//! The chat log on SQLite: a file of its own, so that chat and events never wait for each other's commits.
+//!
+//! One thread writes. It takes every batch that waits, appends them all in one transaction (`synchronous=FULL`: the
+//! answer means that the messages survive a power cut), and then answers. Rooms are numbered, so that a message's key
+//! is small.
+
+use std::{collections::HashMap, fmt::Display, path::Path, thread};
+
+use async_trait::async_trait;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use socialhub_chat::{
+    Appended, ChatLog, ChatLogError, Direction, History, HistoryQuery, Message, NewMessage, RoomId,
+};
+use socialhub_domain::{Timestamp, UserId};
+use tokio::sync::oneshot;
+
+use super::connection::{
+    Durability, Readers, SqliteError, from_sql, id_bytes, open_writer, read_id, to_sql,
+};
+
+/// Batches that may wait for the writer.
+const QUEUE: usize = 1_024;
+/// Batches taken into one transaction at most.
+const GROUP: usize = 256;
+/// Rooms whose last `seq` the writer remembers.
+const REMEMBERED: usize = 50_000;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS rooms (
+    room INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    last_seq INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS messages (
+    room INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    id BLOB NOT NULL,
+    user_id BLOB NOT NULL,
+    username TEXT NOT NULL,
+    message TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (room, seq)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS client_ids (
+    room INTEGER NOT NULL,
+    user_id BLOB NOT NULL,
+    client_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (room, user_id, client_id)
+) WITHOUT ROWID;
+";
+
+type Outcome = Result<Vec<Appended>, ChatLogError>;
+
+struct Batch {
+    messages: Vec<NewMessage>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// The chat log in a SQLite file. Cheap to clone; the writer ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct SqliteChatLog {
+    batches: Sender<Batch>,
+    readers: Readers,
+}
+
+impl SqliteChatLog {
+    /// Opens the file, making it if it is not there, and starts its writer and two readers.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, SqliteError> {
+        let connection = open_writer(path, Durability::Full)?;
+        connection.execute_batch(SCHEMA)?;
+        let readers = Readers::start(path, 2)?;
+        let (batches, queue) = bounded(QUEUE);
+        thread::Builder::new()
+            .name("sqlite-chat".to_owned())
+            .spawn(move || Writer::new(connection).run(&queue))?;
+        Ok(Self { batches, readers })
+    }
+}
+
+#[async_trait]
+impl ChatLog for SqliteChatLog {
+    async fn append(&self, messages: Vec<NewMessage>) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        match self.batches.try_send(Batch { messages, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(ChatLogError::Busy),
+            Err(TrySendError::Disconnected(_)) => return Err(closed()),
+        }
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        let room = room.clone();
+        let read = self.readers.run(move |connection| {
+            // One transaction, so that the messages and the last seq belong together.
+            let transaction = connection.transaction()?;
+            history(&transaction, &room, query)
+        });
+        read.await.map_err(|error| match error {
+            SqliteError::Busy => ChatLogError::Busy,
+            other => unavailable(other),
+        })
+    }
+}
+
+fn closed() -> ChatLogError {
+    unavailable("it is closed")
+}
+
+fn unavailable(reason: impl Display) -> ChatLogError {
+    ChatLogError::Unavailable(reason.to_string())
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    room: i64,
+    last_seq: u64,
+}
+
+struct Writer {
+    connection: Connection,
+    places: HashMap<RoomId, Place>,
+}
+
+impl Writer {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            places: HashMap::new(),
+        }
+    }
+
+    fn run(mut self, queue: &Receiver<Batch>) {
+        while let Ok(first) = queue.recv() {
+            let mut batches = vec![first];
+            batches.extend(queue.try_iter().take(GROUP - 1));
+            let (messages, replies): (Vec<_>, Vec<_>) = batches
+                .into_iter()
+                .map(|batch| (batch.messages, batch.reply))
+                .unzip();
+            match self.append(messages) {
+                Ok(outcomes) => {
+                    for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                        // The asker may have gone away; the messages are there all the same.
+                        let _ = reply.send(Ok(outcome));
+                    }
+                }
+                Err(error) => {
+                    // What was learnt in the transaction is not so.
+                    self.places.clear();
+                    for reply in replies {
+                        let _ = reply.send(Err(unavailable(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends the batches in one transaction.
+    fn append(&mut self, batches: Vec<Vec<NewMessage>>) -> rusqlite::Result<Vec<Vec<Appended>>> {
+        if self.places.len() > REMEMBERED {
+            self.places.clear();
+        }
+        let transaction = self.connection.transaction()?;
+        let mut outcomes = Vec::with_capacity(batches.len());
+        let mut touched = Vec::new();
+        for batch in batches {
+            let mut outcome = Vec::with_capacity(batch.len());
+            for new in batch {
+                let place = match self.places.get_mut(&new.room) {
+                    Some(place) => place,
+                    None => {
+                        let found = place_of(&transaction, &new.room)?;
+                        self.places.entry(new.room.clone()).or_insert(found)
+                    }
+                };
+                let appended = append_one(&transaction, place, new)?;
+                if !appended.duplicate && !touched.contains(&appended.message.room_id) {
+                    touched.push(appended.message.room_id.clone());
+                }
+                outcome.push(appended);
+            }
+            outcomes.push(outcome);
+        }
+        for room in &touched {
+            if let Some(place) = self.places.get(room) {
+                transaction
+                    .prepare_cached("UPDATE rooms SET last_seq = ?2 WHERE room = ?1")?
+                    .execute(params![place.room, to_sql(place.last_seq)])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+}
+
+/// A room's number and last `seq`; a new room gets a number.
+fn place_of(transaction: &Transaction<'_>, room: &RoomId) -> rusqlite::Result<Place> {
+    if let Some(place) = find_place(transaction, room)? {
+        return Ok(place);
+    }
+    transaction
+        .prepare_cached("INSERT INTO rooms (name, last_seq) VALUES (?1, 0)")?
+        .execute([room.as_str()])?;
+    Ok(Place {
+        room: transaction.last_insert_rowid(),
+        last_seq: 0,
+    })
+}
+
+fn find_place(connection: &Connection, room: &RoomId) -> rusqlite::Result<Option<Place>> {
+    connection
+        .prepare_cached("SELECT room, last_seq FROM rooms WHERE name = ?1")?
+        .query_row([room.as_str()], |row| {
+            Ok(Place {
+                room: row.get(0)?,
+                last_seq: from_sql(row.get(1)?),
+            })
+        })
+        .optional()
+}
+
+fn append_one(
+    transaction: &Transaction<'_>,
+    place: &mut Place,
+    new: NewMessage,
+) -> rusqlite::Result<Appended> {
+    let user = id_bytes(new.user.id.0);
+    let seq = place.last_seq + 1;
+    if let Some(client_id) = &new.client_id {
+        let inserted = transaction
+            .prepare_cached("INSERT OR IGNORE INTO client_ids VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![place.room, user, client_id, to_sql(seq)])?;
+        if inserted == 0 {
+            let message = earlier(transaction, place.room, &new, client_id)?;
+            return Ok(Appended {
+                message,
+                duplicate: true,
+            });
+        }
+    }
+    transaction
+        .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![
+            place.room,
+            to_sql(seq),
+            id_bytes(new.id),
+            user,
+            &*new.user.username,
+            new.text,
+            new.at.0,
+        ])?;
+    place.last_seq = seq;
+    Ok(Appended {
+        message: Message::placed(new, seq),
+        duplicate: false,
+    })
+}
+
+/// The message that a sender gave this name before.
+fn earlier(
+    transaction: &Transaction<'_>,
+    room: i64,
+    new: &NewMessage,
+    client_id: &str,
+) -> rusqlite::Result<Message> {
+    transaction
+        .prepare_cached(
+            "SELECT m.seq, m.id, m.user_id, m.username, m.message, m.at
+             FROM client_ids c JOIN messages m ON m.room = c.room AND m.seq = c.seq
+             WHERE c.room = ?1 AND c.user_id = ?2 AND c.client_id = ?3",
+        )?
+        .query_row(params![room, id_bytes(new.user.id.0), client_id], |row| {
+            message(row, &new.room)
+        })
+}
+
+fn message(row: &Row<'_>, room: &RoomId) -> rusqlite::Result<Message> {
+    Ok(Message {
+        seq: from_sql(row.get(0)?),
+        id: read_id(row, 1)?,
+        room_id: room.clone(),
+        user_id: UserId(read_id(row, 2)?),
+        username: row.get::<_, String>(3)?.into(),
+        message: row.get(4)?,
+        timestamp: Timestamp(row.get(5)?),
+    })
+}
+
+fn history(
+    transaction: &Transaction<'_>,
+    room: &RoomId,
+    query: HistoryQuery,
+) -> rusqlite::Result<History> {
+    let Some(place) = find_place(transaction, room)? else {
+        return Ok(History::default());
+    };
+    let sql = match query.direction {
+        Direction::Newest => {
+            "SELECT seq, id, user_id, username, message, at FROM messages
+             WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4"
+        }
+        Direction::Oldest => {
+            "SELECT seq, id, user_id, username, message, at FROM messages
+             WHERE room = ?1 AND seq > ?2 AND seq < ?3 ORDER BY seq LIMIT ?4"
+        }
+    };
+    let before = query.before.map_or(i64::MAX, to_sql);
+    let limit = to_sql(query.limit as u64);
+    let mut statement = transaction.prepare_cached(sql)?;
+    let rows = statement.query_map(
+        params![place.room, to_sql(query.after), before, limit],
+        |row| message(row, room),
+    )?;
+    let mut messages = rows.collect::<rusqlite::Result<Vec<Message>>>()?;
+    if query.direction == Direction::Newest {
+        messages.reverse();
+    }
+    Ok(History {
+        messages,
+        last_seq: place.last_seq,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use socialhub_chat::{ChatUser, MemoryChatLog};
+    use tempfile::TempDir;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Both adapters of the port, the one in memory being the model.
+    struct Pair {
+        folder: TempDir,
+        memory: MemoryChatLog,
+        sqlite: SqliteChatLog,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let folder = TempDir::new().unwrap();
+            let sqlite = SqliteChatLog::open(&folder.path().join("chat.db")).unwrap();
+            Self {
+                folder,
+                memory: MemoryChatLog::default(),
+                sqlite,
+            }
+        }
+
+        fn reopen(&mut self) {
+            self.sqlite = SqliteChatLog::open(&self.folder.path().join("chat.db")).unwrap();
+        }
+    }
+
+    fn room(n: u8) -> RoomId {
+        RoomId::parse(&format!("room-{n}")).unwrap()
+    }
+
+    fn new_message(id: u128, in_room: u8, user: u8, client_id: Option<u8>) -> NewMessage {
+        NewMessage {
+            id: Uuid::from_u128(id),
+            room: room(in_room),
+            user: ChatUser {
+                id: UserId(Uuid::from_u128(u128::from(user))),
+                username: format!("user\u{0}{user}").into(),
+            },
+            text: format!("text {id}\u{0}é"),
+            client_id: client_id.map(|n| format!("c{n}")),
+            at: Timestamp(id as i64),
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(Vec<(u8, u8, Option<u8>)>),
+        Read(u8, HistoryQuery),
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let one = (0..3u8, 0..3u8, prop::option::of(0..6u8));
+        let query = (
+            0..20u64,
+            prop::option::of(0..25u64),
+            any::<bool>(),
+            0..12usize,
+        );
+        prop_oneof![
+            6 => prop::collection::vec(one, 0..8).prop_map(Step::Append),
+            4 => (0..4u8, query).prop_map(|(room, (after, before, newest, limit))| {
+                let direction = if newest { Direction::Newest } else { Direction::Oldest };
+                Step::Read(room, HistoryQuery { after, before, direction, limit })
+            }),
+            1 => Just(Step::Reopen),
+        ]
+    }
+
+    async fn play(steps: Vec<Step>) {
+        let mut logs = Pair::new();
+        let mut id = 0;
+        for step in steps {
+            match step {
+                Step::Append(some) => {
+                    let mut batch = Vec::new();
+                    for (room, user, client_id) in some {
+                        id += 1;
+                        batch.push(new_message(id, room, user, client_id));
+                    }
+                    let expected = logs.memory.append(batch.clone()).await;
+                    assert_eq!(logs.sqlite.append(batch).await, expected);
+                }
+                Step::Read(n, query) => {
+                    let expected = logs.memory.read(&room(n), query).await;
+                    assert_eq!(logs.sqlite.read(&room(n), query).await, expected);
+                }
+                Step::Reopen => logs.reopen(),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn behaves_as_the_log_in_memory(steps in prop::collection::vec(step(), 1..40)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(play(steps));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn concurrent_batches_get_dense_numbers_and_each_client_id_once() {
+        let logs = Arc::new(Pair::new());
+        let tasks: Vec<_> = (0..40u128)
+            .map(|task| {
+                let logs = logs.clone();
+                tokio::spawn(async move {
+                    let batch = (0..5)
+                        .map(|n| new_message(task * 10 + n, 0, 0, (n == 0).then_some(0)))
+                        .collect();
+                    logs.sqlite.append(batch).await.unwrap()
+                })
+            })
+            .collect();
+        let mut seqs = Vec::new();
+        let mut repeats = 0;
+        for task in tasks {
+            for one in task.await.unwrap() {
+                if one.duplicate {
+                    repeats += 1;
+                } else {
+                    seqs.push(one.message.seq);
+                }
+            }
+        }
+        seqs.sort_unstable();
+        assert_eq!(seqs, (1..=161).collect::<Vec<u64>>());
+        assert_eq!(repeats, 39);
+    }
+}

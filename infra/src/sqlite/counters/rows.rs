@@ -1,0 +1,58 @@
+//! Every row of the counters, for verification.
+
+use rusqlite::{Connection, Row};
+use serde_json::json;
+use socialhub_projections::verify::ModelRow;
+
+use super::state;
+use crate::sqlite::connection::{from_sql, read_id};
+
+pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
+    let mut rows = Vec::new();
+    let mut people = connection.prepare(
+        "SELECT person, followers, following, posts, changed FROM person_counter ORDER BY person",
+    )?;
+    for row in people.query_map([], person)? {
+        rows.push(row?);
+    }
+    let mut posts = connection.prepare(
+        "SELECT post, state, likes, comments, score, changed FROM post_counter ORDER BY post",
+    )?;
+    for row in posts.query_map([], post)? {
+        rows.push(row?);
+    }
+    Ok(rows)
+}
+
+fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    Ok(ModelRow {
+        table: "person",
+        key: read_id(row, 0)?.to_string(),
+        value: json!({
+            "followers": row.get::<_, i64>(1)?,
+            "following": row.get::<_, i64>(2)?,
+            "posts": row.get::<_, i64>(3)?,
+        }),
+        position: from_sql(row.get(4)?),
+    })
+}
+
+fn post(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let name = match row.get(1)? {
+        state::PUBLIC => "public",
+        state::RESTRICTED => "restricted",
+        state::DELETED => "deleted",
+        _ => "unknown",
+    };
+    Ok(ModelRow {
+        table: "post",
+        key: read_id(row, 0)?.to_string(),
+        value: json!({
+            "state": name,
+            "likes": row.get::<_, i64>(2)?,
+            "comments": row.get::<_, i64>(3)?,
+            "log2Score": row.get::<_, Option<f64>>(4)?,
+        }),
+        position: from_sql(row.get(5)?),
+    })
+}

@@ -1,0 +1,565 @@
+//! Generations of a SQLite read model: files side by side, a pointer to the current one, and readers that follow it.
+//!
+//! In the folder `read-models`, for a model `feed`: `feed.db` is the catalogue (which generations there are, which one
+//! is current), `feed.3.db` is generation 3, `feed.3.lock` is locked by whoever writes it and `feed.lock` by whoever
+//! rebuilds. Locks are the operating system's, so a killed process leaves none behind.
+
+use std::{
+    any::Any,
+    fs::{self, File, TryLockError},
+    marker::PhantomData,
+    path::{Path, PathBuf},
+    sync::{Arc, Once},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
+    runtime::{
+        Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
+        generations::log_position,
+    },
+    verify::ModelSnapshot,
+};
+use tokio::{sync::watch, task::spawn_blocking};
+
+use crate::sqlite::{
+    connection::{Durability, Readers, SqliteError, open_reader, open_writer},
+    model::SqliteModel,
+    model_store::{SqliteModelStore, count_parked, prepare, read_checkpoints, read_parked, retire},
+};
+
+/// How often the pointer is read anew: another process may have moved it, and SQLite tells nobody.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+const CATALOGUE: &str = "
+CREATE TABLE IF NOT EXISTS generation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, created_at INTEGER NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS one_current ON generation (state) WHERE state = 'current';
+";
+
+/// Readers of a model's current generation. Follows a switch made by any process within a second.
+#[derive(Debug, Clone)]
+pub struct CurrentReaders {
+    readers: Arc<RwLock<Readers>>,
+    /// Keeps alive what follows the pointer.
+    _follower: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl CurrentReaders {
+    /// Readers that never switch, for tests and for one given generation.
+    pub fn fixed(readers: Readers) -> Self {
+        Self {
+            readers: Arc::new(RwLock::new(readers)),
+            _follower: None,
+        }
+    }
+
+    /// The readers of the generation that is current now. Ask anew for each query.
+    pub fn current(&self) -> Readers {
+        self.readers.read().clone()
+    }
+}
+
+/// The generations of one read model in a folder.
+///
+/// Opening it makes the catalogue and a first, empty generation when there is none. A thread follows the pointer from
+/// the first call of [`SqliteGenerations::readers`] or [`Generations::current`] on.
+pub struct SqliteGenerations<M: SqliteModel> {
+    shared: Arc<Shared>,
+    following: Once,
+    model: PhantomData<fn() -> M>,
+}
+
+struct Shared {
+    model: ModelName,
+    folder: PathBuf,
+    clock: Arc<dyn Clock>,
+    catalogue: Mutex<Connection>,
+    pointer: watch::Sender<GenerationId>,
+    followers: Mutex<Vec<ReaderSet>>,
+}
+
+/// Readers handed out, with the number of threads they were asked with.
+struct ReaderSet {
+    threads: usize,
+    readers: Arc<RwLock<Readers>>,
+}
+
+impl<M: SqliteModel> SqliteGenerations<M> {
+    /// Opens the generations of the model in a folder such as `data/read-models`, making it if it is not there.
+    /// Blocks shortly.
+    ///
+    /// # Errors
+    /// What the file system or SQLite says.
+    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Arc<Self>, SqliteError> {
+        fs::create_dir_all(folder)?;
+        let model = M::Projection::NAME;
+        let catalogue = open_writer(&folder.join(format!("{model}.db")), Durability::Full)?;
+        catalogue.execute_batch(CATALOGUE)?;
+        let current = first_generation::<M>(&catalogue, folder, clock.now())?;
+        let shared = Shared {
+            model,
+            folder: folder.to_owned(),
+            clock,
+            catalogue: Mutex::new(catalogue),
+            pointer: watch::Sender::new(current),
+            followers: Mutex::new(Vec::new()),
+        };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            following: Once::new(),
+            model: PhantomData,
+        }))
+    }
+
+    /// Readers of the current generation on `threads` threads; they follow every switch. Blocks shortly.
+    ///
+    /// # Errors
+    /// When the current generation's file cannot be opened.
+    pub fn readers(&self, threads: usize) -> Result<CurrentReaders, SqliteError> {
+        self.follow();
+        // Under this lock the pointer does not move, so the set cannot miss a switch.
+        let mut followers = self.shared.followers.lock();
+        let current = *self.shared.pointer.borrow();
+        let started = Readers::start(&self.shared.file(current), threads)?;
+        let readers = Arc::new(RwLock::new(started));
+        followers.push(ReaderSet {
+            threads,
+            readers: Arc::clone(&readers),
+        });
+        Ok(CurrentReaders {
+            readers,
+            _follower: Some(Arc::clone(&self.shared) as Arc<dyn Any + Send + Sync>),
+        })
+    }
+
+    /// How far the current generation has read the log, without opening it for writing. Blocks shortly.
+    ///
+    /// # Errors
+    /// When the current generation's file cannot be read.
+    pub fn position(&self) -> Result<Position, SqliteError> {
+        let current = *self.shared.pointer.borrow();
+        let file = open_reader(&self.shared.file(current))?;
+        Ok(log_position(&read_checkpoints(&file)?))
+    }
+
+    fn follow(&self) {
+        self.following.call_once(|| {
+            let shared = Arc::downgrade(&self.shared);
+            let started = thread::Builder::new()
+                .name(format!("{}-generation", self.shared.model))
+                .spawn(move || {
+                    while let Some(shared) = shared.upgrade() {
+                        if let Err(error) = shared.refresh() {
+                            tracing::warn!(model = %shared.model, %error, "cannot read which generation is current");
+                        }
+                        drop(shared);
+                        thread::park_timeout(FOLLOW_EVERY);
+                    }
+                });
+            if let Err(error) = started {
+                tracing::error!(model = %self.shared.model, %error, "cannot follow switches of generations");
+            }
+        });
+    }
+
+    async fn blocking<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("a thread has ended".to_owned())))
+    }
+}
+
+/// The current generation; makes the first one when there is none yet.
+fn first_generation<M: SqliteModel>(
+    catalogue: &Connection,
+    folder: &Path,
+    now: Timestamp,
+) -> Result<GenerationId, SqliteError> {
+    let transaction =
+        rusqlite::Transaction::new_unchecked(catalogue, TransactionBehavior::Immediate)?;
+    if let Some(id) = read_current(&transaction)? {
+        return Ok(id);
+    }
+    let id = insert_generation(&transaction, GenerationState::Current, now)?;
+    make_file::<M>(&generation_file(folder, M::Projection::NAME, id))?;
+    transaction.commit()?;
+    Ok(id)
+}
+
+fn make_file<M: SqliteModel>(path: &Path) -> Result<(), SqliteError> {
+    // What a killed process may have left under this number was never current.
+    remove_file_set(path)?;
+    let connection = open_writer(path, Durability::Normal)?;
+    prepare::<M>(&connection).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(())
+}
+
+fn generation_file(folder: &Path, model: ModelName, id: GenerationId) -> PathBuf {
+    folder.join(format!("{model}.{id}.db"))
+}
+
+fn remove_file_set(path: &Path) -> std::io::Result<()> {
+    for ending in ["db", "db-wal", "db-shm"] {
+        match fs::remove_file(path.with_extension(ending)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_current(catalogue: &Connection) -> rusqlite::Result<Option<GenerationId>> {
+    catalogue
+        .prepare_cached("SELECT id FROM generation WHERE state = 'current'")?
+        .query_row([], |row| row.get(0).map(GenerationId))
+        .optional()
+}
+
+fn insert_generation(
+    catalogue: &Connection,
+    state: GenerationState,
+    now: Timestamp,
+) -> rusqlite::Result<GenerationId> {
+    catalogue
+        .prepare_cached("INSERT INTO generation (state, created_at) VALUES (?1, ?2) RETURNING id")?
+        .query_row((state.to_string(), now.0), |row| {
+            row.get(0).map(GenerationId)
+        })
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+/// Takes the operating system's lock on a file of that name; none when another holds it.
+fn try_lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(unavailable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(unavailable(error)),
+    }
+}
+
+impl Shared {
+    fn file(&self, id: GenerationId) -> PathBuf {
+        generation_file(&self.folder, self.model, id)
+    }
+
+    fn writer_lock(&self, id: GenerationId) -> PathBuf {
+        self.file(id).with_extension("lock")
+    }
+
+    /// Reads the pointer; when it has moved, the readers move first and then whoever watches is told.
+    fn refresh(&self) -> Result<GenerationId, StoreError> {
+        let mut followers = self.followers.lock();
+        let current = read_current(&self.catalogue.lock())
+            .map_err(unavailable)?
+            .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))?;
+        if current == *self.pointer.borrow() {
+            return Ok(current);
+        }
+        // Whoever asked for these readers has gone away when only this list holds them.
+        followers.retain(|set| Arc::strong_count(&set.readers) > 1);
+        for set in followers.iter() {
+            let moved = Readers::start(&self.file(current), set.threads).map_err(unavailable)?;
+            *set.readers.write() = moved;
+        }
+        self.pointer.send_replace(current);
+        tracing::info!(model = %self.model, generation = %current, "another generation is current");
+        Ok(current)
+    }
+
+    fn rows(&self) -> rusqlite::Result<Vec<(GenerationId, String, Timestamp)>> {
+        let catalogue = self.catalogue.lock();
+        catalogue
+            .prepare_cached("SELECT id, state, created_at FROM generation ORDER BY id")?
+            .query_map([], |row| {
+                Ok((
+                    GenerationId(row.get(0)?),
+                    row.get(1)?,
+                    Timestamp(row.get(2)?),
+                ))
+            })?
+            .collect()
+    }
+
+    fn describe(
+        &self,
+        id: GenerationId,
+        state: &str,
+        created_at: Timestamp,
+    ) -> Result<Generation, StoreError> {
+        let path = self.file(id);
+        let (checkpoints, parked) = match open_reader(&path) {
+            Ok(file) => (
+                read_checkpoints(&file).map_err(unavailable)?,
+                count_parked(&file).map_err(unavailable)?,
+            ),
+            Err(_) => (Vec::new(), 0),
+        };
+        let bytes = ["db", "db-wal"]
+            .iter()
+            .filter_map(|ending| fs::metadata(path.with_extension(ending)).ok())
+            .map(|metadata| metadata.len())
+            .sum();
+        Ok(Generation {
+            id,
+            state: match state {
+                "current" => GenerationState::Current,
+                "previous" => GenerationState::Previous,
+                _ => GenerationState::Building,
+            },
+            created_at,
+            checkpoints,
+            parked,
+            has_writer: try_lock(&self.writer_lock(id))?.is_none(),
+            bytes,
+        })
+    }
+
+    fn remove(&self, id: GenerationId) -> Result<(), StoreError> {
+        let removed = self
+            .catalogue
+            .lock()
+            .execute(
+                "DELETE FROM generation WHERE id = ?1 AND state <> 'current'",
+                [id.0],
+            )
+            .map_err(unavailable)?;
+        if removed == 0 {
+            return Err(StoreError::Unusable(format!(
+                "generation {id} is current or does not exist"
+            )));
+        }
+        self.sweep()
+    }
+
+    /// Removes files of generations that the catalogue does not know (any more).
+    fn sweep(&self) -> Result<(), StoreError> {
+        let known: Vec<_> = self
+            .rows()
+            .map_err(unavailable)?
+            .into_iter()
+            .map(|(id, ..)| id)
+            .collect();
+        for entry in fs::read_dir(&self.folder).map_err(unavailable)? {
+            let path = entry.map_err(unavailable)?.path();
+            let id = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .and_then(|name| name.strip_prefix(&format!("{}.", self.model)))
+                .and_then(|rest| rest.split_once('.'))
+                .and_then(|(number, _)| number.parse().ok())
+                .map(GenerationId);
+            if id.is_some_and(|id| !known.contains(&id)) {
+                // SQLite removes the files beside a database itself when its last reader, of whatever process, leaves.
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(unavailable(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn switch(&self, to: GenerationId) -> Result<(), StoreError> {
+        let mut catalogue = self.catalogue.lock();
+        let moved: rusqlite::Result<usize> = (|| {
+            let transaction =
+                catalogue.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute(
+                "UPDATE generation SET state = 'previous' WHERE state = 'current'",
+                [],
+            )?;
+            let moved = transaction.execute(
+                "UPDATE generation SET state = 'current' WHERE id = ?1",
+                [to.0],
+            )?;
+            if moved == 1 {
+                transaction.commit()?;
+            }
+            Ok(moved)
+        })();
+        match moved.map_err(unavailable)? {
+            1 => Ok(()),
+            _ => Err(StoreError::Unusable(format!("there is no generation {to}"))),
+        }
+    }
+}
+
+/// A write transaction on the current generation's file: as long as it is open, no other writes.
+struct SqliteFence {
+    shared: Arc<Shared>,
+    /// None when the file cannot be opened at all, so that a broken generation can be replaced.
+    file: Option<Connection>,
+    position: Position,
+}
+
+impl SqliteFence {
+    fn raise(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        let current = shared.refresh()?;
+        let path = shared.file(current);
+        let mut fence = Self {
+            shared: Arc::clone(shared),
+            file: None,
+            position: 0,
+        };
+        if !path.exists() {
+            return Ok(fence);
+        }
+        let file = open_writer(&path, Durability::Normal).map_err(unavailable)?;
+        file.execute_batch("BEGIN IMMEDIATE").map_err(unavailable)?;
+        // A file so old or broken that it has no checkpoints counts as having read nothing.
+        fence.position = read_checkpoints(&file).map_or(0, |found| log_position(&found));
+        fence.file = Some(file);
+        Ok(fence)
+    }
+
+    /// The pointer moves before the old file's transaction ends, so that a writer that waits for it and is refused
+    /// finds the pointer moved.
+    fn switch_blocking(self, to: GenerationId) -> Result<(), StoreError> {
+        if let Some(file) = &self.file {
+            retire(file).map_err(unavailable)?;
+        }
+        self.shared.switch(to)?;
+        if let Some(file) = &self.file
+            && let Err(error) = file.execute_batch("COMMIT")
+        {
+            // The pointer has moved and its writer will see that within a second.
+            tracing::warn!(model = %self.shared.model, %error, "cannot retire the old generation");
+        }
+        drop(self.file);
+        self.shared.refresh().map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Fence for SqliteFence {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
+        spawn_blocking(move || self.switch_blocking(to))
+            .await
+            .unwrap_or_else(|_| Err(unavailable("a thread has ended")))
+    }
+}
+
+#[async_trait]
+impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
+    fn current(&self) -> watch::Receiver<GenerationId> {
+        self.follow();
+        self.shared.pointer.subscribe()
+    }
+
+    async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        self.blocking(|shared| shared.refresh()).await
+    }
+
+    async fn list(&self) -> Result<Vec<Generation>, StoreError> {
+        self.blocking(|shared| {
+            let rows = shared.rows().map_err(unavailable)?;
+            rows.iter()
+                .map(|(id, state, created_at)| shared.describe(*id, state, *created_at))
+                .collect()
+        })
+        .await
+    }
+
+    async fn open(
+        &self,
+        id: GenerationId,
+        mode: WriteMode,
+    ) -> Result<Arc<dyn ReadModelStore<M::Projection>>, StoreError> {
+        self.blocking(move |shared| {
+            let lock = try_lock(&shared.writer_lock(id))?.ok_or_else(|| {
+                StoreError::Unavailable(format!("another process writes generation {id}"))
+            })?;
+            let store = SqliteModelStore::<M>::open(&shared.file(id), mode, Some(lock))?;
+            Ok(Arc::new(store) as Arc<dyn ReadModelStore<M::Projection>>)
+        })
+        .await
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
+        self.blocking(|shared| {
+            let lock = try_lock(&shared.folder.join(format!("{}.lock", shared.model)))?;
+            Ok(lock.map(Claim::new))
+        })
+        .await
+    }
+
+    async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
+        self.blocking(|shared| {
+            shared.sweep()?;
+            let now = shared.clock.now();
+            // The row first: a file without a row is swept away, a row without a file is filled when it is opened.
+            let id = insert_generation(&shared.catalogue.lock(), GenerationState::Building, now)
+                .map_err(unavailable)?;
+            make_file::<M>(&shared.file(id)).map_err(unavailable)?;
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+        self.blocking(move |shared| shared.remove(id)).await
+    }
+
+    async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+        self.blocking(|shared| {
+            let fence = SqliteFence::raise(shared)?;
+            Ok(Box::new(fence) as Box<dyn Fence>)
+        })
+        .await
+    }
+
+    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+        self.blocking(move |shared| {
+            let mut file = open_reader(&shared.file(id)).map_err(unavailable)?;
+            read_snapshot::<M>(&mut file).map_err(unavailable)
+        })
+        .await
+    }
+
+    async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
+        self.blocking(move |shared| {
+            let file = open_reader(&shared.file(id)).map_err(unavailable)?;
+            read_parked(&file).map_err(unavailable)
+        })
+        .await
+    }
+}
+
+fn read_snapshot<M: SqliteModel>(file: &mut Connection) -> rusqlite::Result<Snapshot> {
+    let transaction = file.transaction()?;
+    let checkpoints = read_checkpoints(&transaction)?;
+    let parked = read_parked(&transaction)?;
+    let rows = M::rows(&transaction)?;
+    Ok(Snapshot {
+        model: ModelSnapshot { checkpoints, rows },
+        parked,
+    })
+}

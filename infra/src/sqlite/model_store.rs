@@ -1,0 +1,550 @@
+//! The generic store of one generation of a read model: one file, one writer thread, and the model's effects, its
+//! checkpoint, its parked letters and its attempts in the same transaction.
+
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    thread,
+};
+
+use async_trait::async_trait;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
+use socialhub_domain::Timestamp;
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    Checkpoint, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
+    projection::Projected, record::SequenceKey, runtime::WriteMode, store::WriteBatch,
+};
+use tokio::sync::oneshot;
+
+use crate::sqlite::{
+    connection::{Durability, from_sql, open_writer, read_id, to_sql},
+    model::SqliteModel,
+};
+
+/// The tables that every generation has beside its model's own.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS checkpoint (
+    source TEXT NOT NULL, partition INTEGER NOT NULL, position INTEGER NOT NULL, event_id BLOB NOT NULL,
+    next_offset INTEGER, PRIMARY KEY (source, partition)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parked (
+    position INTEGER PRIMARY KEY, event_id BLOB NOT NULL, topic TEXT NOT NULL, key TEXT NOT NULL,
+    raw TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL, parked_at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (position INTEGER PRIMARY KEY, tries INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// In `state`: set once the pointer has moved away; whoever writes after that has lost the generation.
+const RETIRED: &str = "retired";
+/// In `state`: whether the last writer ended cleanly.
+const CLEAN: &str = "stopped_cleanly";
+/// In `state`: which tables the file was made with.
+const TABLES: &str = "tables";
+
+/// Calls that may wait for the writer. Its one user waits for each answer, so this is never near full.
+const QUEUE: usize = 64;
+
+/// The page cache of a model that is being filled, in KiB.
+const BULK_CACHE_KIB: i64 = 48 * 1024;
+
+/// Makes a generation's file and its tables, or checks that an existing one has the tables of this program.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when the file was made by a program with other tables.
+pub(crate) fn prepare<M: SqliteModel>(connection: &Connection) -> Result<(), StoreError> {
+    connection.execute_batch(SCHEMA).map_err(unusable)?;
+    let wanted = fingerprint(M::SCHEMA);
+    match read_state(connection, TABLES).map_err(unusable)? {
+        Some(found) if found != wanted => {
+            return Err(StoreError::Unusable(format!(
+                "it was made with other tables than this program has; run `socialhub replay rebuild {}`",
+                M::Projection::NAME
+            )));
+        }
+        Some(_) => {}
+        None => write_state(connection, TABLES, &wanted).map_err(unusable)?,
+    }
+    connection.execute_batch(M::SCHEMA).map_err(unusable)
+}
+
+/// A name for a schema: FNV-1a over its words, so that another layout of the same text is the same schema.
+fn fingerprint(schema: &str) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in schema
+        .split_whitespace()
+        .flat_map(|word| word.bytes().chain([b' ']))
+    {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
+/// Outside a batch there is no record to blame.
+#[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
+fn unusable(error: rusqlite::Error) -> StoreError {
+    match classify(&error) {
+        Fault::Unavailable => StoreError::Unavailable(error.to_string()),
+        Fault::Unusable | Fault::Rejected => StoreError::Unusable(error.to_string()),
+    }
+}
+
+fn read_state(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT value FROM state WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()
+}
+
+fn write_state(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO state (name, value) VALUES (?1, ?2)")?
+        .execute([name, value])
+        .map(|_| ())
+}
+
+/// Marks a generation as one whose writer has lost it, within the caller's transaction.
+pub(crate) fn retire(connection: &Connection) -> rusqlite::Result<()> {
+    write_state(connection, RETIRED, "1")
+}
+
+/// Every checkpoint in a generation's file.
+pub(crate) fn read_checkpoints(connection: &Connection) -> rusqlite::Result<Vec<Checkpoint>> {
+    connection
+        .prepare_cached(
+            "SELECT source, partition, position, event_id, next_offset FROM checkpoint
+             ORDER BY source, partition",
+        )?
+        .query_map([], |row| {
+            Ok(Checkpoint {
+                source: Source {
+                    name: row.get(0)?,
+                    partition: row.get(1)?,
+                },
+                position: from_sql(row.get(2)?),
+                event_id: read_id(row, 3)?,
+                next_offset: row.get(4)?,
+            })
+        })?
+        .collect()
+}
+
+/// Every letter in a generation's file, by position.
+pub(crate) fn read_parked(connection: &Connection) -> rusqlite::Result<Vec<ParkedLetter>> {
+    connection
+        .prepare_cached(
+            "SELECT position, event_id, topic, key, raw, reason, attempts, parked_at FROM parked
+             ORDER BY position",
+        )?
+        .query_map([], read_letter)?
+        .collect()
+}
+
+/// How many letters a generation's file holds.
+pub(crate) fn count_parked(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT count(*) FROM parked")?
+        .query_row([], |row| row.get(0).map(from_sql))
+}
+
+fn read_letter(row: &Row<'_>) -> rusqlite::Result<ParkedLetter> {
+    Ok(ParkedLetter {
+        position: from_sql(row.get(0)?),
+        event_id: read_id(row, 1)?,
+        topic: row.get(2)?,
+        key: row.get(3)?,
+        raw: row.get(4)?,
+        reason: row.get(5)?,
+        attempts: row.get(6)?,
+        parked_at: Timestamp(row.get(7)?),
+    })
+}
+
+/// What an error of SQLite means for the batch that met it.
+enum Fault {
+    /// Not now.
+    Unavailable,
+    /// Never again with this file or program.
+    Unusable,
+    /// Not this batch.
+    Rejected,
+}
+
+fn classify(error: &rusqlite::Error) -> Fault {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::OutOfMemory
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DiskFull
+            | ErrorCode::CannotOpen
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::SchemaChanged
+            | ErrorCode::FileLockingProtocolFailed => Fault::Unavailable,
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ReadOnly => {
+                Fault::Unusable
+            }
+            _ => Fault::Rejected,
+        },
+        // A statement that cannot be prepared is the program's fault and not the event's: parking every event there is
+        // would help nobody.
+        rusqlite::Error::SqlInputError { .. } => Fault::Unusable,
+        _ => Fault::Rejected,
+    }
+}
+
+fn store_error(error: &rusqlite::Error, position: Position) -> StoreError {
+    let reason = error.to_string();
+    match classify(error) {
+        Fault::Unavailable => StoreError::Unavailable(reason),
+        Fault::Unusable => StoreError::Unusable(reason),
+        Fault::Rejected => StoreError::Rejected { position, reason },
+    }
+}
+
+type Change<M> = <<M as SqliteModel>::Projection as Projection>::Change;
+type Task<M> = Box<dyn FnOnce(&mut Writer<M>) + Send>;
+
+enum Job<M: SqliteModel> {
+    Run(Task<M>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The store of one generation on SQLite, as its single writer sees it.
+///
+/// Calls are handed to the writer's thread one after another. The lock that makes it the only writer over all
+/// processes is given back when the store is closed or dropped, or when the process ends.
+pub struct SqliteModelStore<M: SqliteModel> {
+    jobs: Sender<Job<M>>,
+}
+
+impl<M: SqliteModel> SqliteModelStore<M> {
+    /// Opens a generation's file, making it if it is not there, and starts its writer. `lock` is the lock that makes
+    /// it the only one; it is held as long as the writer lives. Blocks: not to be called on an async thread.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when the file was made by a program with other tables.
+    pub fn open(path: &Path, mode: WriteMode, lock: Option<File>) -> Result<Self, StoreError> {
+        let connection = open_writer(path, Durability::Normal).map_err(unusable)?;
+        tune(&connection, mode).map_err(unusable)?;
+        prepare::<M>(&connection)?;
+        // Whoever holds the lock is the writer again, for example after a rollback.
+        connection
+            .execute("DELETE FROM state WHERE name = ?1", [RETIRED])
+            .map_err(unusable)?;
+        let model = M::open(&connection).map_err(unusable)?;
+        widen_cache(&connection, mode).map_err(unusable)?;
+        let (jobs, queue) = bounded(QUEUE);
+        let writer = Writer { connection, model };
+        thread::Builder::new()
+            .name(format!("sqlite-write-{}", M::Projection::NAME))
+            .spawn(move || serve(writer, &queue, lock))
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self { jobs })
+    }
+
+    async fn run<T, F>(&self, task: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Writer<M>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Run(Box::new(move |writer| {
+            // The asker may have gone away: then nobody wants the answer.
+            let _ = reply.send(task(writer));
+        }));
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(StoreError::Unavailable("its writer is busy".to_owned()));
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(closed()),
+        }
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unusable("it has been closed".to_owned())
+}
+
+/// How often the write-ahead log is carried over. In bulk a batch spreads over a large part of the pages: carried over
+/// rarely, a page that many batches changed is written to the file once.
+fn tune(connection: &Connection, mode: WriteMode) -> rusqlite::Result<()> {
+    let checkpoint_pages = match mode {
+        WriteMode::Live => 2_000,
+        WriteMode::Bulk => 64_000,
+    };
+    connection.pragma_update(None, "wal_autocheckpoint", checkpoint_pages)?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)
+}
+
+/// The page cache while a generation is filled, whatever the model sets for live use, where memory is dearer.
+fn widen_cache(connection: &Connection, mode: WriteMode) -> rusqlite::Result<()> {
+    match mode {
+        WriteMode::Live => Ok(()),
+        WriteMode::Bulk => connection.pragma_update(None, "cache_size", -BULK_CACHE_KIB),
+    }
+}
+
+fn serve<M: SqliteModel>(mut writer: Writer<M>, queue: &Receiver<Job<M>>, lock: Option<File>) {
+    let mut closing = None;
+    while let Ok(job) = queue.recv() {
+        match job {
+            Job::Run(task) => task(&mut writer),
+            Job::Close(done) => {
+                closing = Some(done);
+                break;
+            }
+        }
+    }
+    // The file first, then the lock on it, then the word that both are free.
+    drop(writer);
+    drop(lock);
+    if let Some(done) = closing {
+        let _ = done.send(());
+    }
+}
+
+struct Writer<M: SqliteModel> {
+    connection: Connection,
+    model: M,
+}
+
+impl<M: SqliteModel> Writer<M> {
+    /// Runs `work` in a write transaction; whatever goes wrong, panics included, nothing is written and the model
+    /// knows.
+    fn transact(
+        &mut self,
+        position: Position,
+        work: impl FnOnce(&mut M, &Transaction<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Self { connection, model } = self;
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(|error| store_error(&error, position))?;
+            work(model, &transaction)?;
+            transaction
+                .commit()
+                .map_err(|error| store_error(&error, position))
+        }));
+        let result = done.unwrap_or_else(|_| {
+            Err(StoreError::Rejected {
+                position,
+                reason: "the model's writer panicked".to_owned(),
+            })
+        });
+        if result.is_err() {
+            self.model.rolled_back();
+        }
+        result
+    }
+
+    fn apply(&mut self, batch: &WriteBatch<Change<M>>) -> Result<(), StoreError> {
+        let first = batch
+            .projected
+            .first()
+            .map_or(batch.checkpoint.position, |projected| projected.position);
+        self.transact(first, |model, transaction| {
+            refuse_when_retired(transaction)?;
+            write_batch(model, transaction, batch).map_err(|error| store_error(&error, first))
+        })
+    }
+
+    fn apply_parked(&mut self, projected: &Projected<Change<M>>) -> Result<(), StoreError> {
+        let position = projected.position;
+        self.transact(position, |model, transaction| {
+            refuse_when_retired(transaction)?;
+            delete_letter(transaction, position)
+                .and_then(|()| model.apply(transaction, std::slice::from_ref(projected)))
+                .map_err(|error| store_error(&error, position))
+        })
+    }
+
+    /// Runs a statement or query of the runtime's own tables, in a transaction of its own.
+    fn own<T>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        work(&self.connection).map_err(unusable)
+    }
+}
+
+fn refuse_when_retired(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    match read_state(transaction, RETIRED).map_err(unusable)? {
+        Some(_) => Err(StoreError::Unusable(
+            "another generation has become current".to_owned(),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn write_batch<M: SqliteModel>(
+    model: &mut M,
+    transaction: &Transaction<'_>,
+    batch: &WriteBatch<Change<M>>,
+) -> rusqlite::Result<()> {
+    let checkpoint = &batch.checkpoint;
+    let stored = stored_position(transaction, &checkpoint.source)?;
+    if stored.is_some_and(|stored| checkpoint.position <= stored) {
+        return Ok(());
+    }
+    let stored = stored.unwrap_or(0);
+    let known = batch
+        .projected
+        .partition_point(|projected| projected.position <= stored);
+    let fresh = batch.projected.get(known..).unwrap_or_default();
+    if !fresh.is_empty() {
+        model.apply(transaction, fresh)?;
+    }
+    for letter in batch
+        .parked
+        .iter()
+        .filter(|letter| letter.position > stored)
+    {
+        insert_letter(transaction, letter)?;
+    }
+    transaction
+        .prepare_cached("DELETE FROM attempts WHERE position <= ?1")?
+        .execute([to_sql(checkpoint.position)])?;
+    write_checkpoint(transaction, checkpoint)
+}
+
+fn stored_position(connection: &Connection, source: &Source) -> rusqlite::Result<Option<Position>> {
+    connection
+        .prepare_cached("SELECT position FROM checkpoint WHERE source = ?1 AND partition = ?2")?
+        .query_row(params![source.name, source.partition], |row| {
+            row.get(0).map(from_sql)
+        })
+        .optional()
+}
+
+fn write_checkpoint(connection: &Connection, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO checkpoint (source, partition, position, event_id, next_offset)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            checkpoint.source.name,
+            checkpoint.source.partition,
+            to_sql(checkpoint.position),
+            checkpoint.event_id.as_bytes(),
+            checkpoint.next_offset,
+        ])
+        .map(|_| ())
+}
+
+fn insert_letter(connection: &Connection, letter: &ParkedLetter) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO parked
+             (position, event_id, topic, key, raw, reason, attempts, parked_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            to_sql(letter.position),
+            letter.event_id.as_bytes(),
+            letter.topic,
+            letter.key,
+            letter.raw,
+            letter.reason,
+            letter.attempts,
+            letter.parked_at.0,
+        ])
+        .map(|_| ())
+}
+
+fn delete_letter(connection: &Connection, position: Position) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM parked WHERE position = ?1")?
+        .execute([to_sql(position)])
+        .map(|_| ())
+}
+
+fn count_attempt(connection: &Connection, position: Position) -> rusqlite::Result<u32> {
+    connection
+        .prepare_cached(
+            "INSERT INTO attempts (position, tries) VALUES (?1, 1)
+             ON CONFLICT (position) DO UPDATE SET tries = tries + 1 RETURNING tries",
+        )?
+        .query_row([to_sql(position)], |row| row.get(0))
+}
+
+fn read_sequences(connection: &Connection) -> rusqlite::Result<Vec<SequenceKey>> {
+    connection
+        .prepare_cached("SELECT DISTINCT topic, key FROM parked")?
+        .query_map([], |row| {
+            Ok(SequenceKey {
+                topic: row.get(0)?,
+                key: row.get(1)?,
+            })
+        })?
+        .collect()
+}
+
+#[async_trait]
+impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.run(|writer| writer.own(read_checkpoints)).await
+    }
+
+    async fn apply(&self, batch: WriteBatch<Change<M>>) -> Result<(), StoreError> {
+        self.run(move |writer| writer.apply(&batch)).await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
+        self.run(|writer| writer.own(read_parked)).await
+    }
+
+    async fn apply_parked(&self, projected: Projected<Change<M>>) -> Result<(), StoreError> {
+        self.run(move |writer| writer.apply_parked(&projected))
+            .await
+    }
+
+    async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
+        self.run(move |writer| writer.own(|connection| delete_letter(connection, position)))
+            .await
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
+        self.run(|writer| writer.own(read_sequences)).await
+    }
+
+    async fn record_attempt(&self, position: Position) -> Result<u32, StoreError> {
+        self.run(move |writer| writer.own(|connection| count_attempt(connection, position)))
+            .await
+    }
+
+    async fn stopped_cleanly(&self) -> Result<bool, StoreError> {
+        self.run(|writer| writer.own(|connection| read_state(connection, CLEAN)))
+            .await
+            .map(|clean| clean.as_deref() != Some("0"))
+    }
+
+    async fn set_stopped_cleanly(&self, clean: bool) -> Result<(), StoreError> {
+        self.run(move |writer| {
+            writer.own(|connection| {
+                write_state(connection, CLEAN, if clean { "1" } else { "0" })?;
+                if clean {
+                    connection.execute("DELETE FROM attempts", [])?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.jobs.try_send(Job::Close(done)).is_ok() {
+            // An error means that the thread is gone, which is what is asked for.
+            let _ = closed.await;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Every row of the notifications, for verification.
+
+use rusqlite::{Connection, Row, params};
+use serde_json::json;
+use socialhub_domain::UserId;
+use socialhub_projections::verify::ModelRow;
+use uuid::Uuid;
+
+use super::{flag, read_notice, wishes::OPEN};
+use crate::sqlite::connection::{from_sql, read_id};
+
+pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
+    let mut rows = Vec::new();
+    let mut collect = |sql: &str, read: fn(&Row<'_>) -> rusqlite::Result<ModelRow>| {
+        let mut query = connection.prepare(sql)?;
+        for row in query.query_map(params![], read)? {
+            rows.push(row?);
+        }
+        Ok::<_, rusqlite::Error>(())
+    };
+    collect("SELECT id, changed FROM gone", gone)?;
+    collect("SELECT id, flags, changed FROM mark", mark)?;
+    collect(
+        "SELECT kind, actor, post, comment, username, at, position, flags,
+             position <= r.read_up_to, n.changed, r.person
+         FROM notification n JOIN recipient r ON r.number = n.recipient",
+        notification,
+    )?;
+    // A person whose last notification was taken out again has a row, but nothing to say.
+    collect(
+        "SELECT person, unread, read_up_to, changed FROM recipient
+         WHERE unread <> 0 OR read_up_to > 0",
+        person,
+    )?;
+    collect(
+        &format!("SELECT author, follower, since FROM wish WHERE until = {OPEN}"),
+        wish,
+    )?;
+    rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+    Ok(rows)
+}
+
+fn gone(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    Ok(ModelRow {
+        table: "gone",
+        key: read_id(row, 0)?.to_string(),
+        value: json!({}),
+        position: from_sql(row.get(1)?),
+    })
+}
+
+fn mark(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let flags: i64 = row.get(1)?;
+    Ok(ModelRow {
+        table: "mark",
+        key: read_id(row, 0)?.to_string(),
+        value: json!({"read": flags & flag::READ != 0, "removed": flags & flag::REMOVED != 0}),
+        position: from_sql(row.get(2)?),
+    })
+}
+
+fn notification(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let position = from_sql(row.get(6)?);
+    let flags: i64 = row.get(7)?;
+    let read = flags & flag::READ != 0 || row.get(8)?;
+    let view = read_notice(row, UserId(read_id(row, 10)?))?.into_view(position, read);
+    Ok(ModelRow {
+        table: "notification",
+        key: view.id.to_string(),
+        value: json!({
+            "view": view,
+            "position": position,
+            "gone": flags & flag::GONE != 0,
+            "removed": flags & flag::REMOVED != 0,
+        }),
+        position: from_sql(row.get(9)?),
+    })
+}
+
+fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    Ok(ModelRow {
+        table: "person",
+        key: read_id(row, 0)?.to_string(),
+        value: json!({
+            "unread": row.get::<_, i64>(1)?,
+            "readUpTo": row.get::<_, i64>(2)?,
+        }),
+        position: from_sql(row.get(3)?),
+    })
+}
+
+fn wish(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let (author, follower): (Uuid, Uuid) = (read_id(row, 0)?, read_id(row, 1)?);
+    let since = from_sql(row.get(2)?);
+    Ok(ModelRow {
+        table: "wish",
+        key: format!("{author}/{follower}"),
+        value: json!({ "since": since }),
+        position: since,
+    })
+}

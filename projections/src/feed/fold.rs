@@ -1,0 +1,437 @@
+//! The `feed` model as a plain fold of the log: what its stores are compared with.
+//!
+//! Written for clarity, not speed: counts and timelines are counted afresh from what is there, never kept. Tables:
+//! `person`, `tally` (the counts of a profile), `follow`, `post`, `like`, `comment` and `timeline` (one row for each post
+//! in a home feed). A store adds `horizon` (how far down a person's timeline is complete) and `merged` (whose posts are
+//! merged into a feed when it is read), which say which timeline rows it need not have.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde_json::{Value, json};
+use socialhub_domain::{
+    CommentId, Event, PostId, Timestamp, UserId,
+    event::{PostCommented, PostCreated, UserProfileUpdated, Visibility},
+};
+use socialhub_event_log::Position;
+
+use crate::verify::{Difference, ModelFold, ModelRow, compare};
+
+/// The table of timeline rows.
+pub const TIMELINE: &str = "timeline";
+/// The table of horizons: key a user id, value a position. Only stores have it.
+pub const HORIZON: &str = "horizon";
+/// The table of authors merged at read: key `follower/author`. Only stores have it.
+pub const MERGED: &str = "merged";
+
+/// The key of a timeline row: positions are padded, so that text sorts as numbers do.
+pub fn timeline_key(user: UserId, position: Position) -> String {
+    format!("{user}/{position:020}")
+}
+
+/// What a timeline row says.
+pub fn timeline_value(post: PostId, author: UserId) -> Value {
+    json!({ "post": post, "author": author })
+}
+
+/// The whole `feed` model in memory.
+#[derive(Debug, Clone, Default)]
+pub struct FeedFold {
+    people: BTreeMap<UserId, Person>,
+    /// By (followed, follower).
+    follows: BTreeMap<(UserId, UserId), Follow>,
+    posts: BTreeMap<PostId, Post>,
+    likes: BTreeMap<(PostId, UserId), Like>,
+    comments: BTreeMap<(PostId, CommentId), Comment>,
+    /// The last event that touched a person's counts.
+    counted: BTreeMap<UserId, Position>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Person {
+    username: Option<String>,
+    name: Option<String>,
+    bio: Option<String>,
+    avatar: Option<String>,
+    created_at: Timestamp,
+    position: Position,
+}
+
+#[derive(Debug, Clone)]
+struct Follow {
+    /// Since when, if it is active.
+    since: Option<(Position, Timestamp)>,
+    position: Position,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Post {
+    created: Option<(Position, PostCreated)>,
+    deleted: bool,
+    position: Position,
+}
+
+#[derive(Debug, Clone)]
+struct Like {
+    active: bool,
+    position: Position,
+}
+
+#[derive(Debug, Clone)]
+struct Comment {
+    /// None once it is deleted.
+    written: Option<(Position, PostCommented)>,
+    position: Position,
+}
+
+impl FeedFold {
+    /// The home feed of a person, newest first: `public` and `followers` posts of those they follow now.
+    pub fn home(&self, viewer: UserId) -> Vec<(Position, PostId)> {
+        let mut posts: Vec<_> = self
+            .feed_posts()
+            .filter(|(_, post)| self.is_following(viewer, post.user_id))
+            .map(|(position, post)| (position, post.post_id))
+            .collect();
+        posts.sort_unstable_by(|left, right| right.cmp(left));
+        posts
+    }
+
+    /// Whether somebody follows somebody now.
+    pub fn is_following(&self, follower: UserId, followed: UserId) -> bool {
+        self.follows
+            .get(&(followed, follower))
+            .is_some_and(|follow| follow.since.is_some())
+    }
+
+    /// Posts that may stand in a feed.
+    fn feed_posts(&self) -> impl Iterator<Item = (Position, &PostCreated)> {
+        self.live_posts()
+            .filter(|(_, post)| post.visibility != Visibility::Private)
+    }
+
+    fn live_posts(&self) -> impl Iterator<Item = (Position, &PostCreated)> {
+        self.posts
+            .values()
+            .filter(|post| !post.deleted)
+            .filter_map(|post| post.created.as_ref())
+            .map(|(position, post)| (*position, post))
+    }
+
+    fn update_profile(&mut self, position: Position, data: &UserProfileUpdated) {
+        let person = self.people.entry(data.user_id).or_default();
+        person.position = position;
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        if let Some(name) = &data.name {
+            person.name = Some(name.clone());
+        }
+        if let Some(bio) = &data.bio {
+            person.bio = given(bio);
+        }
+        if let Some(avatar) = &data.avatar {
+            person.avatar = given(avatar);
+        }
+    }
+
+    fn follow(
+        &mut self,
+        position: Position,
+        pair: (UserId, UserId),
+        since: Option<(Position, Timestamp)>,
+    ) {
+        self.follows.insert(pair, Follow { since, position });
+        self.counted.insert(pair.0, position);
+        self.counted.insert(pair.1, position);
+    }
+
+    fn create_post(&mut self, position: Position, data: &PostCreated) {
+        let post = self.posts.entry(data.post_id).or_default();
+        if post.deleted || post.created.is_some() {
+            return;
+        }
+        post.created = Some((position, data.clone()));
+        post.position = position;
+        self.counted.insert(data.user_id, position);
+    }
+
+    fn delete_post(&mut self, position: Position, id: PostId) {
+        let post = self.posts.entry(id).or_default();
+        if post.deleted {
+            return;
+        }
+        post.deleted = true;
+        post.position = position;
+        if let Some((_, created)) = &post.created {
+            self.counted.insert(created.user_id, position);
+        }
+        self.likes.retain(|key, _| key.0 != id);
+        self.comments.retain(|key, _| key.0 != id);
+    }
+
+    /// Notes that an event touched a post; answers whether there is anything to touch.
+    fn touch(&mut self, position: Position, id: PostId) -> bool {
+        let post = self.posts.entry(id).or_default();
+        if !post.deleted {
+            post.position = position;
+        }
+        !post.deleted
+    }
+
+    fn like(&mut self, position: Position, post: PostId, user: UserId, active: bool) {
+        if self.touch(position, post) {
+            self.likes.insert((post, user), Like { active, position });
+        }
+    }
+
+    fn comment(&mut self, position: Position, data: &PostCommented) {
+        let key = (data.post_id, data.comment_id);
+        if !self.comments.contains_key(&key) && self.touch(position, data.post_id) {
+            let written = Some((position, data.clone()));
+            self.comments.insert(key, Comment { written, position });
+        }
+    }
+
+    fn delete_comment(&mut self, position: Position, post: PostId, id: CommentId) {
+        let gone = self
+            .comments
+            .get(&(post, id))
+            .is_some_and(|comment| comment.written.is_none());
+        if !gone && self.touch(position, post) {
+            let tombstone = Comment {
+                written: None,
+                position,
+            };
+            self.comments.insert((post, id), tombstone);
+        }
+    }
+
+    fn person_rows(&self) -> impl Iterator<Item = ModelRow> {
+        self.people.iter().map(|(id, person)| ModelRow {
+            table: "person",
+            key: id.to_string(),
+            value: json!({
+                "username": person.username, "name": person.name, "bio": person.bio,
+                "avatar": person.avatar, "createdAt": person.created_at,
+            }),
+            position: person.position,
+        })
+    }
+
+    fn tally_rows(&self) -> impl Iterator<Item = ModelRow> {
+        let mut counts: HashMap<UserId, [u64; 3]> = HashMap::new();
+        for ((followed, follower), _) in self.follows.iter().filter(|(_, f)| f.since.is_some()) {
+            counts.entry(*followed).or_default()[0] += 1;
+            counts.entry(*follower).or_default()[1] += 1;
+        }
+        for (_, post) in self.live_posts() {
+            counts.entry(post.user_id).or_default()[2] += 1;
+        }
+        self.counted.iter().map(move |(id, position)| {
+            let [followers, following, posts] = counts.get(id).copied().unwrap_or_default();
+            ModelRow {
+                table: "tally",
+                key: id.to_string(),
+                value: json!({ "followers": followers, "following": following, "posts": posts }),
+                position: *position,
+            }
+        })
+    }
+
+    fn follow_rows(&self) -> impl Iterator<Item = ModelRow> {
+        self.follows
+            .iter()
+            .map(|((followed, follower), follow)| ModelRow {
+                table: "follow",
+                key: format!("{followed}/{follower}"),
+                value: json!({
+                    "active": follow.since.is_some(),
+                    "since": follow.since.map(|(position, _)| position),
+                    "followedAt": follow.since.map(|(_, at)| at),
+                }),
+                position: follow.position,
+            })
+    }
+
+    fn post_rows(&self) -> impl Iterator<Item = ModelRow> {
+        let mut counts: HashMap<PostId, [u64; 2]> = HashMap::new();
+        for ((post, _), _) in self.likes.iter().filter(|(_, like)| like.active) {
+            counts.entry(*post).or_default()[0] += 1;
+        }
+        for ((post, _), _) in self.comments.iter().filter(|(_, c)| c.written.is_some()) {
+            counts.entry(*post).or_default()[1] += 1;
+        }
+        self.posts.iter().map(move |(id, post)| ModelRow {
+            table: "post",
+            key: id.to_string(),
+            value: post_value(post, counts.get(id).copied().unwrap_or_default()),
+            position: post.position,
+        })
+    }
+
+    fn like_rows(&self) -> impl Iterator<Item = ModelRow> {
+        self.likes.iter().map(|((post, user), like)| ModelRow {
+            table: "like",
+            key: format!("{post}/{user}"),
+            value: json!({ "active": like.active }),
+            position: like.position,
+        })
+    }
+
+    fn comment_rows(&self) -> impl Iterator<Item = ModelRow> {
+        self.comments.iter().map(|((post, id), comment)| ModelRow {
+            table: "comment",
+            key: format!("{post}/{id}"),
+            value: comment
+                .written
+                .as_ref()
+                .map_or(Value::Null, |(position, data)| {
+                    json!({
+                        "user": data.commenter_id, "username": data.commenter_username,
+                        "text": data.comment, "createdAt": data.timestamp, "created": position,
+                    })
+                }),
+            position: comment.position,
+        })
+    }
+
+    fn timeline_rows(&self) -> impl Iterator<Item = ModelRow> {
+        let mut followers: HashMap<UserId, Vec<UserId>> = HashMap::new();
+        for ((followed, follower), follow) in &self.follows {
+            if follow.since.is_some() {
+                followers.entry(*followed).or_default().push(*follower);
+            }
+        }
+        self.feed_posts().flat_map(move |(position, post)| {
+            let row = |follower: &UserId| ModelRow {
+                table: TIMELINE,
+                key: timeline_key(*follower, position),
+                value: timeline_value(post.post_id, post.user_id),
+                position,
+            };
+            let readers = followers.get(&post.user_id);
+            readers
+                .into_iter()
+                .flatten()
+                .map(row)
+                .collect::<Vec<ModelRow>>()
+        })
+    }
+}
+
+fn post_value(post: &Post, [likes, comments]: [u64; 2]) -> Value {
+    if post.deleted {
+        return json!({ "deleted": true });
+    }
+    let created = post.created.as_ref().map(|(position, data)| {
+        json!({
+            "author": data.user_id, "username": data.username, "content": data.content,
+            "visibility": data.visibility, "media": data.media, "createdAt": data.timestamp,
+            "created": position,
+        })
+    });
+    json!({ "post": created, "likes": likes, "comments": comments })
+}
+
+impl ModelFold for FeedFold {
+    fn apply(&mut self, position: Position, event: &Event) {
+        match event {
+            Event::UserRegistered(data) => {
+                let person = self.people.entry(data.user_id).or_default();
+                person.username = Some(data.username.clone());
+                person.name = Some(data.name.clone());
+                person.created_at = data.timestamp;
+                person.position = position;
+            }
+            Event::UserProfileUpdated(data) => self.update_profile(position, data),
+            Event::UserFollowed(data) => {
+                let since = Some((position, data.timestamp));
+                self.follow(position, (data.following_id, data.follower_id), since);
+            }
+            Event::UserUnfollowed(data) => {
+                self.follow(position, (data.following_id, data.follower_id), None);
+            }
+            Event::PostCreated(data) => self.create_post(position, data),
+            Event::PostDeleted(data) => self.delete_post(position, data.post_id),
+            Event::PostLiked(data) => self.like(position, data.post_id, data.liker_id, true),
+            Event::PostUnliked(data) => self.like(position, data.post_id, data.liker_id, false),
+            Event::PostCommented(data) => self.comment(position, data),
+            Event::CommentDeleted(data) => {
+                self.delete_comment(position, data.post_id, data.comment_id);
+            }
+            Event::UserFollowChanged(_)
+            | Event::NotificationRead(_)
+            | Event::NotificationDeleted(_)
+            | Event::NotificationAllRead(_) => {}
+        }
+    }
+
+    fn into_rows(self) -> Vec<ModelRow> {
+        let mut rows: Vec<ModelRow> = self
+            .person_rows()
+            .chain(self.tally_rows())
+            .chain(self.follow_rows())
+            .chain(self.post_rows())
+            .chain(self.like_rows())
+            .chain(self.comment_rows())
+            .chain(self.timeline_rows())
+            .collect();
+        rows.sort_unstable_by(|left, right| {
+            (left.table, &left.key).cmp(&(right.table, &right.key))
+        });
+        rows
+    }
+
+    /// As for any model, but a timeline may leave out what stands at or below its owner's horizon and what is merged
+    /// when it is read. Whatever it has must be expected, and so must what is merged be followed.
+    fn differences(self, mut found: Vec<ModelRow>) -> Vec<Difference> {
+        let follows: HashSet<String> = self
+            .follows
+            .iter()
+            .filter(|(_, follow)| follow.since.is_some())
+            .map(|((followed, follower), _)| format!("{follower}/{followed}"))
+            .collect();
+        let optional = Optional::take_from(&mut found, &follows);
+        let present: BTreeSet<String> = found
+            .iter()
+            .filter(|row| row.table == TIMELINE)
+            .map(|row| row.key.clone())
+            .collect();
+        let mut expected = self.into_rows();
+        expected.retain(|row| present.contains(&row.key) || !optional.covers(row));
+        compare(expected, found)
+    }
+}
+
+/// Which timeline rows a store need not have, by its own account.
+struct Optional {
+    horizons: HashMap<String, Position>,
+    merged: HashSet<String>,
+}
+
+impl Optional {
+    /// Takes the rows that only stores have out of what was found; merged authors who are not followed stay in, and so
+    /// become differences.
+    fn take_from(found: &mut Vec<ModelRow>, follows: &HashSet<String>) -> Self {
+        let (mut horizons, mut merged) = (HashMap::new(), HashSet::new());
+        found.retain(|row| match row.table {
+            HORIZON => {
+                horizons.insert(row.key.clone(), row.value.as_u64().unwrap_or(0));
+                false
+            }
+            MERGED if follows.contains(&row.key) => {
+                merged.insert(row.key.clone());
+                false
+            }
+            _ => true,
+        });
+        Self { horizons, merged }
+    }
+
+    fn covers(&self, row: &ModelRow) -> bool {
+        if row.table != TIMELINE {
+            return false;
+        }
+        let user = row.key.split('/').next().unwrap_or_default();
+        let author = row.value["author"].as_str().unwrap_or_default();
+        let horizon = self.horizons.get(user).copied().unwrap_or(0);
+        row.position <= horizon || self.merged.contains(&format!("{user}/{author}"))
+    }
+}

@@ -1,0 +1,169 @@
+//! Verifying a generation: the log folded up to its checkpoint, compared with what it holds.
+//!
+//! The generation is read at one moment, in one read transaction of its store, so a system at work shows no false
+//! differences. Parked events have not been applied and are left out of the fold.
+
+use std::{collections::HashSet, sync::Arc};
+
+use serde::Serialize;
+use socialhub_event_log::{EventLog, Position};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    projection::Projection,
+    runtime::{
+        generations::{GenerationState, Generations, log_position},
+        rebuild::RebuildError,
+        tail::{Chunk, read_chunk},
+        writer::{MAX_BATCH, check_alignment},
+    },
+    store::{GenerationId, ModelName, ParkedLetter, StoreError},
+    verify::{Difference, ModelFold},
+};
+
+/// What verifying found.
+#[derive(Debug, Clone)]
+pub struct VerifyReport {
+    /// The model.
+    pub model: ModelName,
+    /// The generation that was verified.
+    pub generation: GenerationId,
+    /// Up to where.
+    pub position: Position,
+    /// How many rows it holds.
+    pub rows: usize,
+    /// Events that were set aside with it and therefore not expected to show.
+    pub parked: Vec<ParkedLetter>,
+    /// Positions of events that cannot be read and yet are not parked.
+    pub unreadable: Vec<Position>,
+    /// Everything that is not as the log says.
+    pub differences: Vec<Difference>,
+}
+
+impl VerifyReport {
+    /// Whether the model is what the log says.
+    pub fn is_clean(&self) -> bool {
+        self.differences.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// A report in numbers, for machines.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifySummary {
+    /// The model.
+    pub model: ModelName,
+    /// The generation.
+    pub generation: GenerationId,
+    /// Up to where.
+    pub position: Position,
+    /// How many rows it holds.
+    pub rows: usize,
+    /// How many events are parked.
+    pub parked: usize,
+    /// How many things are not as the log says.
+    pub differences: usize,
+}
+
+impl From<&VerifyReport> for VerifySummary {
+    fn from(report: &VerifyReport) -> Self {
+        Self {
+            model: report.model,
+            generation: report.generation,
+            position: report.position,
+            rows: report.rows,
+            parked: report.parked.len(),
+            differences: report.differences.len() + report.unreadable.len(),
+        }
+    }
+}
+
+/// Verifies the current generation of a model.
+///
+/// # Errors
+/// When store or log cannot be read, or the log does not hold the generation's checkpoint.
+pub async fn verify<P: Projection, F: ModelFold>(
+    generations: &dyn Generations<P>,
+    log: &Arc<dyn EventLog>,
+) -> Result<VerifyReport, RebuildError> {
+    let id = generations
+        .list()
+        .await?
+        .into_iter()
+        .find(|generation| generation.state == GenerationState::Current)
+        .map(|generation| generation.id)
+        .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))?;
+    let snapshot = generations.snapshot(id).await?;
+    check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
+    let position = log_position(&snapshot.model.checkpoints);
+    let parked = snapshot
+        .parked
+        .iter()
+        .map(|letter| letter.position)
+        .collect();
+    let folded = fold_log::<F>(log, position, parked).await?;
+    let rows = snapshot.model.rows;
+    let count = rows.len();
+    let differences = apart(move || folded.fold.differences(rows)).await?;
+    Ok(VerifyReport {
+        model: P::NAME,
+        generation: id,
+        position,
+        rows: count,
+        parked: snapshot.parked,
+        unreadable: folded.unreadable,
+        differences,
+    })
+}
+
+struct Folded<F> {
+    fold: F,
+    parked: HashSet<Position>,
+    unreadable: Vec<Position>,
+}
+
+impl<F: ModelFold> Folded<F> {
+    fn apply(mut self, chunk: &Chunk, upto: Position) -> Self {
+        for record in chunk.records() {
+            if record.position > upto || self.parked.contains(&record.position) {
+                continue;
+            }
+            match &record.event {
+                Ok(event) => self.fold.apply(record.position, event),
+                Err(_) => self.unreadable.push(record.position),
+            }
+        }
+        self
+    }
+}
+
+async fn fold_log<F: ModelFold>(
+    log: &Arc<dyn EventLog>,
+    upto: Position,
+    parked: HashSet<Position>,
+) -> Result<Folded<F>, RebuildError> {
+    let mut folded = Folded {
+        fold: F::default(),
+        parked,
+        unreadable: Vec::new(),
+    };
+    let mut after = 0;
+    while after < upto {
+        let chunk = read_chunk(log, after, MAX_BATCH).await?;
+        let Some(last) = chunk.last_position() else {
+            break;
+        };
+        after = last;
+        folded = apart(move || folded.apply(&chunk, upto)).await?;
+    }
+    Ok(folded)
+}
+
+/// Heavy work apart from the async threads.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RebuildError> {
+    spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Unavailable("the comparison panicked".to_owned()).into())
+}

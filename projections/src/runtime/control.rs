@@ -1,0 +1,209 @@
+//! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use async_trait::async_trait;
+use socialhub_domain::Clock;
+use socialhub_event_log::{EventLog, Position};
+
+use crate::{
+    projection::{Projected, Projection},
+    runtime::{
+        check::{VerifyReport, verify},
+        generations::{Generation, GenerationState, Generations, WriteMode},
+        rebuild::{Filler, Filling, RebuildError, prune},
+        tail::read_chunk,
+    },
+    store::{GenerationId, ModelName, ParkedLetter, ReadModelStore, StoreError},
+    verify::ModelFold,
+};
+
+/// A read model under an operator's hands.
+#[async_trait]
+pub trait ModelControl: Send + Sync {
+    /// The model's name.
+    fn name(&self) -> ModelName;
+
+    /// Its generations, by number.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn generations(&self) -> Result<Vec<Generation>, RebuildError>;
+
+    /// Begins a rebuild, or goes on with one that was killed; see [`crate::runtime::rebuild::rebuild`].
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn begin_rebuild(
+        &self,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<Box<dyn Filling>, RebuildError>;
+
+    /// Begins to go back to the previous generation; finished like a rebuild.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn begin_rollback(
+        &self,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<Box<dyn Filling>, RebuildError>;
+
+    /// Removes every generation but the current one.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn prune(&self) -> Result<Vec<GenerationId>, RebuildError>;
+
+    /// Compares the current generation with the log.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError>;
+
+    /// The letters of the current generation.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError>;
+
+    /// Tries the letter at a position again. Needs the generation for itself: no projector may run.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; the letter stays.
+    async fn retry_letter(
+        &self,
+        log: &Arc<dyn EventLog>,
+        position: Position,
+    ) -> Result<(), RebuildError>;
+
+    /// Forgets the letter at a position. Needs the generation for itself: no projector may run.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; the letter stays.
+    async fn discard_letter(&self, position: Position) -> Result<(), RebuildError>;
+}
+
+/// [`ModelControl`] for any projection with its fold.
+pub struct Control<P: Projection, F> {
+    generations: Arc<dyn Generations<P>>,
+    clock: Arc<dyn Clock>,
+    fold: PhantomData<fn() -> F>,
+}
+
+impl<P: Projection, F: ModelFold> Control<P, F> {
+    /// Control over the generations of a model.
+    pub fn new(generations: Arc<dyn Generations<P>>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            generations,
+            clock,
+            fold: PhantomData,
+        }
+    }
+
+    async fn current(&self) -> Result<GenerationId, RebuildError> {
+        let current = self
+            .generations
+            .list()
+            .await?
+            .into_iter()
+            .find(|generation| generation.state == GenerationState::Current);
+        match current {
+            Some(generation) => Ok(generation.id),
+            None => Err(StoreError::Unusable("no generation is current".to_owned()).into()),
+        }
+    }
+
+    async fn open_current(&self) -> Result<Arc<dyn ReadModelStore<P>>, RebuildError> {
+        let id = self.current().await?;
+        Ok(self.generations.open(id, WriteMode::Live).await?)
+    }
+}
+
+/// Reads the event of a letter from the log, where it may be readable by now, and applies it.
+async fn retry<P: Projection>(
+    store: &dyn ReadModelStore<P>,
+    log: &Arc<dyn EventLog>,
+    position: Position,
+) -> Result<(), RebuildError> {
+    let rejected = |reason: &str| StoreError::Rejected {
+        position,
+        reason: reason.to_owned(),
+    };
+    let letters = store.parked().await?;
+    if !letters.iter().any(|letter| letter.position == position) {
+        return Err(rejected("no letter is parked there").into());
+    }
+    let chunk = read_chunk(log, position.saturating_sub(1), 1).await?;
+    let record = chunk
+        .records()
+        .first()
+        .filter(|record| record.position == position)
+        .ok_or_else(|| rejected("the log has no event there"))?;
+    let event = record
+        .event
+        .as_ref()
+        .map_err(|undecodable| rejected(&undecodable.reason))?;
+    let changes = P::project(position, event);
+    Ok(store.apply_parked(Projected { position, changes }).await?)
+}
+
+#[async_trait]
+impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
+    fn name(&self) -> ModelName {
+        P::NAME
+    }
+
+    async fn generations(&self) -> Result<Vec<Generation>, RebuildError> {
+        Ok(self.generations.list().await?)
+    }
+
+    async fn begin_rebuild(
+        &self,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<Box<dyn Filling>, RebuildError> {
+        let (generations, clock) = (Arc::clone(&self.generations), Arc::clone(&self.clock));
+        Ok(Box::new(
+            Filler::begin(generations, Arc::clone(log), clock).await?,
+        ))
+    }
+
+    async fn begin_rollback(
+        &self,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<Box<dyn Filling>, RebuildError> {
+        let (generations, clock) = (Arc::clone(&self.generations), Arc::clone(&self.clock));
+        Ok(Box::new(
+            Filler::roll_back(generations, Arc::clone(log), clock).await?,
+        ))
+    }
+
+    async fn prune(&self) -> Result<Vec<GenerationId>, RebuildError> {
+        prune(&*self.generations).await
+    }
+
+    async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
+        verify::<P, F>(&*self.generations, log).await
+    }
+
+    async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {
+        Ok(self.generations.letters(self.current().await?).await?)
+    }
+
+    async fn retry_letter(
+        &self,
+        log: &Arc<dyn EventLog>,
+        position: Position,
+    ) -> Result<(), RebuildError> {
+        let store = self.open_current().await?;
+        let outcome = retry(&*store, log, position).await;
+        store.close().await;
+        outcome
+    }
+
+    async fn discard_letter(&self, position: Position) -> Result<(), RebuildError> {
+        let store = self.open_current().await?;
+        let outcome = store.discard_parked(position).await;
+        store.close().await;
+        Ok(outcome?)
+    }
+}

@@ -1,0 +1,410 @@
+//! The live projector of one read model: follows the log, writes the current generation, tells the reactors.
+//!
+//! It moves to another generation as soon as the pointer does, whoever moved it. When it refuses to go on (a store
+//! that does not fit the log or the program) it stays, dead but watching: a rebuild from a second process brings it
+//! back.
+
+use std::{sync::Arc, time::Duration};
+
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_event_log::{LogError, Position};
+use tokio::{sync::mpsc, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    projection::Projection,
+    reactor::Reactor,
+    record::PublicRecord,
+    runtime::{
+        generations::{Generations, WriteMode},
+        tail::{Backoff, Chunk, LogTail, READ_LIMIT, read_chunk},
+        writer::{BatchWriter, MAX_BATCH, Observer, WriteError},
+    },
+    status::{ModelPosition, ProjectionStatus, ProjectorState},
+    store::{GenerationId, StoreError},
+};
+
+/// How often the gauges are published while nothing moves.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// The projector of one read model, not yet started.
+pub struct Projector<P: Projection> {
+    generations: Arc<dyn Generations<P>>,
+    tail: Arc<LogTail>,
+    clock: Arc<dyn Clock>,
+    reactors: Vec<Arc<dyn Reactor>>,
+    status: Arc<ProjectionStatus>,
+}
+
+/// A projector that runs.
+pub struct ProjectorTask {
+    /// How it fares, and waiting for it.
+    pub status: Arc<ProjectionStatus>,
+    /// Ends after `stop` was cancelled and the batch in hand was written.
+    pub task: JoinHandle<()>,
+}
+
+impl ProjectorTask {
+    /// Where the model is, as the queries want it.
+    pub fn position(&self) -> Arc<dyn ModelPosition> {
+        Arc::clone(&self.status) as Arc<dyn ModelPosition>
+    }
+}
+
+/// Why a generation is no longer written.
+enum End {
+    /// The program stops.
+    Stop,
+    /// Another generation is current.
+    Moved,
+    /// The store does not answer: open it anew after a pause.
+    Retry(String),
+    /// Only a person, or a rebuild, can help.
+    Refuse(String),
+}
+
+impl<P: Projection> Projector<P> {
+    /// A projector of the current generation, fed by the process's tail of the log.
+    pub fn new(
+        generations: Arc<dyn Generations<P>>,
+        tail: Arc<LogTail>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let status = ProjectionStatus::new(P::NAME, tail.log().watch_head());
+        Self {
+            generations,
+            tail,
+            clock,
+            reactors: Vec::new(),
+            status: Arc::new(status),
+        }
+    }
+
+    /// Says where the current generation stands, for who asks before the projector has opened it.
+    #[must_use]
+    pub fn resuming_at(self, position: Position) -> Self {
+        self.status.resume(position);
+        self
+    }
+
+    /// Adds a reactor: it is told of every record after its commit, in order. It is waited for, so it must be quick.
+    #[must_use]
+    pub fn with_reactor(mut self, reactor: Arc<dyn Reactor>) -> Self {
+        self.reactors.push(reactor);
+        self
+    }
+
+    /// How it fares, and waiting for it; also before it is started.
+    pub fn status(&self) -> Arc<ProjectionStatus> {
+        Arc::clone(&self.status)
+    }
+
+    /// Starts it. It runs until `stop` is cancelled, finishes the batch in hand and ends cleanly.
+    pub fn spawn(self, stop: CancellationToken) -> ProjectorTask {
+        let status = self.status();
+        let publisher = publish(
+            Arc::clone(&status),
+            Arc::clone(&self.clock),
+            self.tail.log().watch_head(),
+        );
+        let dead = DeadUnlessStopped(Arc::clone(&status));
+        let task = tokio::spawn(async move {
+            let dead = dead;
+            let ended = stop.clone();
+            tokio::select! {
+                () = Run { projector: self, stop, reacted: None }.run() => {}
+                // The publisher never ends by itself.
+                () = publisher => {}
+            }
+            dead.ended(ended.is_cancelled());
+        });
+        ProjectorTask { status, task }
+    }
+}
+
+/// Publishes the gauges each second and notices new work, so that a projector that hangs is known to be stuck.
+async fn publish(
+    status: Arc<ProjectionStatus>,
+    clock: Arc<dyn Clock>,
+    mut head: watch::Receiver<Position>,
+) {
+    let mut ticks = tokio::time::interval(PUBLISH_EVERY);
+    let mut told = true;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => status.publish(&*clock),
+            changed = head.changed(), if told => told = changed.is_ok(),
+        }
+        status.observe_head();
+    }
+}
+
+/// Says that the projector is dead when its task ends by a panic.
+struct DeadUnlessStopped(Arc<ProjectionStatus>);
+
+impl DeadUnlessStopped {
+    fn ended(&self, stopped: bool) {
+        if stopped {
+            self.0.enter(ProjectorState::Stopped, None);
+        }
+    }
+}
+
+impl Drop for DeadUnlessStopped {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.enter(
+                ProjectorState::Dead,
+                Some("the projector panicked".to_owned()),
+            );
+        }
+    }
+}
+
+struct Run<P: Projection> {
+    projector: Projector<P>,
+    stop: CancellationToken,
+    /// How far the reactors have been told; none before the first generation was opened.
+    reacted: Option<Position>,
+}
+
+impl Observer for ProjectionStatus {
+    fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>) {
+        Self::committed(self, position, parked, event_time);
+    }
+
+    fn failing(&self, error: &StoreError) {
+        Self::failing(self, error.to_string());
+    }
+}
+
+impl<P: Projection> Run<P> {
+    async fn run(mut self) {
+        let mut current = self.projector.generations.current();
+        let mut backoff = Backoff::new();
+        loop {
+            let generation = *current.borrow_and_update();
+            let before = *self.projector.status.watch().borrow();
+            let end = self.project(generation, &mut current).await;
+            let advanced = *self.projector.status.watch().borrow() != before;
+            if advanced {
+                backoff.reset();
+            }
+            match end {
+                End::Stop => return,
+                End::Moved => {}
+                End::Retry(error) => {
+                    tracing::warn!(model = %P::NAME, error, "the projector tries again");
+                    self.projector.status.failing(error);
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = backoff.wait() => {}
+                    }
+                }
+                End::Refuse(error) => {
+                    tracing::error!(model = %P::NAME, error, "the projector refuses to go on");
+                    self.projector
+                        .status
+                        .enter(ProjectorState::Dead, Some(error));
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        // An error means that the generations are gone: there is nothing left to wait for.
+                        moved = current.changed() => if moved.is_err() { return },
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes one generation until there is a reason to let go of it.
+    async fn project(
+        &mut self,
+        id: GenerationId,
+        current: &mut watch::Receiver<GenerationId>,
+    ) -> End {
+        let store = match self.projector.generations.open(id, WriteMode::Live).await {
+            Ok(store) => store,
+            Err(error) => return self.not_opened(id, error).await,
+        };
+        let opened = BatchWriter::open(
+            Arc::clone(&store),
+            Arc::clone(&self.projector.clock),
+            self.projector.tail.log(),
+            WriteMode::Live,
+        );
+        let mut writer = match opened.await {
+            Ok(writer) => writer,
+            Err(error) => {
+                store.close().await;
+                return self.not_opened(id, error).await;
+            }
+        };
+        let status = &self.projector.status;
+        status.opened(id, writer.position(), writer.letters());
+        tracing::info!(model = %P::NAME, generation = %id, position = writer.position(), "projecting");
+        self.catch_reactors_up(writer.position()).await;
+        let end = self.follow(&mut writer, current).await;
+        match end {
+            End::Stop | End::Moved => {
+                if let Err(error) = writer.close().await {
+                    tracing::warn!(model = %P::NAME, %error, "the read model was not closed cleanly");
+                }
+                end
+            }
+            other => {
+                writer.abandon().await;
+                other
+            }
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        writer: &mut BatchWriter<P>,
+        current: &mut watch::Receiver<GenerationId>,
+    ) -> End {
+        let mut chunks = self.projector.tail.follow(writer.position());
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return End::Stop,
+                moved = current.changed() => match moved {
+                    Ok(()) => return End::Moved,
+                    Err(_) => return End::Stop,
+                },
+                chunk = chunks.recv() => chunk,
+            };
+            let first = match chunk {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => {
+                    self.projector.status.failing(error.to_string());
+                    continue;
+                }
+                // The tail has been stopped, so the program is stopping.
+                None => return End::Stop,
+            };
+            let batch = self.gather(first, &mut chunks);
+            match self.write(writer, &batch).await {
+                Ok(()) => {}
+                Err(WriteError::Stopped) => return End::Stop,
+                Err(WriteError::Store(error)) => {
+                    let id = *current.borrow();
+                    return self.store_failed(id, error).await;
+                }
+            }
+        }
+    }
+
+    /// One transaction takes what is there already: large when behind, one record when live.
+    fn gather(
+        &self,
+        first: Chunk,
+        chunks: &mut mpsc::Receiver<Result<Chunk, LogError>>,
+    ) -> Vec<Chunk> {
+        let mut count = first.records().len();
+        let mut batch = vec![first];
+        while count + READ_LIMIT <= MAX_BATCH {
+            match chunks.try_recv() {
+                Ok(Ok(chunk)) => {
+                    count += chunk.records().len();
+                    batch.push(chunk);
+                }
+                Ok(Err(error)) => self.projector.status.failing(error.to_string()),
+                Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    async fn write(
+        &mut self,
+        writer: &mut BatchWriter<P>,
+        batch: &[Chunk],
+    ) -> Result<(), WriteError> {
+        let records: Vec<&PublicRecord> = batch.iter().flat_map(Chunk::records).collect();
+        let status = Arc::clone(&self.projector.status);
+        let parked = writer.write(&records, &*status, &self.stop).await?;
+        metrics::counter!("socialhub_projection_events_total", "model" => P::NAME.0)
+            .increment(records.len() as u64);
+        for chunk in batch {
+            self.react(chunk, &parked).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the reactors of what was applied and has not been told.
+    async fn react(&mut self, chunk: &Chunk, parked: &[Position]) {
+        let reacted = self.reacted.unwrap_or(0);
+        let fresh = chunk.after(reacted);
+        let Some(last) = fresh.last_position() else {
+            return;
+        };
+        if !self.projector.reactors.is_empty() {
+            if parked.is_empty() {
+                self.tell(fresh.records()).await;
+            } else {
+                let applied: Vec<PublicRecord> = fresh
+                    .records()
+                    .iter()
+                    .filter(|record| !parked.contains(&record.position))
+                    .cloned()
+                    .collect();
+                self.tell(&applied).await;
+            }
+        }
+        self.reacted = Some(last);
+    }
+
+    async fn tell(&self, records: &[PublicRecord]) {
+        for reactor in &self.projector.reactors {
+            reactor.react(records).await;
+        }
+    }
+
+    /// A generation filled elsewhere may be ahead of what this process has seen: its reactors hear of that, too.
+    async fn catch_reactors_up(&mut self, position: Position) {
+        let Some(mut reacted) = self.reacted.replace(position) else {
+            return;
+        };
+        while reacted < position && !self.projector.reactors.is_empty() {
+            let log = self.projector.tail.log();
+            let chunk = match read_chunk(log, reacted, READ_LIMIT).await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    tracing::warn!(model = %P::NAME, %error, "reactors miss what happened during a switch");
+                    return;
+                }
+            };
+            let Some(last) = chunk.last_position() else {
+                return;
+            };
+            let upto = chunk
+                .records()
+                .partition_point(|record| record.position <= position);
+            self.tell(chunk.records().get(..upto).unwrap_or_default())
+                .await;
+            reacted = last;
+        }
+    }
+
+    /// A store that does not fit the log or the program stands nowhere, whatever its file says: reads of it are stale.
+    async fn not_opened(&self, id: GenerationId, error: StoreError) -> End {
+        if matches!(error, StoreError::Unusable(_)) {
+            self.projector.status.resume(0);
+        }
+        self.store_failed(id, error).await
+    }
+
+    /// What a failing store means: it may be that the pointer has moved and this store is lost.
+    async fn store_failed(&self, id: GenerationId, error: StoreError) -> End {
+        match self.projector.generations.refresh().await {
+            Ok(current) if current != id => return End::Moved,
+            Ok(_) => {}
+            Err(error) => return End::Retry(error.to_string()),
+        }
+        match error {
+            StoreError::Unavailable(_) => End::Retry(error.to_string()),
+            StoreError::Rejected { .. } | StoreError::Unusable(_) => End::Refuse(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! Rebuilding: a new generation is filled from the log while the current one goes on, then takes its place.
+//!
+//! Many models are filled at once: the log is read and decoded once and every record goes to all of them, through
+//! bounded queues, so memory does not grow with the log. A rebuild that is killed leaves its generation behind in the
+//! state `building`; the next one goes on with it. The last mile is written behind a fence, so that readers never see
+//! an older position than before.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use serde::Serialize;
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_event_log::{EventLog, LogError, Position};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    projection::Projection,
+    record::PublicRecord,
+    runtime::{
+        generations::{Claim, Generation, GenerationState, Generations, WriteMode},
+        tail::{Chunk, read_chunk},
+        writer::{BULK_BATCH, BatchWriter, MAX_BATCH, Observer, WriteError},
+    },
+    store::{GenerationId, ModelName, StoreError},
+};
+
+/// How many chunks may wait for a model that is slower than the others.
+const AHEAD: usize = 1;
+/// The last mile is begun when no more than this is missing.
+const LAST_MILE: u64 = MAX_BATCH as u64;
+/// How often the way up to the last mile is gone before giving up on a log that grows faster.
+const ROUNDS: u32 = 100;
+
+/// Why a generation was not built, switched to or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Another rebuild, rollback or prune of the model is at work.
+    #[error("another rebuild of {0} is running")]
+    AlreadyRunning(ModelName),
+    /// There is no previous generation.
+    #[error("{0} has no previous generation to go back to")]
+    NothingToRollBackTo(ModelName),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The model's store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Interrupted; what was built so far is kept and the next rebuild goes on with it.
+    #[error("interrupted; run it again to go on where it stopped")]
+    Interrupted,
+    /// New events come in faster than the model can be filled.
+    #[error("the log grows faster than {0} can be filled")]
+    Outrun(ModelName),
+}
+
+impl From<WriteError> for RebuildError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Store(error) => Self::Store(error),
+            WriteError::Stopped => Self::Interrupted,
+        }
+    }
+}
+
+/// What a rebuild did.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RebuildReport {
+    /// The model.
+    pub model: ModelName,
+    /// The generation that is current now.
+    pub generation: GenerationId,
+    /// The generation that was current before, and is kept.
+    pub replaced: GenerationId,
+    /// The position from which it was filled: not 0 when an interrupted rebuild was resumed.
+    pub from: Position,
+    /// How far it had read when it became current.
+    pub position: Position,
+    /// How many events are parked with it.
+    pub parked: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Older generations that were removed.
+    pub dropped: Vec<GenerationId>,
+}
+
+/// Who is told how a rebuild goes.
+pub trait Progress: Send + Sync {
+    /// A model is going to be filled from one position to another.
+    fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position);
+    /// It has got this far.
+    fn moved(&self, model: ModelName, position: Position);
+    /// It has ended, well or not.
+    fn ended(&self, model: ModelName);
+}
+
+/// One generation of some model being filled. Obtained from [`Filler::begin`] or [`Filler::roll_back`].
+#[async_trait]
+pub trait Filling: Send {
+    /// The model.
+    fn model(&self) -> ModelName;
+    /// The generation that is being filled.
+    fn generation(&self) -> GenerationId;
+    /// How far it has read.
+    fn position(&self) -> Position;
+
+    /// Writes records that follow on its position; what lies below is left out.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; what was written stays.
+    async fn write(
+        &mut self,
+        records: &[PublicRecord],
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError>;
+
+    /// Catches up with the current generation and takes its place.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; the current generation stays current.
+    async fn finish(
+        self: Box<Self>,
+        stop: &CancellationToken,
+    ) -> Result<RebuildReport, RebuildError>;
+
+    /// Lets go of the generation without taking the current one's place.
+    async fn leave(self: Box<Self>);
+}
+
+/// A generation of one model being filled.
+pub struct Filler<P: Projection> {
+    generations: Arc<dyn Generations<P>>,
+    log: Arc<dyn EventLog>,
+    claim: Claim,
+    id: GenerationId,
+    replaced: GenerationId,
+    from: Position,
+    writer: BatchWriter<P>,
+    prune: bool,
+    started: Instant,
+}
+
+/// Nobody looks on while a generation is filled; failures are logged.
+struct Silent(ModelName);
+
+impl Observer for Silent {
+    fn committed(&self, _: Position, _: u64, _: Option<Timestamp>) {}
+
+    fn failing(&self, error: &StoreError) {
+        tracing::warn!(model = %self.0, %error, "the new generation cannot be written; trying again");
+    }
+}
+
+impl<P: Projection> Filler<P> {
+    /// Begins a rebuild, or goes on with one that was killed.
+    ///
+    /// # Errors
+    /// [`RebuildError::AlreadyRunning`] while another one is at work.
+    pub async fn begin(
+        generations: Arc<dyn Generations<P>>,
+        log: Arc<dyn EventLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RebuildError> {
+        let claim = claim(&*generations).await?;
+        let existing = generations.list().await?;
+        for half_built in in_state(&existing, GenerationState::Building) {
+            match open(&generations, &log, &clock, half_built).await {
+                Ok(writer) => {
+                    return Self::over(generations, log, claim, half_built, writer, true).await;
+                }
+                // Made by another program or from another log: of no use.
+                Err(RebuildError::Store(StoreError::Unusable(reason))) => {
+                    tracing::info!(model = %P::NAME, generation = %half_built, reason, "a half-built generation is thrown away");
+                    generations.drop_generation(&claim, half_built).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let id = generations.create(&claim).await?;
+        let writer = open(&generations, &log, &clock, id).await?;
+        Self::over(generations, log, claim, id, writer, true).await
+    }
+
+    /// Begins to go back to the previous generation: catches it up first.
+    ///
+    /// # Errors
+    /// [`RebuildError::NothingToRollBackTo`]; [`RebuildError::AlreadyRunning`].
+    pub async fn roll_back(
+        generations: Arc<dyn Generations<P>>,
+        log: Arc<dyn EventLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RebuildError> {
+        let claim = claim(&*generations).await?;
+        let existing = generations.list().await?;
+        let id = in_state(&existing, GenerationState::Previous)
+            .next_back()
+            .ok_or(RebuildError::NothingToRollBackTo(P::NAME))?;
+        let writer = open(&generations, &log, &clock, id).await?;
+        Self::over(generations, log, claim, id, writer, false).await
+    }
+
+    async fn over(
+        generations: Arc<dyn Generations<P>>,
+        log: Arc<dyn EventLog>,
+        claim: Claim,
+        id: GenerationId,
+        writer: BatchWriter<P>,
+        prune: bool,
+    ) -> Result<Self, RebuildError> {
+        Ok(Self {
+            replaced: generations.refresh().await?,
+            generations,
+            log,
+            claim,
+            id,
+            from: writer.position(),
+            writer,
+            prune,
+            started: Instant::now(),
+        })
+    }
+
+    /// Reads and writes until the generation has reached a position.
+    async fn fill_to(
+        &mut self,
+        target: Position,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError> {
+        while self.writer.position() < target {
+            let missing = usize::try_from(target - self.writer.position()).unwrap_or(BULK_BATCH);
+            let chunk =
+                read_chunk(&self.log, self.writer.position(), missing.min(BULK_BATCH)).await?;
+            if chunk.records().is_empty() {
+                return Ok(());
+            }
+            self.write(chunk.records(), stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Gets within the last mile of the head, with nobody held up.
+    async fn come_near(&mut self, stop: &CancellationToken) -> Result<(), RebuildError> {
+        for _ in 0..ROUNDS {
+            let head = self.log.head().await?;
+            if head.saturating_sub(self.writer.position()) <= LAST_MILE {
+                return self.fill_to(head, stop).await;
+            }
+            self.fill_to(head, stop).await?;
+        }
+        Err(RebuildError::Outrun(P::NAME))
+    }
+
+    async fn take_over(mut self, stop: &CancellationToken) -> Result<RebuildReport, RebuildError> {
+        if let Err(error) = self.come_near(stop).await {
+            self.writer.close().await?;
+            return Err(error);
+        }
+        let fence = self.generations.fence(&self.claim).await?;
+        // A generation filled from a log that had more than this one has is replaced all the same.
+        let target = fence.position().min(self.log.head().await?);
+        self.fill_to(target, stop).await?;
+        let (position, parked) = (self.writer.position(), self.writer.letters());
+        // The generation must be free before it is current: its next writer comes at once.
+        self.writer.close().await?;
+        fence.switch(self.id).await?;
+        let dropped = if self.prune {
+            prune_beside(&*self.generations, &self.claim, Some(self.replaced)).await?
+        } else {
+            Vec::new()
+        };
+        Ok(RebuildReport {
+            model: P::NAME,
+            generation: self.id,
+            replaced: self.replaced,
+            from: self.from,
+            position,
+            parked,
+            seconds: self.started.elapsed().as_secs_f64(),
+            dropped,
+        })
+    }
+}
+
+async fn claim<P: Projection>(generations: &dyn Generations<P>) -> Result<Claim, RebuildError> {
+    generations
+        .claim()
+        .await?
+        .ok_or(RebuildError::AlreadyRunning(P::NAME))
+}
+
+async fn open<P: Projection>(
+    generations: &Arc<dyn Generations<P>>,
+    log: &Arc<dyn EventLog>,
+    clock: &Arc<dyn Clock>,
+    id: GenerationId,
+) -> Result<BatchWriter<P>, RebuildError> {
+    let store = generations.open(id, WriteMode::Bulk).await?;
+    match BatchWriter::open(Arc::clone(&store), Arc::clone(clock), log, WriteMode::Bulk).await {
+        Ok(writer) => Ok(writer),
+        Err(error) => {
+            store.close().await;
+            Err(error.into())
+        }
+    }
+}
+
+fn in_state(
+    generations: &[Generation],
+    state: GenerationState,
+) -> impl DoubleEndedIterator<Item = GenerationId> + '_ {
+    generations
+        .iter()
+        .filter(move |generation| generation.state == state)
+        .map(|generation| generation.id)
+}
+
+/// Removes every previous generation but one to keep.
+async fn prune_beside<P: Projection>(
+    generations: &dyn Generations<P>,
+    claim: &Claim,
+    keep: Option<GenerationId>,
+) -> Result<Vec<GenerationId>, RebuildError> {
+    let existing = generations.list().await?;
+    let mut dropped = Vec::new();
+    for id in in_state(&existing, GenerationState::Previous) {
+        if Some(id) != keep {
+            generations.drop_generation(claim, id).await?;
+            dropped.push(id);
+        }
+    }
+    Ok(dropped)
+}
+
+/// Removes every generation but the current one, half-built ones included.
+///
+/// # Errors
+/// [`RebuildError::AlreadyRunning`] while a rebuild is at work.
+pub async fn prune<P: Projection>(
+    generations: &dyn Generations<P>,
+) -> Result<Vec<GenerationId>, RebuildError> {
+    let claim = claim(generations).await?;
+    let mut dropped = prune_beside(generations, &claim, None).await?;
+    for id in in_state(&generations.list().await?, GenerationState::Building) {
+        generations.drop_generation(&claim, id).await?;
+        dropped.push(id);
+    }
+    Ok(dropped)
+}
+
+#[async_trait]
+impl<P: Projection> Filling for Filler<P> {
+    fn model(&self) -> ModelName {
+        P::NAME
+    }
+
+    fn generation(&self) -> GenerationId {
+        self.id
+    }
+
+    fn position(&self) -> Position {
+        self.writer.position()
+    }
+
+    async fn write(
+        &mut self,
+        records: &[PublicRecord],
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError> {
+        let records: Vec<&PublicRecord> = records.iter().collect();
+        self.writer.write(&records, &Silent(P::NAME), stop).await?;
+        Ok(())
+    }
+
+    async fn finish(
+        self: Box<Self>,
+        stop: &CancellationToken,
+    ) -> Result<RebuildReport, RebuildError> {
+        self.take_over(stop).await
+    }
+
+    async fn leave(self: Box<Self>) {
+        // Half-built it stays, to be resumed.
+        if let Err(error) = self.writer.close().await {
+            tracing::warn!(model = %P::NAME, %error, "the half-built generation was not closed cleanly");
+        }
+    }
+}
+
+/// Fills the given generations from the log, each on its own task, and lets each take its place when it is done.
+///
+/// # Errors
+/// Each model has its own outcome; one that fails does not hold up the others.
+pub async fn rebuild(
+    log: &Arc<dyn EventLog>,
+    fillings: Vec<Box<dyn Filling>>,
+    progress: Arc<dyn Progress>,
+    stop: CancellationToken,
+) -> Vec<(ModelName, Result<RebuildReport, RebuildError>)> {
+    let head = match log.head().await {
+        Ok(head) => head,
+        Err(error) => return refuse_all(fillings, &error).await,
+    };
+    let from = fillings
+        .iter()
+        .map(|filling| filling.position())
+        .min()
+        .unwrap_or(head);
+    let (mut senders, mut tasks) = (Vec::new(), Vec::new());
+    for filling in fillings {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        progress.began(
+            filling.model(),
+            filling.generation(),
+            filling.position(),
+            head,
+        );
+        let (model, progress) = (filling.model(), Arc::clone(&progress));
+        let stop = stop.clone();
+        let task = tokio::spawn(async move {
+            let outcome = fill_one(filling, receiver, &*progress, &stop).await;
+            progress.ended(model);
+            outcome
+        });
+        senders.push(sender);
+        tasks.push(async move { (model, task.await) });
+    }
+    let read = feed(log, from, head, senders, &stop);
+    let (read, outcomes) = tokio::join!(read, join_all(tasks));
+    if let Err(error) = read {
+        tracing::warn!(%error, "the log could not be read to its end");
+    }
+    outcomes
+        .into_iter()
+        .map(|(model, outcome)| {
+            let panicked = || StoreError::Unusable("the rebuild panicked".to_owned()).into();
+            (model, outcome.unwrap_or_else(|_| Err(panicked())))
+        })
+        .collect()
+}
+
+async fn refuse_all(
+    fillings: Vec<Box<dyn Filling>>,
+    error: &LogError,
+) -> Vec<(ModelName, Result<RebuildReport, RebuildError>)> {
+    let mut outcomes = Vec::new();
+    for filling in fillings {
+        outcomes.push((filling.model(), Err(error.clone().into())));
+        filling.leave().await;
+    }
+    outcomes
+}
+
+/// Reads and decodes the log once and hands it to every model. A model that has failed is left out.
+async fn feed(
+    log: &Arc<dyn EventLog>,
+    from: Position,
+    to: Position,
+    mut senders: Vec<mpsc::Sender<Chunk>>,
+    stop: &CancellationToken,
+) -> Result<(), LogError> {
+    let mut after = from;
+    while after < to && !senders.is_empty() && !stop.is_cancelled() {
+        let chunk = read_chunk(log, after, BULK_BATCH).await?;
+        let Some(last) = chunk.last_position() else {
+            return Ok(());
+        };
+        after = last;
+        let sent = join_all(senders.iter().map(|sender| sender.send(chunk.clone()))).await;
+        let mut sent = sent.into_iter();
+        senders.retain(|_| sent.next().is_some_and(|outcome| outcome.is_ok()));
+    }
+    Ok(())
+}
+
+async fn fill_one(
+    mut filling: Box<dyn Filling>,
+    mut chunks: mpsc::Receiver<Chunk>,
+    progress: &dyn Progress,
+    stop: &CancellationToken,
+) -> Result<RebuildReport, RebuildError> {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                filling.leave().await;
+                return Err(RebuildError::Interrupted);
+            }
+            chunk = chunks.recv() => chunk,
+        };
+        let Some(chunk) = chunk else {
+            // What is missing, after a fault of the reader too, is read by the filling itself.
+            return filling.finish(stop).await;
+        };
+        if let Err(error) = filling.write(chunk.records(), stop).await {
+            filling.leave().await;
+            return Err(error);
+        }
+        progress.moved(filling.model(), filling.position());
+    }
+}
+
+/// How long something takes at a given pace, for a progress line.
+pub fn time_left(done: u64, left: u64, elapsed: Duration) -> Option<Duration> {
+    (done > 0).then(|| elapsed.mul_f64(left as f64 / done as f64))
+}

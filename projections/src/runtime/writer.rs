@@ -1,0 +1,445 @@
+//! Writing records to one generation: the one code path of live projection and rebuild.
+//!
+//! Decides what is applied and what is parked. A record that cannot be decoded is parked; so is one that its store
+//! rejects, found by halving the batch; so are later records of a parked sequence, behind it. After an unclean stop
+//! the first records are handled one by one, each attempt recorded before it, so that a record that takes the process
+//! down is parked too.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use socialhub_domain::{Clock, Event, Timestamp};
+use socialhub_event_log::{EventLog, LogError, Position};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    projection::{Projected, Projection},
+    record::{PublicRecord, SequenceKey},
+    runtime::{
+        generations::{WriteMode, log_position},
+        tail::Backoff,
+    },
+    store::{Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch},
+};
+
+/// How many records one transaction of a live projector may hold.
+pub const MAX_BATCH: usize = 4096;
+/// How many records one transaction of a rebuild holds. Keys are spread over the whole store, so the larger the batch,
+/// the fewer pages are written an event: 16,384 took half the processor time of 4,096 on a log of a million events.
+pub const BULK_BATCH: usize = 16_384;
+/// A record that has been tried this often and still takes the process down is parked.
+pub const MAX_ATTEMPTS: u32 = 3;
+
+/// Who is told what happens while a batch is written.
+pub(crate) trait Observer: Send + Sync {
+    /// Everything up to a position has been committed.
+    fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>);
+    /// The store does not answer; it is tried again after a pause.
+    fn failing(&self, error: &StoreError);
+}
+
+/// Why a batch was not written as a whole. What was committed of it stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// The store gave up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The caller wanted to stop while the store did not answer.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Writes records to one generation. Lives as long as its store is open.
+pub(crate) struct BatchWriter<P: Projection> {
+    store: Arc<dyn ReadModelStore<P>>,
+    clock: Arc<dyn Clock>,
+    position: Position,
+    /// The sequences that have letters, with the position of their first.
+    parked: HashMap<SequenceKey, Position>,
+    letters: u64,
+    /// How many records a transaction may hold.
+    batch: usize,
+    /// How many records are still to be handled one by one: as many as the writer before may have had in hand.
+    one_by_one: usize,
+}
+
+struct Prepared<C> {
+    batch: WriteBatch<C>,
+    newly_parked: Vec<(SequenceKey, Position)>,
+    event_time: Option<Timestamp>,
+}
+
+impl<C> Prepared<C> {
+    fn upto(last: &PublicRecord, expected: usize) -> Self {
+        Self {
+            batch: WriteBatch {
+                projected: Vec::with_capacity(expected),
+                parked: Vec::new(),
+                checkpoint: checkpoint(last),
+            },
+            newly_parked: Vec::new(),
+            event_time: last.event.as_ref().ok().map(Event::timestamp),
+        }
+    }
+}
+
+/// What became of a batch.
+enum Outcome {
+    Written,
+    /// Nothing was written; the observer has been told.
+    Unavailable,
+    Rejected(String),
+}
+
+impl<P: Projection> BatchWriter<P> {
+    /// Takes over an open store: reads where it stands and marks it as being written.
+    pub(crate) async fn open(
+        store: Arc<dyn ReadModelStore<P>>,
+        clock: Arc<dyn Clock>,
+        log: &Arc<dyn EventLog>,
+        mode: WriteMode,
+    ) -> Result<Self, StoreError> {
+        let batch = match mode {
+            WriteMode::Live => MAX_BATCH,
+            WriteMode::Bulk => BULK_BATCH,
+        };
+        let checkpoints = store.checkpoints().await?;
+        check_alignment(P::NAME, &checkpoints, log).await?;
+        let mut parked = HashMap::new();
+        let letters = store.parked().await?;
+        for letter in &letters {
+            let key = SequenceKey {
+                topic: letter.topic.clone(),
+                key: letter.key.clone(),
+            };
+            parked.entry(key).or_insert(letter.position);
+        }
+        let clean = store.stopped_cleanly().await?;
+        store.set_stopped_cleanly(false).await?;
+        if !clean {
+            tracing::warn!(model = %P::NAME, "the last writer did not end cleanly: the next events are tried one by one");
+        }
+        Ok(Self {
+            store,
+            clock,
+            position: log_position(&checkpoints),
+            parked,
+            letters: letters.len() as u64,
+            one_by_one: if clean { 0 } else { batch },
+            batch,
+        })
+    }
+
+    /// How far the generation is.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// How many letters it holds.
+    pub(crate) fn letters(&self) -> u64 {
+        self.letters
+    }
+
+    /// Ends cleanly and lets go of the generation.
+    pub(crate) async fn close(self) -> Result<(), StoreError> {
+        let result = self.store.set_stopped_cleanly(true).await;
+        self.store.close().await;
+        result
+    }
+
+    /// Lets go of the generation after a fault, without the word that it ended well.
+    pub(crate) async fn abandon(self) {
+        self.store.close().await;
+    }
+
+    /// Writes records that follow on [`BatchWriter::position`]; answers the positions that were parked.
+    pub(crate) async fn write(
+        &mut self,
+        records: &[&PublicRecord],
+        observer: &dyn Observer,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Position>, WriteError> {
+        let known = records.partition_point(|record| record.position <= self.position);
+        let records = records.get(known..).unwrap_or_default();
+        let mut parked = Vec::new();
+        let careful = self.one_by_one.min(records.len());
+        let (careful, rest) = records.split_at(careful);
+        for record in careful {
+            self.write_carefully(record, &mut parked, observer, stop)
+                .await?;
+            self.one_by_one -= 1;
+        }
+        for part in rest.chunks(self.batch) {
+            self.write_halving(part, &mut parked, observer, stop)
+                .await?;
+        }
+        Ok(parked)
+    }
+
+    async fn write_carefully(
+        &mut self,
+        record: &PublicRecord,
+        parked: &mut Vec<Position>,
+        observer: &dyn Observer,
+        stop: &CancellationToken,
+    ) -> Result<(), WriteError> {
+        let tries = self.record_attempt(record.position, observer, stop).await?;
+        if tries <= MAX_ATTEMPTS {
+            return self.write_halving(&[record], parked, observer, stop).await;
+        }
+        let reason = format!("the process ended {MAX_ATTEMPTS} times while this event was handled");
+        self.park(record, &reason, tries, parked, observer, stop)
+            .await
+    }
+
+    async fn record_attempt(
+        &self,
+        position: Position,
+        observer: &dyn Observer,
+        stop: &CancellationToken,
+    ) -> Result<u32, WriteError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.store.record_attempt(position).await {
+                Err(error @ StoreError::Unavailable(_)) => {
+                    observer.failing(&error);
+                    wait(&mut backoff, stop).await?;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Applies records; what the store rejects is narrowed down to single records, which are parked.
+    async fn write_halving(
+        &mut self,
+        records: &[&PublicRecord],
+        parked: &mut Vec<Position>,
+        observer: &dyn Observer,
+        stop: &CancellationToken,
+    ) -> Result<(), WriteError> {
+        let mut backoff = Backoff::new();
+        let mut ranges: Vec<Range<usize>> = Vec::from([Range {
+            start: 0,
+            end: records.len(),
+        }]);
+        while let Some(range) = ranges.pop() {
+            let part = records.get(range.clone()).unwrap_or_default();
+            let (Some(first), Some(last)) = (part.first(), part.last()) else {
+                continue;
+            };
+            let outcome = match self.prepare(part, last) {
+                Ok(prepared) => self.apply(prepared, parked, observer).await?,
+                Err(Panicked) => Outcome::Rejected("the projection panicked".to_owned()),
+            };
+            match outcome {
+                Outcome::Written => backoff.reset(),
+                // Nothing of it was written: the same part is prepared again.
+                Outcome::Unavailable => {
+                    wait(&mut backoff, stop).await?;
+                    ranges.push(range);
+                }
+                Outcome::Rejected(reason) if part.len() == 1 => {
+                    self.park(first, &reason, 1, parked, observer, stop).await?;
+                }
+                Outcome::Rejected(_) => {
+                    let middle = range.start + part.len() / 2;
+                    ranges.push(middle..range.end);
+                    ranges.push(range.start..middle);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn park(
+        &mut self,
+        record: &PublicRecord,
+        reason: &str,
+        attempts: u32,
+        parked: &mut Vec<Position>,
+        observer: &dyn Observer,
+        stop: &CancellationToken,
+    ) -> Result<(), WriteError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let mut prepared = Prepared::upto(record, 0);
+            self.add_letter(&mut prepared, record, reason.to_owned(), attempts);
+            match self.apply(prepared, parked, observer).await? {
+                Outcome::Written => return Ok(()),
+                Outcome::Unavailable => wait(&mut backoff, stop).await?,
+                // A letter has nothing in it that could be wrong.
+                Outcome::Rejected(reason) => return Err(StoreError::Unusable(reason).into()),
+            }
+        }
+    }
+
+    async fn apply(
+        &mut self,
+        prepared: Prepared<P::Change>,
+        parked: &mut Vec<Position>,
+        observer: &dyn Observer,
+    ) -> Result<Outcome, WriteError> {
+        let Prepared {
+            batch,
+            newly_parked,
+            event_time,
+        } = prepared;
+        let position = batch.checkpoint.position;
+        match self.store.apply(batch).await {
+            Ok(()) => {}
+            Err(StoreError::Rejected { reason, .. }) => return Ok(Outcome::Rejected(reason)),
+            Err(error @ StoreError::Unavailable(_)) => {
+                observer.failing(&error);
+                return Ok(Outcome::Unavailable);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.position = position;
+        self.letters += newly_parked.len() as u64;
+        for (key, position) in newly_parked {
+            parked.push(position);
+            self.parked.entry(key).or_insert(position);
+        }
+        observer.committed(position, self.letters, event_time);
+        Ok(Outcome::Written)
+    }
+
+    fn prepare(
+        &self,
+        records: &[&PublicRecord],
+        last: &PublicRecord,
+    ) -> Result<Prepared<P::Change>, Panicked> {
+        let mut prepared = Prepared::upto(last, records.len());
+        for record in records {
+            if let Some(behind) = self.parked_behind(&prepared.newly_parked, &record.sequence) {
+                let reason = format!("its sequence is parked from position {behind} on");
+                self.add_letter(&mut prepared, record, reason, 0);
+                continue;
+            }
+            match &record.event {
+                Err(undecodable) => {
+                    self.add_letter(&mut prepared, record, undecodable.reason.clone(), 1);
+                }
+                Ok(event) => {
+                    let project = AssertUnwindSafe(|| P::project(record.position, event));
+                    let changes = catch_unwind(project).map_err(|_| Panicked)?;
+                    if !changes.is_empty() {
+                        prepared.batch.projected.push(Projected {
+                            position: record.position,
+                            changes,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    fn parked_behind(
+        &self,
+        newly_parked: &[(SequenceKey, Position)],
+        sequence: &SequenceKey,
+    ) -> Option<Position> {
+        if self.parked.is_empty() && newly_parked.is_empty() {
+            return None;
+        }
+        self.parked.get(sequence).copied().or_else(|| {
+            newly_parked
+                .iter()
+                .find(|(key, _)| key == sequence)
+                .map(|(_, position)| *position)
+        })
+    }
+
+    fn add_letter(
+        &self,
+        prepared: &mut Prepared<P::Change>,
+        record: &PublicRecord,
+        reason: String,
+        attempts: u32,
+    ) {
+        tracing::warn!(
+            model = %P::NAME,
+            position = record.position,
+            event_id = %record.event_id,
+            reason,
+            "an event is parked"
+        );
+        prepared
+            .newly_parked
+            .push((record.sequence.clone(), record.position));
+        prepared.batch.parked.push(ParkedLetter {
+            position: record.position,
+            event_id: record.event_id,
+            topic: record.sequence.topic.clone(),
+            key: record.sequence.key.clone(),
+            raw: raw(record),
+            reason,
+            attempts,
+            parked_at: self.clock.now(),
+        });
+    }
+}
+
+struct Panicked;
+
+async fn wait(backoff: &mut Backoff, stop: &CancellationToken) -> Result<(), WriteError> {
+    tokio::select! {
+        () = stop.cancelled() => Err(WriteError::Stopped),
+        () = backoff.wait() => Ok(()),
+    }
+}
+
+fn checkpoint(record: &PublicRecord) -> Checkpoint {
+    Checkpoint {
+        source: Source::log(),
+        position: record.position,
+        event_id: record.event_id,
+        next_offset: None,
+    }
+}
+
+fn raw(record: &PublicRecord) -> String {
+    match &record.event {
+        // Every event is made of strings, numbers and lists: this cannot fail.
+        Ok(event) => serde_json::to_string(event).unwrap_or_default(),
+        Err(undecodable) => undecodable.raw.clone(),
+    }
+}
+
+/// Checks that the log holds the event of the checkpoint at its position: a store filled from another log, or a log
+/// that went back in time, must not be continued.
+///
+/// # Errors
+/// [`StoreError::Unusable`], naming the command that realigns the model; [`StoreError::Unavailable`] when the log cannot
+/// be read.
+pub async fn check_alignment(
+    model: ModelName,
+    checkpoints: &[Checkpoint],
+    log: &Arc<dyn EventLog>,
+) -> Result<(), StoreError> {
+    let source = Source::log();
+    for checkpoint in checkpoints.iter().filter(|found| found.source == source) {
+        let position = checkpoint.position;
+        let found = log
+            .read_all(position.saturating_sub(1), 1)
+            .await
+            .map_err(|error: LogError| StoreError::Unavailable(error.to_string()))?;
+        let aligned = found.first().is_some_and(|event| {
+            event.position == position && event.event_id == checkpoint.event_id
+        });
+        if !aligned {
+            return Err(StoreError::Unusable(format!(
+                "the log does not hold event {} at position {position}: the model was filled from another log, or \
+                 the log went back in time; run `socialhub replay rebuild {model}`",
+                checkpoint.event_id
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Where a read model is, how its projector fares, and waiting for it: read your own writes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use serde::Serialize;
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_event_log::Position;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::store::{GenerationId, ModelName, ReadError};
+
+/// How fresh a read is, for `X-Position` and `X-Stale`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// How far the read model is.
+    pub position: Position,
+    /// Whether that is behind what was asked for.
+    pub stale: bool,
+}
+
+/// Where the current generation of one read model is.
+#[async_trait]
+pub trait ModelPosition: Send + Sync {
+    /// The minimum over its sources.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn position(&self) -> Result<Position, ReadError>;
+
+    /// Waits until the model has passed `wanted`, at most `limit`, and not at all while it is known to be stuck (it
+    /// has had work for more than a second and has not moved).
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn wait_for(&self, wanted: Position, limit: Duration) -> Result<Freshness, ReadError>;
+
+    /// The position as this process knows it, told after each commit: what streams wake up on.
+    fn watch(&self) -> watch::Receiver<Position>;
+}
+
+/// A model that has had work for this long and has not moved is known to be stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// How a projector fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProjectorState {
+    /// Opening its store.
+    Starting,
+    /// Following the log.
+    Running,
+    /// Its store or the log does not answer; it tries again.
+    Stuck,
+    /// It refuses to go on; the last error says what to do.
+    Dead,
+    /// Stopped on request.
+    Stopped,
+}
+
+/// A projector's status at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// The read model.
+    pub model: ModelName,
+    /// How it fares.
+    pub state: ProjectorState,
+    /// The generation it writes; none before the first was opened.
+    pub generation: Option<GenerationId>,
+    /// How far it is.
+    pub position: Position,
+    /// How far the log is, as this process knows.
+    pub head: Position,
+    /// How many events it is behind.
+    pub lag_events: u64,
+    /// How long ago the last event it wrote happened, in seconds; 0 when it is not behind.
+    pub lag_seconds: f64,
+    /// How many events are parked with it.
+    pub parked: u64,
+    /// Seconds since it last gave a sign of life while it had something to do.
+    pub heartbeat_seconds: f64,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// The live status of one projector, shared between its task, the queries that wait for it, and the health route.
+pub struct ProjectionStatus {
+    model: ModelName,
+    position: watch::Sender<Position>,
+    head: watch::Receiver<Position>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: ProjectorState,
+    generation: Option<GenerationId>,
+    parked: u64,
+    last_error: Option<String>,
+    /// When the last event that was written happened.
+    event_time: Option<Timestamp>,
+    /// Since when it has had work without moving.
+    behind_since: Option<Instant>,
+    heartbeat: Instant,
+}
+
+impl ProjectionStatus {
+    /// A projector that has not started; `head` is the log's.
+    pub fn new(model: ModelName, head: watch::Receiver<Position>) -> Self {
+        Self {
+            model,
+            position: watch::Sender::new(0),
+            head,
+            inner: Mutex::new(Inner {
+                state: ProjectorState::Starting,
+                generation: None,
+                parked: 0,
+                last_error: None,
+                event_time: None,
+                behind_since: None,
+                heartbeat: Instant::now(),
+            }),
+        }
+    }
+
+    /// Where the store stands before a projector has opened it: readers read from there already. A store that is beyond
+    /// the log will be refused, so nothing of it counts.
+    pub(crate) fn resume(&self, position: Position) {
+        if position <= *self.head.borrow() {
+            self.position.send_replace(position);
+        }
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> ModelName {
+        self.model
+    }
+
+    /// Everything at one moment.
+    pub fn report(&self, clock: &dyn Clock) -> StatusReport {
+        self.observe_head();
+        let (position, head) = (*self.position.borrow(), *self.head.borrow());
+        let inner = self.inner.lock();
+        StatusReport {
+            model: self.model,
+            state: inner.state,
+            generation: inner.generation,
+            position,
+            head,
+            lag_events: head.saturating_sub(position),
+            lag_seconds: lag_seconds(position, head, inner.event_time, clock),
+            parked: inner.parked,
+            heartbeat_seconds: inner.heartbeat.elapsed().as_secs_f64(),
+            last_error: inner.last_error.clone(),
+        }
+    }
+
+    /// Whether it has had work for more than a second and has not moved, or has given up.
+    pub fn is_stuck(&self) -> bool {
+        self.observe_head();
+        self.stuck_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// A generation has been opened and stands at `position`.
+    pub(crate) fn opened(&self, generation: GenerationId, position: Position, parked: u64) {
+        {
+            let mut inner = self.inner.lock();
+            inner.state = ProjectorState::Running;
+            inner.generation = Some(generation);
+            inner.parked = parked;
+            inner.last_error = None;
+        }
+        self.moved(position);
+    }
+
+    /// Everything up to `position` has been committed; `event_time` is when its event happened.
+    pub(crate) fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>) {
+        {
+            let mut inner = self.inner.lock();
+            inner.state = ProjectorState::Running;
+            inner.parked = parked;
+            inner.event_time = event_time.or(inner.event_time);
+        }
+        self.moved(position);
+    }
+
+    fn moved(&self, position: Position) {
+        self.position.send_replace(position);
+        let behind = *self.head.borrow() > position;
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        inner.heartbeat = now;
+        inner.behind_since = behind.then_some(now);
+    }
+
+    /// Takes note of new work: from here on it is expected to move.
+    pub(crate) fn observe_head(&self) {
+        let behind = *self.head.borrow() > *self.position.borrow();
+        let mut inner = self.inner.lock();
+        if !behind {
+            inner.behind_since = None;
+        } else if inner.behind_since.is_none() {
+            inner.behind_since = Some(Instant::now());
+        }
+    }
+
+    /// Something failed and will be tried again.
+    pub(crate) fn failing(&self, error: String) {
+        let mut inner = self.inner.lock();
+        inner.state = ProjectorState::Stuck;
+        inner.last_error = Some(error);
+        inner.heartbeat = Instant::now();
+    }
+
+    /// Sets a state that is not reached by moving.
+    pub(crate) fn enter(&self, state: ProjectorState, error: Option<String>) {
+        let mut inner = self.inner.lock();
+        inner.state = state;
+        if error.is_some() {
+            inner.last_error = error;
+        }
+    }
+
+    /// Publishes the model's gauges.
+    pub(crate) fn publish(&self, clock: &dyn Clock) {
+        let (position, head) = (*self.position.borrow(), *self.head.borrow());
+        let (parked, event_time) = {
+            let inner = self.inner.lock();
+            (inner.parked, inner.event_time)
+        };
+        let lag = lag_seconds(position, head, event_time, clock);
+        let model = self.model.0;
+        metrics::gauge!("socialhub_projection_last_position", "model" => model)
+            .set(position as f64);
+        metrics::gauge!("socialhub_projection_lag_events", "model" => model)
+            .set(head.saturating_sub(position) as f64);
+        metrics::gauge!("socialhub_projection_lag_seconds", "model" => model).set(lag);
+        metrics::gauge!("socialhub_projection_parked", "model" => model).set(parked as f64);
+    }
+
+    fn stuck_at(&self) -> Option<Instant> {
+        let inner = self.inner.lock();
+        match inner.state {
+            ProjectorState::Dead | ProjectorState::Stopped => Some(Instant::now()),
+            _ => inner.behind_since.map(|since| since + STUCK_AFTER),
+        }
+    }
+}
+
+fn lag_seconds(
+    position: Position,
+    head: Position,
+    event_time: Option<Timestamp>,
+    clock: &dyn Clock,
+) -> f64 {
+    match event_time {
+        Some(time) if head > position => (clock.now().0 - time.0).max(0) as f64 / 1000.0,
+        _ => 0.0,
+    }
+}
+
+#[async_trait]
+impl ModelPosition for ProjectionStatus {
+    async fn position(&self) -> Result<Position, ReadError> {
+        Ok(*self.position.borrow())
+    }
+
+    async fn wait_for(&self, wanted: Position, limit: Duration) -> Result<Freshness, ReadError> {
+        let mut moved = self.position.subscribe();
+        let deadline = Instant::now() + limit;
+        loop {
+            let position = *moved.borrow_and_update();
+            let stale = position < wanted;
+            if !stale {
+                return Ok(Freshness { position, stale });
+            }
+            self.observe_head();
+            let until = self.stuck_at().map_or(deadline, |at| at.min(deadline));
+            if until <= Instant::now() {
+                return Ok(Freshness { position, stale });
+            }
+            tokio::select! {
+                // Never an error: the sender is ours.
+                _ = moved.changed() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+}

@@ -1,0 +1,193 @@
+//! The port of a read model's store.
+//!
+//! The checkpoint lives in the model's own store and is written atomically with the effects. A store holds several
+//! generations of its model side by side: one is current (readers use it), others are being filled or kept for rollback.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use socialhub_domain::Timestamp;
+use socialhub_event_log::Position;
+use uuid::Uuid;
+
+use crate::{
+    projection::{Projected, Projection},
+    record::SequenceKey,
+};
+
+/// A read model's name, as the command line spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ModelName(pub &'static str);
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Where records come from and are ordered: the log as a whole, or one partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Source {
+    /// `log`, or a topic's name.
+    pub name: String,
+    /// 0 for the log.
+    pub partition: i32,
+}
+
+impl Source {
+    /// The log itself, tailed in process.
+    pub fn log() -> Self {
+        Self {
+            name: "log".to_owned(),
+            partition: 0,
+        }
+    }
+}
+
+/// How far a model has read one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The source.
+    pub source: Source,
+    /// The position of the last record handled (applied, skipped or parked).
+    pub position: Position,
+    /// That record's event id: compared with the log at start, to notice a store that went back in time.
+    pub event_id: Uuid,
+    /// The offset after it, where the source has offsets.
+    pub next_offset: Option<i64>,
+}
+
+/// One generation of a read model, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GenerationId(pub u32);
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An event set aside with the model, so that everything else can move on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedLetter {
+    /// The event's position.
+    pub position: Position,
+    /// The event's id.
+    pub event_id: Uuid,
+    /// The topic of its sequence.
+    pub topic: String,
+    /// The key of its sequence.
+    pub key: String,
+    /// The public JSON, or the raw text when it cannot be read.
+    pub raw: String,
+    /// Why it was parked; for a later event of a parked sequence: behind which position.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was parked.
+    pub parked_at: Timestamp,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot answer now; nothing of the batch was written; try again.
+    #[error("the read model's store is unavailable: {0}")]
+    Unavailable(String),
+    /// This batch will never go in; the runtime finds out which record is at fault and parks it.
+    #[error("the read model rejects position {position}: {reason}")]
+    Rejected {
+        /// The record at fault, or the first of the batch when the store cannot tell.
+        position: Position,
+        /// What it says.
+        reason: String,
+    },
+    /// The store is not as the program left it (wrong schema, went back in time, two writers).
+    #[error("the read model's store is not usable: {0}")]
+    Unusable(String),
+}
+
+/// Why a read model could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the read model cannot be read: {0}")]
+pub struct ReadError(pub String);
+
+/// What one atomic write brings: changes, letters to park, and the checkpoint they lead to.
+#[derive(Debug, Clone)]
+pub struct WriteBatch<C> {
+    /// Changes, positions rising. Records at or below the stored checkpoint were taken out by the runtime, and the
+    /// store checks once more under its own lock.
+    pub projected: Vec<Projected<C>>,
+    /// Letters to park in the same transaction.
+    pub parked: Vec<ParkedLetter>,
+    /// Where the source stands after this batch.
+    pub checkpoint: Checkpoint,
+}
+
+/// The store of one generation of a read model, as its single writer sees it.
+#[async_trait]
+pub trait ReadModelStore<P: Projection>: Send + Sync {
+    /// Every checkpoint; none for a new generation.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError>;
+
+    /// Writes a batch, its letters and its checkpoint in one step, or nothing.
+    ///
+    /// A batch whose checkpoint is at or below the stored one changes nothing and succeeds (a duplicate delivery);
+    /// records of the batch at or below it are left out.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was written.
+    async fn apply(&self, batch: WriteBatch<P::Change>) -> Result<(), StoreError>;
+
+    /// Every parked letter, by position.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError>;
+
+    /// Applies a parked event regardless of the checkpoint and removes its letter in the same step.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the letter stays.
+    async fn apply_parked(&self, projected: Projected<P::Change>) -> Result<(), StoreError>;
+
+    /// Removes a letter without applying it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn discard_parked(&self, position: Position) -> Result<(), StoreError>;
+
+    /// The sequences that have letters: their later events are parked behind them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError>;
+
+    /// Records that the record at `position` is about to be tried, and answers how often it has been, this time
+    /// included. Used only after an unclean stop, so that an event that crashes the process is parked too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn record_attempt(&self, position: Position) -> Result<u32, StoreError>;
+
+    /// Whether the last writer ended cleanly; the answer before the first writer is yes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn stopped_cleanly(&self) -> Result<bool, StoreError>;
+
+    /// Sets what [`ReadModelStore::stopped_cleanly`] will say; `true` also forgets recorded attempts.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn set_stopped_cleanly(&self, clean: bool) -> Result<(), StoreError>;
+
+    /// Ends the writer: when this returns, another may open the generation. Later calls fail; a repeat does nothing.
+    async fn close(&self) {}
+}

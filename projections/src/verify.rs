@@ -1,0 +1,119 @@
+//! Proving a read model: a plain fold of the log, in memory, compared row by row with what the store holds.
+//!
+//! The fold shares no code with the store's writer: it is the specification, also used by the property tests.
+
+use serde_json::Value;
+use socialhub_domain::Event;
+use socialhub_event_log::Position;
+
+use crate::store::Checkpoint;
+
+/// A row of a read model in a form that two implementations can be compared in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelRow {
+    /// The kind of entity, e.g. `post`.
+    pub table: &'static str,
+    /// Its key as text.
+    pub key: String,
+    /// Everything the model says about it.
+    pub value: Value,
+    /// The position of the last event that changed it.
+    pub position: Position,
+}
+
+/// What a store held at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ModelSnapshot {
+    /// How far it had read.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Every row, sorted by table and key.
+    pub rows: Vec<ModelRow>,
+}
+
+/// One thing that is not as the log says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The kind of entity.
+    pub table: &'static str,
+    /// Its key.
+    pub key: String,
+    /// What the log says; none when it should not be there.
+    pub expected: Option<Value>,
+    /// What the store says; none when it is not there.
+    pub found: Option<Value>,
+    /// The position of the event behind it.
+    pub position: Position,
+}
+
+/// The plain fold of one model.
+pub trait ModelFold: Default + Send + 'static {
+    /// Takes the next event, positions rising.
+    fn apply(&mut self, position: Position, event: &Event);
+
+    /// Every row the model should have, sorted by table and key.
+    fn into_rows(self) -> Vec<ModelRow>;
+
+    /// Compares the fold with a store's rows. Scores compare within 1e-9 relative. A model whose store keeps less than
+    /// the fold (timelines above their horizon) says here what must agree.
+    fn differences(self, found: Vec<ModelRow>) -> Vec<Difference> {
+        compare(self.into_rows(), found)
+    }
+}
+
+/// Compares two sorted lists of rows.
+pub fn compare(expected: Vec<ModelRow>, found: Vec<ModelRow>) -> Vec<Difference> {
+    let (mut expected, mut found) = (
+        expected.into_iter().peekable(),
+        found.into_iter().peekable(),
+    );
+    let mut differences = Vec::new();
+    loop {
+        let order = match (expected.peek(), found.peek()) {
+            (None, None) => return differences,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(left), Some(right)) => (left.table, &left.key).cmp(&(right.table, &right.key)),
+        };
+        let left = if order.is_le() { expected.next() } else { None };
+        let right = if order.is_ge() { found.next() } else { None };
+        differences.extend(difference(left, right));
+    }
+}
+
+fn difference(expected: Option<ModelRow>, found: Option<ModelRow>) -> Option<Difference> {
+    let (table, key, position) = match (&expected, &found) {
+        (Some(left), Some(right)) if same(&left.value, &right.value) => return None,
+        (Some(row), _) | (None, Some(row)) => (row.table, row.key.clone(), row.position),
+        (None, None) => return None,
+    };
+    let (expected, found) = (expected.map(|row| row.value), found.map(|row| row.value));
+    Some(Difference {
+        table,
+        key,
+        expected,
+        found,
+        position,
+    })
+}
+
+/// Equal, but for numbers with a fraction, which may differ by 1e-9 of their size.
+fn same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
+            let (a, b) = (
+                a.as_f64().unwrap_or(f64::NAN),
+                b.as_f64().unwrap_or(f64::NAN),
+            );
+            (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0)
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(key, value)| b.get(key).is_some_and(|other| same(value, other)))
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(x, y)| same(x, y))
+        }
+        _ => left == right,
+    }
+}

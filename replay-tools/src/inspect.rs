@@ -1,0 +1,88 @@
+//! `replay inspect`.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::json;
+use socialhub_domain::{
+    Aggregate, Event, StreamId,
+    comment::Comment,
+    follow::Follow,
+    notification::{Inbox, Notification},
+    post::Post,
+    reaction::Reaction,
+    user::User,
+};
+
+use crate::{ReplayError, ReplayTarget, Verdict, show};
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The stream as TYPE/ID, for example post/0198c1c2-0000-7000-8000-000000000000
+    stream: String,
+    /// Print JSON: one line for each event, then one with the state
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let stream: StreamId = options
+        .stream
+        .parse()
+        .map_err(|_| ReplayError::NotAStream(options.stream.clone()))?;
+    let recorded = target.log.read_stream(&stream).await?;
+    if recorded.is_empty() {
+        return Err(ReplayError::NoSuchStream(stream));
+    }
+    let mut decoded = Vec::with_capacity(recorded.len());
+    let mut verdict = Verdict::Clean;
+    for event in &recorded {
+        show::event(out, event, options.json)?;
+        match event.decode() {
+            Ok(event) => decoded.push(event),
+            Err(error) => {
+                verdict = Verdict::Wrong;
+                eprintln!(
+                    "the event at position {} cannot be read: {error}",
+                    event.position
+                );
+            }
+        }
+    }
+    let state = fold(&stream.aggregate_type, &decoded);
+    if options.json {
+        let line =
+            json!({ "stream": stream.to_string(), "version": recorded.len(), "state": state });
+        show::json_line(out, &line)?;
+    } else {
+        let state = state.unwrap_or_else(|| "unknown: no aggregate has this type".to_owned());
+        writeln!(
+            out,
+            "\nState of {stream} at version {}:\n{state}",
+            recorded.len()
+        )?;
+    }
+    Ok(verdict)
+}
+
+/// The state that the events add up to, as text; none for an aggregate type nobody knows.
+fn fold(aggregate_type: &str, events: &[Event]) -> Option<String> {
+    fn state<A: Aggregate>(events: &[Event]) -> String {
+        format!("{:#?}", A::replay(events))
+    }
+    Some(match aggregate_type {
+        User::TYPE => state::<User>(events),
+        Follow::TYPE => state::<Follow>(events),
+        Post::TYPE => state::<Post>(events),
+        Reaction::TYPE => state::<Reaction>(events),
+        Comment::TYPE => state::<Comment>(events),
+        Notification::TYPE => state::<Notification>(events),
+        Inbox::TYPE => state::<Inbox>(events),
+        _ => return None,
+    })
+}

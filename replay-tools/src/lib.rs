@@ -1,0 +1,256 @@
+//! The replay command line, as a library: `socialhub replay status|rebuild|verify|inspect|tail|rollback|prune|
+//! dead-letters`.
+//!
+//! The commands work on the log and on each model's [`ModelControl`], which the binary wires; they know no driver. They
+//! run with the server stopped, and as a second process beside it. One file a command, each with `Options` and `run`.
+//! This crate must never import `infra`, the write side or a web framework.
+//!
+//! ```no_run
+//! # async fn replay(
+//! #     options: socialhub_replay_tools::Options, log: std::sync::Arc<dyn socialhub_event_log::EventLog>,
+//! #     feed: std::sync::Arc<dyn socialhub_projections::runtime::ModelControl>,
+//! # ) -> std::process::ExitCode {
+//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed] };
+//! let stop = tokio_util::sync::CancellationToken::new(); // cancel it on Ctrl-C
+//! let mut out = std::io::stdout();
+//! match socialhub_replay_tools::run(options, &target, &mut out, stop).await {
+//!     Ok(verdict) => verdict.into(),
+//!     Err(error) => {
+//!         eprintln!("{error}");
+//!         std::process::ExitCode::FAILURE
+//!     }
+//! }
+//! # }
+//! ```
+
+mod inspect;
+mod letters;
+mod lifecycle;
+mod progress;
+mod rebuild;
+mod show;
+mod status;
+mod tail;
+mod verify;
+
+use std::{io, io::Write, process::ExitCode, sync::Arc};
+
+use clap::{Args, Subcommand};
+use socialhub_domain::StreamId;
+use socialhub_event_log::{EventLog, LogError};
+use socialhub_projections::runtime::{ModelControl, RebuildError};
+use tokio_util::sync::CancellationToken;
+
+/// What the commands work on.
+pub struct ReplayTarget {
+    /// The log. Opened for reading is enough.
+    pub log: Arc<dyn EventLog>,
+    /// Every read model.
+    pub models: Vec<Arc<dyn ModelControl>>,
+}
+
+/// Rebuild, verify and look into the read models and the event log.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show each read model: generations, positions, lag, parked events
+    Status(status::Options),
+    /// Fill a read model anew from the log, beside the current one, then switch to it
+    Rebuild(rebuild::Options),
+    /// Fold the log and compare every row of a read model with it; exit code 1 when something differs
+    Verify(verify::Options),
+    /// Show a stream's events and the state they add up to
+    Inspect(inspect::Options),
+    /// Show the events of the log
+    Tail(tail::Options),
+    /// Go back to the generation before the last rebuild, after catching it up
+    Rollback(lifecycle::RollbackOptions),
+    /// Remove every generation but the current one
+    Prune(lifecycle::PruneOptions),
+    /// List, retry or discard the events that were set aside
+    DeadLetters(letters::Options),
+}
+
+/// Which read models a command is for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Selection {
+    /// The read model's name, as `status` shows it
+    name: Option<String>,
+    /// Every read model
+    #[arg(long)]
+    all: bool,
+}
+
+/// How a command came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Clean,
+    /// Something is not as it should be, and has been printed.
+    Wrong,
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Clean => Self::SUCCESS,
+            Verdict::Wrong => Self::FAILURE,
+        }
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// There is no such model.
+    #[error("there is no read model {name:?}; there are: {known}")]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The text is not a stream's name.
+    #[error("{0:?} is not a stream: expected TYPE/ID, for example post/0198c1c2-…")]
+    NotAStream(String),
+    /// Nothing was ever written to the stream.
+    #[error("the stream {0} has no events")]
+    NoSuchStream(StreamId),
+    /// A command that loses something was not confirmed.
+    #[error("{0} cannot be undone; say --yes to do it")]
+    NotConfirmed(&'static str),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A model failed.
+    #[error(transparent)]
+    Model(#[from] RebuildError),
+    /// The output cannot be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// Something cannot be shown as JSON.
+    #[error("cannot show as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Runs a command. Results go to `out`, progress and remarks to standard error. Cancelling `stop` ends a rebuild
+/// (which can be resumed) and a followed tail.
+///
+/// # Errors
+/// [`ReplayError`]. Somebody who closes `out` early, as `head` does, is not an error.
+pub async fn run(
+    options: Options,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Verdict, ReplayError> {
+    let done = match options.command {
+        Command::Status(options) => status::run(&options, target, out).await,
+        Command::Rebuild(options) => rebuild::run(&options, target, out, stop).await,
+        Command::Verify(options) => verify::run(&options, target, out).await,
+        Command::Inspect(options) => inspect::run(&options, target, out).await,
+        Command::Tail(options) => tail::run(&options, target, out, stop).await,
+        Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
+        Command::Prune(options) => lifecycle::prune(&options, target, out).await,
+        Command::DeadLetters(options) => letters::run(options, target, out).await,
+    };
+    match done {
+        Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ok(Verdict::Clean)
+        }
+        other => other,
+    }
+}
+
+impl ReplayTarget {
+    fn select(&self, selection: &Selection) -> Result<Vec<&Arc<dyn ModelControl>>, ReplayError> {
+        match &selection.name {
+            None => Ok(self.models.iter().collect()),
+            Some(name) => self.model(name).map(|model| vec![model]),
+        }
+    }
+
+    fn model(&self, name: &str) -> Result<&Arc<dyn ModelControl>, ReplayError> {
+        let found = self.models.iter().find(|model| model.name().0 == name);
+        found.ok_or_else(|| ReplayError::UnknownModel {
+            name: name.to_owned(),
+            known: self
+                .models
+                .iter()
+                .map(|model| model.name().0)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_model_or_all_of_them_must_be_named() {
+        for good in [
+            "rebuild feed",
+            "rebuild --all",
+            "verify counters --json",
+            "status",
+        ] {
+            let words = ["replay"].into_iter().chain(good.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{good}");
+        }
+        for bad in [
+            "rebuild",
+            "rebuild feed --all",
+            "verify",
+            "dead-letters retry",
+            "tail --after x",
+        ] {
+            let words = ["replay"].into_iter().chain(bad.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_said() {
+        let target = ReplayTarget {
+            log: Arc::new(socialhub_event_log::memory::MemoryEventLog::new()),
+            models: Vec::new(),
+        };
+        let run_line = async |line: &str| {
+            let words = ["replay"].into_iter().chain(line.split(' '));
+            let cli = Cli::try_parse_from(words).unwrap();
+            let mut out = Vec::new();
+            let done = run(cli.options, &target, &mut out, CancellationToken::new()).await;
+            done.map(|verdict| (verdict, String::from_utf8(out).unwrap()))
+        };
+        let unknown = run_line("rebuild feed").await.unwrap_err();
+        assert!(unknown.to_string().contains("no read model \"feed\""));
+        let stream = run_line("inspect nonsense").await.unwrap_err();
+        assert!(stream.to_string().contains("TYPE/ID"));
+        let nothing = run_line("inspect post/1").await.unwrap_err();
+        assert!(nothing.to_string().contains("has no events"));
+        let prune = run_line("prune --all").await.unwrap_err();
+        assert!(prune.to_string().contains("--yes"));
+        assert_eq!(run_line("tail").await.unwrap().1, "");
+    }
+}

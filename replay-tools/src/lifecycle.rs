@@ -1,0 +1,77 @@
+//! `replay rollback` and `replay prune`.
+
+use std::io::Write;
+
+use clap::Args;
+use socialhub_projections::runtime::{Filling, rebuild::rebuild};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ReplayError, ReplayTarget, Selection, Verdict, progress,
+    rebuild::{Outcomes, report, verdict},
+};
+
+/// Options of `rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct RollbackOptions {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneOptions {
+    #[command(flatten)]
+    selection: Selection,
+    /// Really remove them
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) async fn roll_back(
+    options: &RollbackOptions,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Verdict, ReplayError> {
+    let (mut outcomes, mut fillings): (Outcomes, Vec<Box<dyn Filling>>) = Default::default();
+    for model in target.select(&options.selection)? {
+        match model.begin_rollback(&target.log).await {
+            Ok(filling) => fillings.push(filling),
+            Err(error) => outcomes.push((model.name(), Err(error))),
+        }
+    }
+    outcomes.extend(rebuild(&target.log, fillings, progress::suitable(), stop).await);
+    report(&outcomes, options.json, out)?;
+    Ok(verdict(&outcomes))
+}
+
+pub(crate) async fn prune(
+    options: &PruneOptions,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let models = target.select(&options.selection)?;
+    if !options.yes {
+        return Err(ReplayError::NotConfirmed("prune"));
+    }
+    for model in models {
+        let dropped = model.prune().await?;
+        match dropped.as_slice() {
+            [] => writeln!(out, "{}: nothing to remove.", model.name())?,
+            dropped => {
+                for generation in dropped {
+                    writeln!(
+                        out,
+                        "{}: generation {generation} was removed.",
+                        model.name()
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(Verdict::Clean)
+}

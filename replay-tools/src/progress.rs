@@ -1,0 +1,110 @@
+//! Progress of a rebuild: bars on a terminal, a line every other second elsewhere. Both on standard error.
+
+use std::{
+    collections::HashMap,
+    io::{IsTerminal, stderr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    GenerationId, ModelName,
+    runtime::{Progress, rebuild::time_left},
+};
+
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// What suits the standard error of this process.
+pub(crate) fn suitable() -> Arc<dyn Progress> {
+    if stderr().is_terminal() {
+        Arc::new(Bars::default())
+    } else {
+        Arc::new(Lines::default())
+    }
+}
+
+/// Progress is for people to look at: a panic elsewhere does not make it unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct Bars {
+    all: MultiProgress,
+    bars: Mutex<HashMap<ModelName, ProgressBar>>,
+}
+
+impl Progress for Bars {
+    fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position) {
+        let template = "{prefix:<24} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left";
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.all.add(ProgressBar::new(to).with_style(style));
+        bar.set_prefix(format!("{model}, generation {generation}"));
+        bar.set_position(from);
+        bar.reset_eta();
+        lock(&self.bars).insert(model, bar);
+    }
+
+    fn moved(&self, model: ModelName, position: Position) {
+        if let Some(bar) = lock(&self.bars).get(&model) {
+            bar.set_position(position);
+        }
+    }
+
+    fn ended(&self, model: ModelName) {
+        if let Some(bar) = lock(&self.bars).remove(&model) {
+            bar.finish();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lines(Mutex<HashMap<ModelName, Line>>);
+
+struct Line {
+    from: Position,
+    to: Position,
+    started: Instant,
+    printed: Instant,
+}
+
+impl Progress for Lines {
+    fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position) {
+        eprintln!("{model}: filling generation {generation} from position {from} to {to}");
+        let now = Instant::now();
+        let line = Line {
+            from,
+            to,
+            started: now,
+            printed: now,
+        };
+        lock(&self.0).insert(model, line);
+    }
+
+    fn moved(&self, model: ModelName, position: Position) {
+        let mut lines = lock(&self.0);
+        let Some(line) = lines.get_mut(&model) else {
+            return;
+        };
+        if line.printed.elapsed() < LINE_EVERY {
+            return;
+        }
+        line.printed = Instant::now();
+        let elapsed = line.started.elapsed();
+        let done = position.saturating_sub(line.from);
+        let left = time_left(done, line.to.saturating_sub(position), elapsed)
+            .map_or(0.0, |left| left.as_secs_f64());
+        let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+        eprintln!(
+            "{model}: {position} of {} events, {rate:.0}/s, {left:.0} s left",
+            line.to
+        );
+    }
+
+    fn ended(&self, model: ModelName) {
+        lock(&self.0).remove(&model);
+    }
+}

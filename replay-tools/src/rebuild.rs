@@ -1,0 +1,109 @@
+//! `replay rebuild`.
+
+use std::{io::Write, time::Instant};
+
+use clap::Args;
+use serde_json::json;
+use socialhub_projections::{
+    ModelName,
+    runtime::{Filling, RebuildError, RebuildReport, rebuild::rebuild},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, progress, show};
+
+/// Options of `rebuild`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) type Outcomes = Vec<(ModelName, Result<RebuildReport, RebuildError>)>;
+
+pub(crate) async fn run(
+    options: &Options,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Verdict, ReplayError> {
+    let (mut outcomes, mut fillings): (Outcomes, Vec<Box<dyn Filling>>) = Default::default();
+    for model in target.select(&options.selection)? {
+        match model.begin_rebuild(&target.log).await {
+            Ok(filling) => fillings.push(filling),
+            Err(error) => outcomes.push((model.name(), Err(error))),
+        }
+    }
+    let started = Instant::now();
+    outcomes.extend(rebuild(&target.log, fillings, progress::suitable(), stop).await);
+    report(&outcomes, options.json, out)?;
+    if !options.json && outcomes.len() > 1 {
+        let seconds = started.elapsed().as_secs_f64();
+        let events = outcomes
+            .iter()
+            .filter_map(|(_, outcome)| outcome.as_ref().ok())
+            .map(|report| report.position.saturating_sub(report.from))
+            .max()
+            .unwrap_or(0);
+        let rate = events as f64 / seconds.max(0.001);
+        writeln!(
+            out,
+            "All together: {events} events in {seconds:.1} s, {rate:.0} events/s."
+        )?;
+    }
+    Ok(verdict(&outcomes))
+}
+
+/// Whether every model came out well.
+pub(crate) fn verdict(outcomes: &Outcomes) -> Verdict {
+    match outcomes.iter().all(|(_, outcome)| outcome.is_ok()) {
+        true => Verdict::Clean,
+        false => Verdict::Wrong,
+    }
+}
+
+/// Says what was done to each model.
+pub(crate) fn report(
+    outcomes: &Outcomes,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
+    for (model, outcome) in outcomes {
+        match outcome {
+            Ok(report) if json => show::json_line(out, report)?,
+            Ok(report) => say(report, out)?,
+            Err(error) if json => {
+                show::json_line(out, &json!({ "model": model, "error": error.to_string() }))?;
+            }
+            Err(error) => writeln!(out, "{model}: not switched: {error}")?,
+        }
+    }
+    Ok(())
+}
+
+fn say(report: &RebuildReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    let events = report.position.saturating_sub(report.from);
+    let rate = events as f64 / report.seconds.max(0.001);
+    let resumed = match report.from {
+        0 => String::new(),
+        from => format!(" (resumed at {from})"),
+    };
+    writeln!(
+        out,
+        "{}: generation {} is current at position {}{resumed}: {events} events in {:.1} s, {rate:.0} events/s; \
+         {} parked; generation {} is kept for rollback.",
+        report.model,
+        report.generation,
+        report.position,
+        report.seconds,
+        report.parked,
+        report.replaced,
+    )?;
+    for dropped in &report.dropped {
+        writeln!(out, "{}: generation {dropped} was removed.", report.model)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `replay verify`.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::{Value, json};
+use socialhub_projections::{
+    runtime::{VerifyReport, VerifySummary},
+    verify::Difference,
+};
+
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print JSON: one line for each difference, one for each model
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(
+    options: &Options,
+    target: &ReplayTarget,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let mut verdict = Verdict::Clean;
+    for model in target.select(&options.selection)? {
+        let report = match model.verify(&target.log).await {
+            Ok(report) => report,
+            Err(error) => {
+                // The other models are still worth a look.
+                writeln!(out, "{}: cannot be verified: {error}", model.name())?;
+                verdict = Verdict::Wrong;
+                continue;
+            }
+        };
+        if !report.is_clean() {
+            verdict = Verdict::Wrong;
+        }
+        if options.json {
+            print_json(&report, out)?;
+        } else {
+            print(&report, out)?;
+        }
+    }
+    Ok(verdict)
+}
+
+fn print_json(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    for difference in &report.differences {
+        let line = json!({
+            "model": report.model, "table": difference.table, "key": difference.key,
+            "position": difference.position, "expected": difference.expected, "found": difference.found,
+        });
+        show::json_line(out, &line)?;
+    }
+    for position in &report.unreadable {
+        show::json_line(
+            out,
+            &json!({ "model": report.model, "unreadable": position }),
+        )?;
+    }
+    show::json_line(out, &VerifySummary::from(report))
+}
+
+fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    for difference in &report.differences {
+        print_difference(report, difference, out)?;
+    }
+    for position in &report.unreadable {
+        writeln!(
+            out,
+            "{}: the event at position {position} cannot be read and is not parked",
+            report.model
+        )?;
+    }
+    for letter in &report.parked {
+        writeln!(
+            out,
+            "{}: left out, parked: position {}: {}",
+            report.model, letter.position, letter.reason
+        )?;
+    }
+    let found = report.differences.len() + report.unreadable.len();
+    let verdict = match found {
+        0 => "as the log says".to_owned(),
+        1 => "1 difference".to_owned(),
+        found => format!("{found} differences"),
+    };
+    Ok(writeln!(
+        out,
+        "{}: generation {} at position {}, {} rows: {verdict}.",
+        report.model, report.generation, report.position, report.rows
+    )?)
+}
+
+fn print_difference(
+    report: &VerifyReport,
+    difference: &Difference,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
+    let text = |value: &Option<Value>| {
+        value
+            .as_ref()
+            .map_or("nothing".to_owned(), Value::to_string)
+    };
+    Ok(writeln!(
+        out,
+        "{}: {} {} differs (event at position {}):\n  the log says   {}\n  the model says {}",
+        report.model,
+        difference.table,
+        difference.key,
+        difference.position,
+        text(&difference.expected),
+        text(&difference.found),
+    )?)
+}

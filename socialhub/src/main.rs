@@ -1,0 +1,137 @@
+//! The SocialHub binary: configuration, wiring, lifecycle. The only crate that names `infra`; every rule lives
+//! elsewhere.
+
+mod config;
+mod demo;
+mod doctor;
+mod serve;
+mod server;
+mod telemetry;
+mod wire;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use config::{Config, Settings};
+
+// The default allocator keeps what bursts of requests took; this one gives it back and is faster under threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A social network's backend, event-sourced, in one program.
+///
+/// Without a command it serves: everything on one address, data in one folder, no other server needed.
+#[derive(Debug, Parser)]
+#[command(name = "socialhub", version, propagate_version = true)]
+struct Cli {
+    /// Configuration file (TOML); without it, `socialhub.toml` is read if it is there
+    #[arg(long, env = "SOCIALHUB_CONFIG", global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: Settings,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (what happens without a command, too)
+    Serve,
+    /// Rebuild, verify and look at read models and the log
+    Replay(socialhub_replay_tools::Options),
+    /// Fill a running server with a small network, through its public API
+    Demo(demo::Options),
+    /// Check the configuration, the data folder and everything in it, and say what is wrong
+    Doctor,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Print a reference of all settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// The reference page, as Markdown
+    Reference,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("socialhub: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, String> {
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Openapi => {
+            let document = socialhub_api::document()
+                .to_pretty_json()
+                .map_err(|error| error.to_string())?;
+            println!("{document}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", config::reference(&Cli::command()));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo(options) => in_runtime(async {
+            demo::run(options)
+                .await
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| error.to_string())
+        }),
+        Command::Doctor => doctor::run(&load(cli.settings, cli.config.as_deref())?),
+        Command::Serve => {
+            let config = load(cli.settings, cli.config.as_deref())?;
+            in_runtime(async { serve::run(config).await.map(|()| ExitCode::SUCCESS) })
+        }
+        Command::Replay(options) => {
+            let config = load(cli.settings, cli.config.as_deref())?;
+            in_runtime(wire::replay(config, options))
+        }
+    }
+}
+
+fn load(settings: Settings, file: Option<&Path>) -> Result<Config, String> {
+    let config = config::load(settings, file).map_err(|error| error.to_string())?;
+    telemetry::start_logging(&config)?;
+    Ok(config)
+}
+
+fn in_runtime(work: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    runtime.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let wanted = config::reference(&Cli::command());
+        assert_eq!(
+            page, wanted,
+            "write it anew: socialhub config reference > docs/configuration.md"
+        );
+    }
+}

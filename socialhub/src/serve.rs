@@ -1,0 +1,97 @@
+//! `socialhub serve`: starts everything, and stops it in the order in which nothing is lost.
+
+use std::time::Duration;
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, LogFormat},
+    server, telemetry, wire,
+};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A line for the operator: what cannot be started and why.
+pub async fn run(config: Config) -> Result<(), String> {
+    let metrics = telemetry::start_metrics()?;
+    let program = wire::start(&config, metrics).await?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| format!("LISTEN: cannot listen on {}: {error}", config.listen))?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
+    say_hello(&config, address);
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(server::serve(
+        listener,
+        program.router(),
+        config.max_connections,
+        stop.clone(),
+    ));
+    wait_for_signal().await?;
+    tracing::info!("stopping: taking no new connections, finishing what is under way");
+    let patience = Duration::from_secs(config.shutdown_seconds);
+    let orderly = async {
+        stop.cancel();
+        // Streams and sockets are told first, or their connections would never end.
+        program.end_streams(patience / 2).await;
+        let _ = serving.await;
+        program.stop().await;
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = tokio::time::sleep(patience) => {
+            return Err(format!("not everything had ended after {} s", patience.as_secs()));
+        }
+        signal = second_signal() => {
+            signal?;
+            return Err("stopped at once, on a second signal".to_owned());
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A signal that was meant: shells and supervisors often send the first one twice, to the process and to its group.
+async fn second_signal() -> Result<(), String> {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    wait_for_signal().await
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub async fn wait_for_signal() -> Result<(), String> {
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+    let (mut term, mut interrupt) = (
+        listen(SignalKind::terminate())?,
+        listen(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Where it is, where its data is, and what to try first.
+fn say_hello(config: &Config, address: std::net::SocketAddr) {
+    let folder = config
+        .data_dir
+        .canonicalize()
+        .unwrap_or_else(|_| config.data_dir.clone());
+    tracing::info!(%address, data = %folder.display(), "listening");
+    if config.log_format == LogFormat::Text {
+        eprintln!(
+            "\n  SocialHub is on   http://{address}\n  its data is in    {}\n  try first         http://{address}/docs\n  \
+             or, elsewhere     socialhub demo --url http://{address}\n",
+            folder.display()
+        );
+    }
+}

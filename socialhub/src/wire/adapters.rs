@@ -1,0 +1,210 @@
+//! Small bridges: a port of one side, answered by what the other side has.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use socialhub_api::readiness::{NotReady, Readiness};
+use socialhub_chat::{ChatUser, TokenCheck};
+use socialhub_commands::ports::{
+    LikeCountLookup, MediaStore, NotificationLookup, PortError, Tokens,
+};
+use socialhub_domain::{
+    Aggregate, Clock, Event, NotificationId, PostId, Timestamp, UserId, post::Post,
+};
+use socialhub_event_log::{EventLog, Position};
+use socialhub_infra::media::LocalMedia;
+use socialhub_projections::{
+    ModelPosition, PublicRecord, counters::CounterReader, notifications::NotificationReader,
+    reactor::Reactor, status::ProjectionStatus,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks for files that no post names.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How old a file must be before it may be swept: long past any upload that is under way.
+const SWEEP_AGE_MS: i64 = 3_600_000;
+
+/// Whose a notification is, answered by the read model.
+pub struct Owners {
+    reader: Arc<dyn NotificationReader>,
+    position: Arc<dyn ModelPosition>,
+}
+
+impl Owners {
+    /// Asks this reader.
+    pub fn new(reader: Arc<dyn NotificationReader>, position: Arc<dyn ModelPosition>) -> Self {
+        Self { reader, position }
+    }
+}
+
+#[async_trait]
+impl NotificationLookup for Owners {
+    async fn owner(&self, id: NotificationId) -> Result<Option<UserId>, PortError> {
+        self.reader
+            .owner(id)
+            .await
+            .map_err(|error| PortError(error.to_string()))
+    }
+
+    async fn position(&self) -> Result<Position, PortError> {
+        self.position
+            .position()
+            .await
+            .map_err(|error| PortError(error.to_string()))
+    }
+}
+
+/// A post's likes, answered by the counters.
+pub struct Likes<R>(pub Arc<R>);
+
+#[async_trait]
+impl<R: CounterReader> LikeCountLookup for Likes<R> {
+    async fn like_count(&self, post: PostId) -> Result<u64, PortError> {
+        let counts = self
+            .0
+            .post_counts(&[post])
+            .await
+            .map_err(|error| PortError(error.to_string()))?;
+        Ok(counts
+            .and_then(|counts| counts.first().copied())
+            .unwrap_or_default()
+            .likes)
+    }
+}
+
+/// Who a chat client is, answered by the tokens of the API.
+pub struct ChatTokens {
+    tokens: Arc<dyn Tokens>,
+    clock: Arc<dyn Clock>,
+}
+
+impl ChatTokens {
+    /// Checks with these tokens.
+    pub fn new(tokens: Arc<dyn Tokens>, clock: Arc<dyn Clock>) -> Self {
+        Self { tokens, clock }
+    }
+}
+
+impl TokenCheck for ChatTokens {
+    fn check(&self, token: &str) -> Option<ChatUser> {
+        let actor = self.tokens.verify(token, self.clock.now()).ok()?;
+        Some(ChatUser {
+            id: actor.id,
+            username: actor.username.into(),
+        })
+    }
+}
+
+/// What `/readyz` says: the log answers and every projector runs.
+pub struct Models {
+    projectors: Vec<Arc<ProjectionStatus>>,
+    log: Arc<dyn EventLog>,
+}
+
+impl Models {
+    /// Looks at these.
+    pub fn new(projectors: Vec<Arc<ProjectionStatus>>, log: Arc<dyn EventLog>) -> Self {
+        Self { projectors, log }
+    }
+}
+
+#[async_trait]
+impl Readiness for Models {
+    async fn not_ready(&self) -> Vec<NotReady> {
+        let mut parts = Vec::new();
+        if let Err(error) = self.log.head().await {
+            parts.push(NotReady {
+                name: "event log".to_owned(),
+                reason: error.to_string(),
+            });
+        }
+        for status in self.projectors.iter().filter(|status| status.is_stuck()) {
+            let reason = "has work and does not move: see `socialhub replay status`".to_owned();
+            parts.push(NotReady {
+                name: format!("projection {}", status.model()),
+                reason,
+            });
+        }
+        parts
+    }
+}
+
+/// Removes the files of a post when its deletion has reached the feed. What a crash makes it miss, the sweeper finds.
+pub struct MediaRemover {
+    deleted: mpsc::Sender<PostId>,
+}
+
+impl MediaRemover {
+    /// Starts removing in the background.
+    pub fn new(media: Arc<LocalMedia>) -> Self {
+        let (deleted, mut posts) = mpsc::channel(1024);
+        tokio::spawn(async move {
+            while let Some(post) = posts.recv().await {
+                if let Err(error) = media.remove_post(post).await {
+                    tracing::warn!(%post, %error, "files of a deleted post could not be removed; the sweeper will");
+                }
+            }
+        });
+        Self { deleted }
+    }
+}
+
+#[async_trait]
+impl Reactor for MediaRemover {
+    async fn react(&self, records: &[PublicRecord]) {
+        for record in records {
+            if let Ok(Event::PostDeleted(deleted)) = &record.event {
+                // A full queue is no loss: the sweeper comes by.
+                let _ = self.deleted.try_send(deleted.post_id);
+            }
+        }
+    }
+}
+
+/// Every ten minutes, removes files that are an hour old and that no post in the log names.
+pub async fn sweep_media(
+    media: Arc<LocalMedia>,
+    log: Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let older_than = Timestamp(clock.now().0 - SWEEP_AGE_MS);
+        match media
+            .sweep(older_than, |post| post_exists(Arc::clone(&log), post))
+            .await
+        {
+            Ok(swept) if swept.staged + swept.posts > 0 => {
+                tracing::info!(
+                    staged = swept.staged,
+                    posts = swept.posts,
+                    "swept files that nothing names"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "media could not be swept"),
+        }
+    }
+}
+
+/// Whether the log has the post and not its deletion. When the log cannot say, the files stay.
+async fn post_exists(log: Arc<dyn EventLog>, post: PostId) -> bool {
+    let Ok(recorded) = log.read_stream(&Post::stream(post)).await else {
+        return true;
+    };
+    let mut events = Vec::with_capacity(recorded.len());
+    for event in &recorded {
+        match event.decode() {
+            Ok(event) => events.push(event),
+            Err(_) => return true,
+        }
+    }
+    let state = Post::replay(&events);
+    state.is_some_and(|written| !written.deleted)
+}

@@ -1,0 +1,136 @@
+//! SIGKILL in the middle of writes: every acknowledged command is there, once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use serde_json::{Value, json};
+use socialhub_tests::support::{Client, Server, eventually};
+
+/// Writes posts, each under its own key, until told to stop; answers the ids that were acknowledged and the one key
+/// whose answer never came.
+async fn write_until(
+    client: Client,
+    who: usize,
+    stop: Arc<AtomicBool>,
+) -> (Vec<String>, Option<(String, Value)>) {
+    let mut acknowledged = Vec::new();
+    for index in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, body) = (
+            format!("w{who}-{index}"),
+            json!({ "content": format!("post {index} of {who}") }),
+        );
+        match client.try_post_with_key("/posts/", &key, &body).await {
+            Some(answer) if answer.status == 201 => {
+                acknowledged.push(answer.text("/post/id").to_owned());
+            }
+            _ => return (acknowledged, Some((key, body))),
+        }
+    }
+    (acknowledged, None)
+}
+
+async fn all_posts(reader: &Client, author: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    let mut next = format!("/posts/user/{author}?limit=100");
+    loop {
+        let page = reader.get(&next).await.expect_status(200);
+        ids.extend(
+            page.list("/posts")
+                .iter()
+                .map(|post| post["id"].as_str().unwrap().to_owned()),
+        );
+        match page.at("/nextCursor").as_str() {
+            Some(cursor) => next = format!("/posts/user/{author}?limit=100&cursor={cursor}"),
+            None => return ids,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_writes_loses_and_doubles_nothing() {
+    let mut server = Server::start().await;
+    let mut people = Vec::new();
+    for _ in 0..4 {
+        people.push(server.client().sign_up("killed").await);
+    }
+    let mut acknowledged: Vec<Vec<String>> = vec![Vec::new(); people.len()];
+    for round in 0..3 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks: Vec<_> = people
+            .iter()
+            .enumerate()
+            .map(|(who, person)| {
+                tokio::spawn(write_until(
+                    person.clone(),
+                    round * 10 + who,
+                    Arc::clone(&stop),
+                ))
+            })
+            .collect();
+        let watcher =
+            server
+                .client()
+                .with_token(&people[0].id, &people[0].username, &people[0].token);
+        let wanted = acknowledged[0].len() + 20;
+        eventually("some posts were written", || async {
+            (all_posts(&watcher, &watcher.id).await.len() >= wanted).then_some(())
+        })
+        .await;
+        server.kill();
+        stop.store(true, Ordering::Relaxed);
+        let mut unanswered = Vec::new();
+        for (who, task) in tasks.into_iter().enumerate() {
+            let (ids, open) = task.await.unwrap();
+            acknowledged[who].extend(ids);
+            unanswered.extend(open.map(|request| (who, request)));
+        }
+        server.restart().await;
+        for (who, (key, body)) in unanswered {
+            // Asking again with the same key gives the one true answer, applied once.
+            let first = people[who]
+                .try_post_with_key("/posts/", &key, &body)
+                .await
+                .unwrap()
+                .expect_status(201);
+            let again = people[who]
+                .try_post_with_key("/posts/", &key, &body)
+                .await
+                .unwrap()
+                .expect_status(201);
+            assert_eq!(first.json, again.json);
+            acknowledged[who].push(first.text("/post/id").to_owned());
+        }
+        for (who, person) in people.iter().enumerate() {
+            let mut found = all_posts(person, &person.id).await;
+            let mut wanted = acknowledged[who].clone();
+            found.sort();
+            wanted.sort();
+            assert_eq!(found, wanted, "posts of {who} after round {round}");
+        }
+        server.verify_all().await;
+    }
+}
+
+#[tokio::test]
+async fn a_term_signal_drains_and_ends_with_success() {
+    let mut server = Server::start().await;
+    let me = server.client().sign_up("drain").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_until(me.clone(), 0, Arc::clone(&stop)));
+    eventually("some posts were written", || async {
+        (all_posts(&me, &me.id).await.len() >= 10).then_some(())
+    })
+    .await;
+    assert!(server.stop().await, "{}", server.log());
+    stop.store(true, Ordering::Relaxed);
+    let (acknowledged, _) = writer.await.unwrap();
+    server.restart().await;
+    let found = all_posts(&me, &me.id).await;
+    assert!(acknowledged.iter().all(|id| found.contains(id)));
+    server.verify_all().await;
+}

@@ -1,0 +1,19 @@
+//! Black-box tests of the program and contract tests of the ports, in one binary.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, with its place"
+)]
+
+mod architecture;
+mod auth;
+mod bad_input;
+mod chat;
+mod concurrency;
+mod durability;
+mod event_log;
+mod flow;
+mod media;
+mod program;
+mod replay;
+mod social;

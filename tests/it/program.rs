@@ -1,0 +1,180 @@
+//! The program itself: its start, its commands, its operations routes.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use socialhub_tests::support::{Server, eventually, server::binary};
+
+#[tokio::test]
+async fn it_says_where_it_is_and_what_to_try() {
+    let server = Server::start().await;
+    let said = async || {
+        let log = server.log();
+        let all = log.contains(&server.url()) && log.contains("data") && log.contains("/docs");
+        all.then_some(())
+    };
+    eventually("it says where it is and what to try", said).await;
+    let client = server.client();
+    client.get("/livez").await.expect_status(200);
+    client.get("/readyz").await.expect_status(200);
+    let metrics = client.get("/metrics").await.expect_status(200);
+    assert!(
+        String::from_utf8_lossy(&metrics.bytes).contains("socialhub_projection"),
+        "{metrics:?}"
+    );
+    let page = client.get("/docs").await.expect_status(200);
+    assert!(page.header("content-type").starts_with("text/html"));
+}
+
+#[tokio::test]
+async fn the_openapi_document_names_every_route() {
+    let server = Server::start().await;
+    let document = server
+        .client()
+        .get("/openapi.json")
+        .await
+        .expect_status(200);
+    assert!(document.text("/openapi").starts_with("3.1"));
+    let paths: Vec<_> = document
+        .at("/paths")
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    for wanted in [
+        "/auth/signup",
+        "/auth/login",
+        "/auth/verify-user",
+        "/auth/request-reset",
+        "/auth/verify-otp",
+        "/auth/reset-password",
+        "/auth/me",
+        "/users/profile/{userId}",
+        "/users/profile",
+        "/users/follow/{userId}",
+        "/users/unfollow/{userId}",
+        "/users/followers/{userId}",
+        "/users/following/{userId}",
+        "/users/search",
+        "/posts/{postId}",
+        "/posts/user/{userId}",
+        "/posts/{postId}/like",
+        "/posts/{postId}/comment",
+        "/posts/{postId}/comments",
+        "/posts/{postId}/comments/{commentId}",
+        "/notify/notifications",
+        "/notify/notifications/{id}/read",
+        "/notify/notifications/read-all",
+        "/notify/notifications/{id}",
+        "/notify/stream",
+        "/livez",
+        "/readyz",
+    ] {
+        assert!(
+            paths.iter().any(|path| path == wanted),
+            "{wanted} is not in {paths:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_demo_fills_a_server_through_the_front_door() {
+    let server = Server::start().await;
+    for _ in 0..2 {
+        let output = Command::new(binary())
+            .args(["demo", "--url", &server.url()])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(text.contains("ada"), "{text}");
+    }
+    server.verify_all().await;
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(binary())
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+#[test]
+fn a_bad_setting_is_refused_by_name() {
+    for (arguments, environment, wanted) in [
+        (&["serve", "--listen", "nowhere"][..], &[][..], "--listen"),
+        (&["serve", "--nosuch", "1"], &[], "--nosuch"),
+        (
+            &["serve"],
+            &[("DATABASE_URL", "postgres://localhost/x")],
+            "DATABASE_URL",
+        ),
+        (&["serve"], &[("JWT_SECRET", "short")], "JWT_SECRET"),
+        (&["serve", "--config", "missing.toml"], &[], "missing.toml"),
+    ] {
+        let (ok, text) = run(arguments, environment);
+        assert!(
+            !ok && text.contains(wanted),
+            "{arguments:?} {environment:?}: {text}"
+        );
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_the_file_has_and_we_do_not_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    std::fs::write(&file, "lissen = '127.0.0.1:0'\n").unwrap();
+    let (ok, text) = run(&["serve", "--config", file.to_str().unwrap()], &[]);
+    assert!(!ok && text.contains("lissen"), "{text}");
+}
+
+#[tokio::test]
+async fn two_servers_on_one_folder_are_refused() {
+    let server = Server::start().await;
+    let output = server.command(&["serve", "--listen", "127.0.0.1:0"]).await;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("another"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn the_doctor_finds_a_healthy_folder_healthy() {
+    let mut server = Server::start().await;
+    server.client().sign_up("doctor").await;
+    assert!(server.stop().await);
+    let output = server.command(&["doctor", "--listen", "127.0.0.1:0"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+#[tokio::test]
+async fn answers_carry_request_ids() {
+    let server = Server::start().await;
+    let client = server.client();
+    assert!(!client.get("/livez").await.header("x-request-id").is_empty());
+    let request = client
+        .request(reqwest::Method::GET, "/nowhere")
+        .header("x-request-id", "my-own-id");
+    let answer = client.send(request).await;
+    assert_eq!(
+        (answer.header("x-request-id"), answer.at("/requestId")),
+        ("my-own-id", &Value::from("my-own-id"))
+    );
+}

@@ -1,0 +1,181 @@
+//! `socialhub replay`, on a stopped server's folder and beside a running one.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+use socialhub_tests::support::Server;
+
+const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+async fn succeed(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments).await;
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        printed(&output)
+    );
+    printed(&output)
+}
+
+#[tokio::test]
+async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
+    let server = Server::start().await;
+    let (me, fan) = (
+        server.client().sign_up("busy").await,
+        server.client().sign_up("busyfan").await,
+    );
+    fan.post(
+        &format!("/users/follow/{}", me.id),
+        json!({ "notify": true }),
+    )
+    .await
+    .expect_status(200);
+    for index in 0..30 {
+        me.write_post(&format!("before {index}"), "public").await;
+    }
+    let writer = me.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let busy = tokio::spawn(async move {
+        let mut written = 30;
+        while stopped.try_recv().is_err() {
+            let post = writer
+                .write_post(&format!("during {written}"), "public")
+                .await;
+            writer
+                .put(&format!("/posts/{post}/like"), Value::Null)
+                .await
+                .expect_status(200);
+            written += 1;
+        }
+        written
+    });
+    for _ in 0..2 {
+        succeed(&server, &["replay", "rebuild", "--all"]).await;
+    }
+    stop.send(()).unwrap();
+    let written = busy.await.unwrap();
+    let profile = me
+        .get(&format!("/users/profile/{}", me.id))
+        .await
+        .expect_status(200);
+    assert_eq!(profile.at("/user/postsCount"), written);
+    let last = me.write_post("after", "public").await;
+    let seen = me.get(&format!("/posts/{last}")).await.expect_status(200);
+    let request = fan
+        .request(reqwest::Method::GET, "/api/feed/")
+        .header("x-min-position", seen.header("x-position"));
+    assert_eq!(fan.send(request).await.text("/posts/0/content"), "after");
+    server.verify_all().await;
+}
+
+#[tokio::test]
+async fn a_stopped_servers_folder_can_be_rebuilt_verified_and_read() {
+    let mut server = Server::start().await;
+    let me = server.client().sign_up("stopped").await;
+    let post = me.write_post("kept", "public").await;
+    assert!(server.stop().await, "{}", server.log());
+    for model in MODELS {
+        succeed(&server, &["replay", "rebuild", model]).await;
+        succeed(&server, &["replay", "verify", model]).await;
+    }
+    let status: Value =
+        serde_json::from_str(&succeed(&server, &["replay", "status", "--json"]).await).unwrap();
+    assert!(status.to_string().contains("\"feed\""), "{status}");
+    let stream = succeed(&server, &["replay", "inspect", &format!("post/{post}")]).await;
+    assert!(
+        stream.contains("post.created") && stream.contains("kept"),
+        "{stream}"
+    );
+    let tail = succeed(&server, &["replay", "tail"]).await;
+    assert!(
+        tail.contains("user.registered") && tail.contains("post.created"),
+        "{tail}"
+    );
+    server.restart().await;
+    me.get(&format!("/posts/{post}")).await.expect_status(200);
+    server.verify_all().await;
+}
+
+/// Changes a row of a read model behind the program's back.
+fn damage(server: &Server, model: &str, statement: &str) {
+    let folder = server.data_dir().join("read-models");
+    let file = std::fs::read_dir(&folder)
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with(&format!("{model}."))
+                && name.ends_with(".db")
+                && name.matches('.').count() == 2
+        });
+    let connection = rusqlite::Connection::open(file.unwrap()).unwrap();
+    assert!(
+        connection.execute(statement, []).unwrap() > 0,
+        "{statement} touched nothing"
+    );
+}
+
+#[tokio::test]
+async fn verify_finds_what_was_changed_by_hand_and_a_rebuild_mends_it() {
+    let mut server = Server::start().await;
+    let me = server.client().sign_up("damaged").await;
+    let post = me.write_post("true words", "public").await;
+    me.put(&format!("/posts/{post}/like"), Value::Null)
+        .await
+        .expect_status(200);
+    me.get("/notify/notifications").await.expect_status(200);
+    me.get("/api/feed/trending").await.expect_status(200);
+    assert!(server.stop().await);
+    server.verify_all().await;
+    for (model, statement) in [
+        ("feed", "UPDATE posts SET content = 'false words'"),
+        ("notifications", "DELETE FROM notification"),
+        ("counters", "UPDATE post_counter SET likes = likes + 1"),
+    ] {
+        damage(&server, model, statement);
+        let output = server.command(&["replay", "verify", model]).await;
+        assert!(!output.status.success(), "{model}: {}", printed(&output));
+        assert!(
+            printed(&output).contains(&post[..8]) || model == "notifications",
+            "{}",
+            printed(&output)
+        );
+        succeed(&server, &["replay", "rebuild", model]).await;
+        succeed(&server, &["replay", "verify", model]).await;
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_with_a_message_and_a_code() {
+    let mut server = Server::start().await;
+    assert!(server.stop().await);
+    for arguments in [
+        &["replay", "rebuild", "nosuchmodel"][..],
+        &["replay", "verify", "nosuchmodel"],
+        &["replay", "inspect", "nonsense"],
+        &[
+            "replay",
+            "inspect",
+            "post/0190b5f0-0000-7000-8000-000000000000",
+        ],
+        &["replay", "rebuild"],
+        &["replay", "nosuchcommand"],
+    ] {
+        let output = server.command(arguments).await;
+        assert!(
+            !output.status.success() && !output.stderr.is_empty(),
+            "{arguments:?}: {}",
+            printed(&output)
+        );
+        assert!(
+            !printed(&output).contains("panicked"),
+            "{}",
+            printed(&output)
+        );
+    }
+}

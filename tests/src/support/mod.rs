@@ -1,0 +1,37 @@
+//! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
+
+pub mod client;
+pub mod server;
+
+pub use client::{Answer, Client};
+pub use server::Server;
+
+use std::{future::Future, time::Duration};
+
+/// Waits until `condition` answers something. Fails the test after 20 seconds, saying what it waited for.
+///
+/// # Panics
+/// When the condition did not come true in time.
+#[track_caller]
+pub fn eventually<'a, T, F, C>(what: &'a str, mut condition: C) -> impl Future<Output = T> + 'a
+where
+    C: FnMut() -> F + 'a,
+    F: Future<Output = Option<T>> + 'a,
+    T: 'a,
+{
+    let place = std::panic::Location::caller();
+    async move {
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            assert!(
+                tokio::time::Instant::now() < give_up,
+                "{place}: never came true: {what}"
+            );
+            // Between two looks at the condition, not instead of one.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

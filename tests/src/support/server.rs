@@ -1,0 +1,208 @@
+//! A server process of the test's own: a free port, a fresh data folder, killed when the test ends.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::support::{Client, eventually};
+
+/// A running server.
+pub struct Server {
+    process: Option<Child>,
+    port: u16,
+    folder: Arc<TempDir>,
+    flags: Vec<String>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The program under test: `SOCIALHUB_BIN`, else the one cargo built beside this test.
+///
+/// # Panics
+/// When there is none: build it first (`cargo build`).
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SOCIALHUB_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let built = test
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("socialhub");
+    assert!(
+        built.exists(),
+        "{} is not there: run `cargo build` first",
+        built.display()
+    );
+    built
+}
+
+impl Server {
+    /// Starts a server with rate limits off, on a fresh data folder, and waits until it is ready.
+    pub async fn start() -> Self {
+        Self::start_with(&["--rate-limits", "off"]).await
+    }
+
+    /// Starts a server with the given flags.
+    pub async fn start_with(flags: &[&str]) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let mut server = Self {
+            process: None,
+            port: free_port(),
+            folder,
+            flags: flags.iter().map(ToString::to_string).collect(),
+            log: Arc::default(),
+        };
+        server.launch();
+        server.ready().await;
+        server
+    }
+
+    fn launch(&mut self) {
+        let mut child = Command::new(binary())
+            .arg("serve")
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(&self.flags)
+            .current_dir(self.folder.path())
+            .env_remove("LISTEN")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                log.lock().unwrap().push(line);
+            }
+        });
+        self.process = Some(child);
+    }
+
+    async fn ready(&self) {
+        let client = self.client();
+        eventually("the server is ready", || async {
+            let answer = client.try_get("/readyz").await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// The server's address.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().map(Child::id).unwrap()
+    }
+
+    /// An anonymous client of it.
+    pub fn client(&self) -> Client {
+        Client::new(&self.url())
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Kills it at once (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Asks it to stop (SIGTERM) and waits for it; true when it ended with success.
+    pub async fn stop(&mut self) -> bool {
+        let Some(mut process) = self.process.take() else {
+            return true;
+        };
+        let asked = Command::new("kill")
+            .args(["-TERM", &process.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(asked.success());
+        let ended = tokio::task::spawn_blocking(move || process.wait())
+            .await
+            .unwrap()
+            .unwrap();
+        ended.success()
+    }
+
+    /// Starts it again on the same folder and port, after a kill or a stop, and waits until it is ready.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.launch();
+        self.ready().await;
+    }
+
+    /// Runs another command of the program on the same data folder.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data_dir());
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Proves every read model against the log; fails the test with what it printed if one differs.
+    #[track_caller]
+    pub fn verify_all(&self) -> impl Future<Output = ()> + '_ {
+        let place = std::panic::Location::caller();
+        async move {
+            let output = self.command(&["replay", "verify", "--all"]).await;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{place}: verify --all: {text}");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// A port nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// How long a client waits for an answer.
+pub const PATIENCE: Duration = Duration::from_secs(120);
