@@ -48,7 +48,8 @@ step "tests"
 cargo test --workspace --locked -- --test-threads="${TEST_THREADS:-4}"
 
 step "documentation"
-cargo doc --workspace --no-deps --locked --document-private-items
+# Links to private items are good here: the pages of private items are built, too.
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --locked --document-private-items
 
 echo
 echo "all passed"

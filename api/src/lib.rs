@@ -2,7 +2,7 @@
 //! `projections`.
 //!
 //! Handlers decide nothing: rules live in `domain`, use cases in `commands`. Every route is a file in
-//! `routes/<service>/`; [`router`] mounts each on its gateway path and its service path. One layer around all of them
+//! `routes/<service>/`; [`mod@router`] mounts each on its gateway path and its service path. One layer around all of them
 //! (`edge`) does what every answer needs. This crate must never import a driver.
 //!
 //! # How to add a route

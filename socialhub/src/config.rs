@@ -47,7 +47,7 @@ pub struct Settings {
     #[arg(long, env = "DATA_DIR", global = true, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
 
-    /// The event log, `sqlite:FILE`; its kind chooses the profile [default: sqlite:<data-dir>/events.db]
+    /// The event log, `sqlite:FILE`; its kind chooses the profile [default: sqlite:DATA_DIR/events.db]
     #[arg(
         long,
         env = "DATABASE_URL",
