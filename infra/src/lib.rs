@@ -1,11 +1,20 @@
 //! Adapters: the only crate with drivers. Implements the ports of the event log, the write side, the read side and the
-//! chat on SQLite, the local file system and the process itself.
+//! chat: on SQLite, the local file system and the process itself for the embedded profile; with the feature `distributed`
+//! on Postgres, Kafka, MongoDB and Redis, too.
 //!
 //! Nobody but the binary and the tests may name this crate. To add an adapter, implement the port here, stamp the
 //! port's contract suite for it in `tests/`, and let `socialhub` choose it by address.
 
 pub mod clock;
+#[cfg(feature = "distributed")]
+pub mod kafka;
 pub mod mail;
 pub mod media;
+#[cfg(feature = "distributed")]
+pub mod mongo;
+#[cfg(feature = "distributed")]
+pub mod postgres;
+#[cfg(feature = "distributed")]
+pub mod redis;
 pub mod security;
 pub mod sqlite;

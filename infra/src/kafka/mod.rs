@@ -1,0 +1,1 @@
+//! Kafka adapters: the transactional publisher of the relay and the consumer of the projectors.

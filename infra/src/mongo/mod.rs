@@ -1,0 +1,1 @@
+//! MongoDB adapters: the notifications read model.
