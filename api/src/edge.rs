@@ -26,6 +26,7 @@ use crate::{
     address::client_address,
     cors,
     error::{ApiError, Problem},
+    respond::Wrote,
     state::{App, Shared},
 };
 
@@ -123,7 +124,12 @@ impl Exchange {
         let limit = time_limit(app, request.headers());
         let guarded = AssertUnwindSafe(next.run(request)).catch_unwind();
         match tokio::time::timeout(limit, guarded).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                if let Some(wrote) = response.extensions().get::<Wrote>().copied() {
+                    app.api.last_writes.record(wrote.user, wrote.position).await;
+                }
+                Ok(response)
+            }
             Ok(Err(panic)) => Err(ApiError::internal(panic_text(panic.as_ref()))),
             Err(_) if self.method.is_safe() => Err(ApiError::unavailable("timed out")),
             Err(_) => Err(ApiError::outcome_unknown()),

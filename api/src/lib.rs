@@ -36,7 +36,7 @@ pub use error::ApiError;
 pub use media::{ByteRange, MediaError, MediaReader, OpenMedia};
 pub use openapi::document;
 pub use readiness::{NotReady, Readiness};
-pub use recent::RecentWrites;
+pub use recent::{LastWrites, RecentWrites};
 pub use router::{router, router_with};
 pub use settings::{Rate, RateLimits, Settings};
 pub use state::{ApiState, Positions};

@@ -5,11 +5,23 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use socialhub_domain::UserId;
 
 /// A position of the event log.
 type Position = u64;
+
+/// Remembers the position each person wrote last: what a read of theirs must have seen. It may answer too much, never too
+/// little; and it answers always, if need be from the event log.
+#[async_trait]
+pub trait LastWrites: Send + Sync {
+    /// A command of this person ended with the log at this position. Done before the command is answered.
+    async fn record(&self, user: UserId, position: Position);
+
+    /// What a read of this person must have seen.
+    async fn last(&self, user: UserId) -> Position;
+}
 
 /// Maps do not share a lock between unrelated people.
 const SHARDS: usize = 16;
@@ -82,6 +94,17 @@ impl Shard {
         let highest = self.people.values().copied().max().unwrap_or(self.floor);
         self.floor = self.floor.max(highest);
         self.people.clear();
+    }
+}
+
+#[async_trait]
+impl LastWrites for RecentWrites {
+    async fn record(&self, user: UserId, position: Position) {
+        Self::record(self, user, position);
+    }
+
+    async fn last(&self, user: UserId) -> Position {
+        Self::last(self, user)
     }
 }
 

@@ -74,37 +74,35 @@ impl Listing<'_> {
 
 /// The answer to a command; `who` will read it in what they ask next.
 pub(crate) fn written<R, T: Serialize>(
-    app: &Shared,
     who: UserId,
     done: &Done<R>,
     status: StatusCode,
     body: &T,
 ) -> Response {
-    mark_written(app, Some(who), done, json(status, body))
+    mark_written(Some(who), done, json(status, body))
 }
 
 /// The answer to a command that has nothing to tell.
-pub(crate) fn written_empty<R>(app: &Shared, who: UserId, done: &Done<R>) -> Response {
-    mark_written(app, Some(who), done, StatusCode::NO_CONTENT.into_response())
+pub(crate) fn written_empty<R>(who: UserId, done: &Done<R>) -> Response {
+    mark_written(Some(who), done, StatusCode::NO_CONTENT.into_response())
 }
 
 /// The answer to a command of nobody in particular.
-pub(crate) fn written_by_nobody<R, T: Serialize>(
-    app: &Shared,
-    done: &Done<R>,
-    body: &T,
-) -> Response {
-    mark_written(app, None, done, json(StatusCode::OK, body))
+pub(crate) fn written_by_nobody<R, T: Serialize>(done: &Done<R>, body: &T) -> Response {
+    mark_written(None, done, json(StatusCode::OK, body))
 }
 
-fn mark_written<R>(
-    app: &Shared,
-    who: Option<UserId>,
-    done: &Done<R>,
-    mut response: Response,
-) -> Response {
-    if let Some(who) = who {
-        app.api.recent_writes.record(who, done.position);
+/// On an answer to a command: what its person has written. The layer around all routes notes it before the answer goes out.
+#[derive(Clone, Copy)]
+pub(crate) struct Wrote {
+    pub user: UserId,
+    pub position: u64,
+}
+
+fn mark_written<R>(who: Option<UserId>, done: &Done<R>, mut response: Response) -> Response {
+    if let Some(user) = who {
+        let position = done.position;
+        response.extensions_mut().insert(Wrote { user, position });
     }
     let headers = response.headers_mut();
     headers.insert("x-position", done.position.into());

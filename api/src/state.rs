@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::ApiError, limits::Limiter, media::MediaReader, metrics::RequestMetrics,
-    readiness::Readiness, recent::RecentWrites, settings::Settings, sign::Signer,
+    readiness::Readiness, recent::LastWrites, settings::Settings, sign::Signer,
     stream::OpenStreams,
 };
 
@@ -52,8 +52,8 @@ pub struct ApiState {
     pub ids: Arc<dyn IdGenerator>,
     /// Reads uploaded files.
     pub media: Arc<dyn MediaReader>,
-    /// What each person wrote last; made with the log's head at start.
-    pub recent_writes: Arc<RecentWrites>,
+    /// What each person wrote last.
+    pub last_writes: Arc<dyn LastWrites>,
     /// What `/readyz` asks.
     pub readiness: Arc<dyn Readiness>,
     /// Renders `/metrics`, in Prometheus' text format.
@@ -144,7 +144,10 @@ impl Shared {
         viewer: Option<UserId>,
         asked: Option<u64>,
     ) -> Result<Freshness, ApiError> {
-        let own = viewer.map_or(0, |viewer| self.api.recent_writes.last(viewer));
+        let own = match viewer {
+            Some(viewer) => self.api.last_writes.last(viewer).await,
+            None => 0,
+        };
         let wanted = own.max(asked.unwrap_or(0));
         let limit = self.api.settings.read_wait;
         let started = tokio::time::Instant::now();

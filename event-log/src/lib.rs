@@ -6,11 +6,13 @@
 //! driver, a web framework, or the read or write side.
 
 pub mod event;
+pub mod frontier;
 pub mod memory;
 pub mod port;
 pub mod side;
 
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
+pub use frontier::{Frontier, FrontierReader, PartitionEnd};
 pub use memory::MemoryEventLog;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
 pub use side::{

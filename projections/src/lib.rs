@@ -24,5 +24,5 @@ pub use record::PublicRecord;
 pub use status::{Freshness, ModelPosition, ProjectionStatus, ProjectorState, StatusReport};
 pub use store::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, ReadError, ReadModelStore, Source,
-    StoreError,
+    StoreError, source_position,
 };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use socialhub_domain::Event;
+use socialhub_domain::{Event, topic::Topic};
 use socialhub_event_log::Position;
 
 use crate::store::ModelName;
@@ -14,6 +14,8 @@ use crate::store::ModelName;
 pub trait Projection: Send + Sync + 'static {
     /// The read model's name.
     const NAME: ModelName;
+    /// The topics with events that it makes something of; others need not be read for it.
+    const TOPICS: &'static [Topic];
     /// What an event does to the model, as data.
     type Change: fmt::Debug + Clone + Send + Sync + 'static;
 

@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::Serialize;
-use socialhub_domain::{Clock, Timestamp};
-use socialhub_event_log::Position;
+use socialhub_domain::{Clock, Timestamp, Topic};
+use socialhub_event_log::{Frontier, Position};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
-use crate::store::{GenerationId, ModelName, ReadError};
+use crate::store::{Checkpoint, GenerationId, ModelName, ReadError, Source, source_position};
 
 /// How fresh a read is, for `X-Position` and `X-Stale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,24 @@ pub trait ModelPosition: Send + Sync {
 
     /// The position as this process knows it, told after each commit: what streams wake up on.
     fn watch(&self) -> watch::Receiver<Position>;
+}
+
+/// How far a model that reads partitions has seen the log: as far as the relay where it has handled a partition's last
+/// record, else as far as it has handled the partition; and the least of that over all its partitions.
+pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier) -> Position {
+    let log = source_position(checkpoints, &Source::log());
+    let behind = frontier
+        .ends
+        .iter()
+        .filter(|end| topics.iter().any(|topic| topic.name() == end.topic))
+        .filter_map(|end| {
+            let source = Source::partition(&end.topic, end.partition);
+            let handled = source_position(checkpoints, &source);
+            (handled < end.position).then_some(handled)
+        })
+        .min();
+    // A rebuild fills from the log and may be ahead of the relay.
+    behind.unwrap_or(frontier.position).max(log)
 }
 
 /// A model that has had work for this long and has not moved is known to be stuck.
@@ -293,5 +311,64 @@ impl ModelPosition for ProjectionStatus {
 
     fn watch(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socialhub_event_log::PartitionEnd;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn checkpoint(source: Source, position: Position) -> Checkpoint {
+        Checkpoint {
+            source,
+            position,
+            event_id: Uuid::nil(),
+            next_offset: None,
+        }
+    }
+
+    fn frontier(position: Position, ends: &[(Topic, i32, Position)]) -> Frontier {
+        let end = |&(topic, partition, position): &(Topic, i32, Position)| PartitionEnd {
+            topic: topic.name().to_owned(),
+            partition,
+            offset: 0,
+            position,
+            event_id: Uuid::nil(),
+        };
+        Frontier {
+            position,
+            partitions: std::collections::BTreeMap::new(),
+            ends: ends.iter().map(end).collect(),
+        }
+    }
+
+    #[test]
+    fn a_partition_without_news_is_as_far_as_the_relay() {
+        let topics = [Topic::Post, Topic::User];
+        let published = frontier(
+            90,
+            &[
+                (Topic::Post, 0, 40),
+                (Topic::Post, 1, 90),
+                (Topic::Notification, 0, 80),
+            ],
+        );
+        let post = |partition| Source::partition(Topic::Post.name(), partition);
+        let handled = [checkpoint(post(0), 40), checkpoint(post(1), 90)];
+        assert_eq!(reached(&handled, &topics, &published), 90);
+        let handled = [checkpoint(post(0), 40), checkpoint(post(1), 70)];
+        assert_eq!(reached(&handled, &topics, &published), 70);
+        assert_eq!(reached(&handled[..1], &topics, &published), 0);
+    }
+
+    #[test]
+    fn what_was_filled_from_the_log_counts_for_every_partition() {
+        let topics = [Topic::Post];
+        let published = frontier(90, &[(Topic::Post, 0, 90)]);
+        let filled = [checkpoint(Source::log(), 100)];
+        assert_eq!(reached(&filled, &topics, &published), 100);
     }
 }

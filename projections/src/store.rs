@@ -37,11 +37,29 @@ pub struct Source {
 }
 
 impl Source {
-    /// The log itself, tailed in process.
+    /// The log itself, tailed in process, or read by a rebuild.
     pub fn log() -> Self {
         Self {
             name: "log".to_owned(),
             partition: 0,
+        }
+    }
+
+    /// One partition of a topic.
+    pub fn partition(topic: &str, partition: i32) -> Self {
+        Self {
+            name: topic.to_owned(),
+            partition,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::log() {
+            f.write_str("log")
+        } else {
+            write!(f, "{}-{}", self.name, self.partition)
         }
     }
 }
@@ -57,6 +75,18 @@ pub struct Checkpoint {
     pub event_id: Uuid,
     /// The offset after it, where the source has offsets.
     pub next_offset: Option<i64>,
+}
+
+/// How far a model has handled what comes from a source: as its own checkpoint says, and at least as far as the log was
+/// read, since a rebuild fills a generation from the log with what all sources bring.
+pub fn source_position(checkpoints: &[Checkpoint], source: &Source) -> Position {
+    let log = Source::log();
+    checkpoints
+        .iter()
+        .filter(|checkpoint| checkpoint.source == *source || checkpoint.source == log)
+        .map(|checkpoint| checkpoint.position)
+        .max()
+        .unwrap_or(0)
 }
 
 /// One generation of a read model, from 1.
@@ -105,6 +135,9 @@ pub enum StoreError {
         /// What it says.
         reason: String,
     },
+    /// Another writer has moved the source's checkpoint: nothing was written; read where it stands and go on from there.
+    #[error("another writer has moved the checkpoint")]
+    Moved,
     /// The store is not as the program left it (wrong schema, went back in time, two writers).
     #[error("the read model's store is not usable: {0}")]
     Unusable(String),
@@ -123,11 +156,17 @@ pub struct WriteBatch<C> {
     pub projected: Vec<Projected<C>>,
     /// Letters to park in the same transaction.
     pub parked: Vec<ParkedLetter>,
+    /// Where the writer believes the source to stand before this batch ([`source_position`]).
+    pub after: Position,
     /// Where the source stands after this batch.
     pub checkpoint: Checkpoint,
 }
 
-/// The store of one generation of a read model, as its single writer sees it.
+/// The store of one generation of a read model, as a writer of it sees it.
+///
+/// In process there is one writer, fed by the log. In a cluster there is one for each partition, in whatever process the
+/// partition is assigned to; for a moment two may believe that a partition is theirs. Whatever is kept for a source
+/// (checkpoint, attempts, the word that its last writer ended well) is therefore kept by source.
 #[async_trait]
 pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// Every checkpoint; none for a new generation.
@@ -138,8 +177,10 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
 
     /// Writes a batch, its letters and its checkpoint in one step, or nothing.
     ///
-    /// A batch whose checkpoint is at or below the stored one changes nothing and succeeds (a duplicate delivery);
-    /// records of the batch at or below it are left out.
+    /// A batch whose checkpoint is at or below the stored one changes nothing and succeeds (a duplicate delivery, or the
+    /// repeat of a commit whose answer was lost). Otherwise a store that can have several writers refuses a batch whose
+    /// `after` is not what is stored, with [`StoreError::Moved`]: the other writer may have parked something this one
+    /// does not know of. A store with one writer leaves out records at or below the stored checkpoint.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was written.
@@ -174,19 +215,19 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn record_attempt(&self, position: Position) -> Result<u32, StoreError>;
+    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError>;
 
-    /// Whether the last writer ended cleanly; the answer before the first writer is yes.
+    /// Whether the last writer of a source ended cleanly; the answer before the first writer is yes.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn stopped_cleanly(&self) -> Result<bool, StoreError>;
+    async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError>;
 
-    /// Sets what [`ReadModelStore::stopped_cleanly`] will say; `true` also forgets recorded attempts.
+    /// Sets what [`ReadModelStore::stopped_cleanly`] will say; `true` also forgets the source's recorded attempts.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn set_stopped_cleanly(&self, clean: bool) -> Result<(), StoreError>;
+    async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError>;
 
     /// Ends the writer: when this returns, another may open the generation. Later calls fail; a repeat does nothing.
     async fn close(&self) {}

@@ -140,7 +140,7 @@ pub async fn start(config: &Config, metrics: PrometheusHandle) -> Result<Program
         clock,
         ids: Arc::new(RandomIds),
         media,
-        recent_writes: Arc::new(RecentWrites::new(head)),
+        last_writes: Arc::new(RecentWrites::new(head)),
         readiness: Arc::new(Models::new(statuses, log.clone())),
         metrics: Arc::new(move || metrics.render()),
         shutdown: streams.clone(),

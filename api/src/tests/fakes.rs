@@ -527,7 +527,7 @@ impl World {
             clock: Arc::new(Fixed),
             ids,
             media: Arc::new(TenBytes),
-            recent_writes: Arc::new(RecentWrites::new(0)),
+            last_writes: Arc::new(RecentWrites::new(0)),
             readiness: probe.clone(),
             metrics: Arc::new(|| "up 1\n".to_owned()),
             shutdown: shutdown.clone(),

@@ -488,6 +488,7 @@ fn read_sequences(connection: &Connection) -> rusqlite::Result<Vec<SequenceKey>>
         .collect()
 }
 
+/// One file, one writer, one source: what is kept by source needs no key.
 #[async_trait]
 impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
@@ -516,18 +517,22 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
         self.run(|writer| writer.own(read_sequences)).await
     }
 
-    async fn record_attempt(&self, position: Position) -> Result<u32, StoreError> {
+    async fn record_attempt(
+        &self,
+        _source: &Source,
+        position: Position,
+    ) -> Result<u32, StoreError> {
         self.run(move |writer| writer.own(|connection| count_attempt(connection, position)))
             .await
     }
 
-    async fn stopped_cleanly(&self) -> Result<bool, StoreError> {
+    async fn stopped_cleanly(&self, _source: &Source) -> Result<bool, StoreError> {
         self.run(|writer| writer.own(|connection| read_state(connection, CLEAN)))
             .await
             .map(|clean| clean.as_deref() != Some("0"))
     }
 
-    async fn set_stopped_cleanly(&self, clean: bool) -> Result<(), StoreError> {
+    async fn set_stopped_cleanly(&self, _source: &Source, clean: bool) -> Result<(), StoreError> {
         self.run(move |writer| {
             writer.own(|connection| {
                 write_state(connection, CLEAN, if clean { "1" } else { "0" })?;

@@ -16,6 +16,7 @@ use serde_json::json;
 use socialhub_domain::{
     Clock, Event, StreamId, Timestamp, UserId,
     event::{UserProfileUpdated, UserRegistered},
+    topic::Topic,
 };
 use socialhub_event_log::{
     Append, AppendError, Appended, EventLog, LogError, Metadata, NewEvent, Position, RecordedEvent,
@@ -23,7 +24,7 @@ use socialhub_event_log::{
 };
 use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ModelPosition, ParkedLetter, Projection, ProjectionStatus,
-    ProjectorState, PublicRecord, ReadModelStore, StoreError,
+    ProjectorState, PublicRecord, ReadModelStore, Source, StoreError,
     projection::Projected,
     reactor::Reactor,
     record::SequenceKey,
@@ -61,6 +62,7 @@ struct Toy;
 
 impl Projection for Toy {
     const NAME: ModelName = ModelName("toy");
+    const TOPICS: &'static [Topic] = &[Topic::User];
     type Change = (UserId, String);
 
     fn project(_: Position, event: &Event) -> Vec<Self::Change> {
@@ -478,14 +480,15 @@ impl ReadModelStore<Toy> for CrashingStore {
     async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
         self.step(self.inner.parked_sequences()).await
     }
-    async fn record_attempt(&self, position: Position) -> Result<u32, StoreError> {
-        self.step(self.inner.record_attempt(position)).await
+    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.step(self.inner.record_attempt(source, position)).await
     }
-    async fn stopped_cleanly(&self) -> Result<bool, StoreError> {
-        self.step(self.inner.stopped_cleanly()).await
+    async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
+        self.step(self.inner.stopped_cleanly(source)).await
     }
-    async fn set_stopped_cleanly(&self, clean: bool) -> Result<(), StoreError> {
-        self.step(self.inner.set_stopped_cleanly(clean)).await
+    async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError> {
+        self.step(self.inner.set_stopped_cleanly(source, clean))
+            .await
     }
     async fn close(&self) {
         self.inner.close().await;
@@ -629,8 +632,11 @@ async fn an_event_that_takes_the_process_down_is_parked_in_the_end() {
     let current = *generations.current().borrow();
     for _ in 0..3 {
         let store = generations.open(current, WriteMode::Live).await.unwrap();
-        store.set_stopped_cleanly(false).await.unwrap();
-        store.record_attempt(3).await.unwrap();
+        store
+            .set_stopped_cleanly(&Source::log(), false)
+            .await
+            .unwrap();
+        store.record_attempt(&Source::log(), 3).await.unwrap();
         store.close().await;
     }
     let live = world.start(generations);
@@ -641,9 +647,9 @@ async fn an_event_that_takes_the_process_down_is_parked_in_the_end() {
     world.assert_clean().await;
     let generations = world.generations();
     let store = generations.open(current, WriteMode::Live).await.unwrap();
-    assert!(store.stopped_cleanly().await.unwrap());
+    assert!(store.stopped_cleanly(&Source::log()).await.unwrap());
     assert_eq!(
-        store.record_attempt(4).await.unwrap(),
+        store.record_attempt(&Source::log(), 4).await.unwrap(),
         1,
         "attempts are forgotten"
     );
@@ -667,6 +673,7 @@ async fn a_duplicate_batch_changes_nothing() {
     let batch = WriteBatch {
         projected: vec![projected(9), projected(10)],
         parked: Vec::new(),
+        after: 0,
         checkpoint,
     };
     store.apply(batch).await.unwrap();

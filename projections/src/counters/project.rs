@@ -3,6 +3,7 @@
 use socialhub_domain::{
     Event, PostId, Timestamp, UserId,
     event::{PostCreated, Visibility},
+    topic::Topic,
 };
 use socialhub_event_log::Position;
 
@@ -77,6 +78,7 @@ pub enum CounterChange {
 
 impl Projection for Counters {
     const NAME: ModelName = ModelName("counters");
+    const TOPICS: &'static [Topic] = &[Topic::Post, Topic::User];
     type Change = CounterChange;
 
     fn project(_position: Position, event: &Event) -> Vec<CounterChange> {

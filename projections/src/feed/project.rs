@@ -3,6 +3,7 @@
 use socialhub_domain::{
     CommentId, Event, PostId, Timestamp, UserId,
     event::{Media, Visibility},
+    topic::Topic,
 };
 use socialhub_event_log::Position;
 
@@ -115,6 +116,7 @@ pub enum FeedChange {
 
 impl Projection for Feed {
     const NAME: ModelName = ModelName("feed");
+    const TOPICS: &'static [Topic] = &[Topic::Post, Topic::User];
     type Change = FeedChange;
 
     fn project(_position: Position, event: &Event) -> Vec<FeedChange> {

@@ -3,6 +3,7 @@
 use socialhub_domain::{
     CommentId, Event, NotificationId, PostId, Timestamp, UserId,
     event::{PostCommented, PostCreated, PostLiked, UserFollowed, Visibility},
+    topic::Topic,
 };
 use socialhub_event_log::Position;
 
@@ -62,6 +63,7 @@ pub enum NotificationChange {
 
 impl Projection for Notifications {
     const NAME: ModelName = ModelName("notifications");
+    const TOPICS: &'static [Topic] = &[Topic::Post, Topic::User, Topic::Notification];
     type Change = NotificationChange;
 
     fn project(_position: Position, event: &Event) -> Vec<NotificationChange> {

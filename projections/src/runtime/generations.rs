@@ -108,8 +108,11 @@ pub trait Fence: Send {
     /// How far the fenced generation has read the log. It cannot move while the fence stands.
     fn position(&self) -> Position;
 
-    /// Makes another generation current and the fenced one previous, and takes the fence away: its writer, if it has
-    /// one, finds its store unusable from now on.
+    /// Makes another generation current and the fenced one previous, and takes the fence away: its writers, if it has
+    /// any, find their store unusable from now on.
+    ///
+    /// The offsets from which the fenced generation goes on reading partitions become those of the other one, too, in
+    /// the same step: what lies between them and the position it was filled to is skipped there.
     ///
     /// # Errors
     /// [`StoreError`]; the pointer has not moved.
@@ -144,10 +147,10 @@ pub trait Generations<P: Projection>: Send + Sync {
     /// [`StoreError`].
     async fn list(&self) -> Result<Vec<Generation>, StoreError>;
 
-    /// Opens a generation as its only writer.
+    /// Opens a generation for writing. A store with one writer refuses a second one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] while another process writes it; [`StoreError::Unusable`] when it was made by
+    /// [`StoreError::Unavailable`] while another process writes such a store; [`StoreError::Unusable`] when it was made by
     /// another version of the program.
     async fn open(
         &self,

@@ -403,7 +403,7 @@ impl<P: Projection> Run<P> {
             Err(error) => return End::Retry(error.to_string()),
         }
         match error {
-            StoreError::Unavailable(_) => End::Retry(error.to_string()),
+            StoreError::Unavailable(_) | StoreError::Moved => End::Retry(error.to_string()),
             StoreError::Rejected { .. } | StoreError::Unusable(_) => End::Refuse(error.to_string()),
         }
     }

@@ -74,11 +74,12 @@ struct Prepared<C> {
 }
 
 impl<C> Prepared<C> {
-    fn upto(last: &PublicRecord, expected: usize) -> Self {
+    fn upto(after: Position, last: &PublicRecord, expected: usize) -> Self {
         Self {
             batch: WriteBatch {
                 projected: Vec::with_capacity(expected),
                 parked: Vec::new(),
+                after,
                 checkpoint: checkpoint(last),
             },
             newly_parked: Vec::new(),
@@ -118,8 +119,8 @@ impl<P: Projection> BatchWriter<P> {
             };
             parked.entry(key).or_insert(letter.position);
         }
-        let clean = store.stopped_cleanly().await?;
-        store.set_stopped_cleanly(false).await?;
+        let clean = store.stopped_cleanly(&Source::log()).await?;
+        store.set_stopped_cleanly(&Source::log(), false).await?;
         if !clean {
             tracing::warn!(model = %P::NAME, "the last writer did not end cleanly: the next events are tried one by one");
         }
@@ -146,7 +147,7 @@ impl<P: Projection> BatchWriter<P> {
 
     /// Ends cleanly and lets go of the generation.
     pub(crate) async fn close(self) -> Result<(), StoreError> {
-        let result = self.store.set_stopped_cleanly(true).await;
+        let result = self.store.set_stopped_cleanly(&Source::log(), true).await;
         self.store.close().await;
         result
     }
@@ -204,7 +205,7 @@ impl<P: Projection> BatchWriter<P> {
     ) -> Result<u32, WriteError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.store.record_attempt(position).await {
+            match self.store.record_attempt(&Source::log(), position).await {
                 Err(error @ StoreError::Unavailable(_)) => {
                     observer.failing(&error);
                     wait(&mut backoff, stop).await?;
@@ -267,7 +268,7 @@ impl<P: Projection> BatchWriter<P> {
     ) -> Result<(), WriteError> {
         let mut backoff = Backoff::new();
         loop {
-            let mut prepared = Prepared::upto(record, 0);
+            let mut prepared = Prepared::upto(self.position, record, 0);
             self.add_letter(&mut prepared, record, reason.to_owned(), attempts);
             match self.apply(prepared, parked, observer).await? {
                 Outcome::Written => return Ok(()),
@@ -314,7 +315,7 @@ impl<P: Projection> BatchWriter<P> {
         records: &[&PublicRecord],
         last: &PublicRecord,
     ) -> Result<Prepared<P::Change>, Panicked> {
-        let mut prepared = Prepared::upto(last, records.len());
+        let mut prepared = Prepared::upto(self.position, last, records.len());
         for record in records {
             if let Some(behind) = self.parked_behind(&prepared.newly_parked, &record.sequence) {
                 let reason = format!("its sequence is parked from position {behind} on");

@@ -49,5 +49,5 @@ pub(crate) async fn request_reset(
     let body = Message {
         message: "If the address is known, a code is on its way",
     };
-    Ok(respond::written_by_nobody(&app, &done, &body))
+    Ok(respond::written_by_nobody(&done, &body))
 }

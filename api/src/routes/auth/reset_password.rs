@@ -60,5 +60,5 @@ pub(crate) async fn reset_password(
     let body = Message {
         message: "Password reset",
     };
-    Ok(respond::written_by_nobody(&app, &done, &body))
+    Ok(respond::written_by_nobody(&done, &body))
 }

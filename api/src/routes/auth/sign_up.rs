@@ -92,11 +92,5 @@ pub(crate) async fn sign_up(
         user: done.result.user.clone().into(),
     };
     let who = done.result.user.id;
-    Ok(respond::written(
-        &app,
-        who,
-        &done,
-        StatusCode::CREATED,
-        &body,
-    ))
+    Ok(respond::written(who, &done, StatusCode::CREATED, &body))
 }

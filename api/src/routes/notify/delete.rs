@@ -30,5 +30,5 @@ pub(crate) async fn delete(
     app.settle(&models, Some(who), None).await?;
     let context = origin.context(Some(actor));
     let done = app.api.commands.delete_notification(&context, id).await?;
-    Ok(respond::written_empty(&app, who, &done))
+    Ok(respond::written_empty(who, &done))
 }

@@ -33,5 +33,5 @@ pub(crate) async fn mark_all_read(
     let body = Message {
         message: "All notifications marked as read",
     };
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }

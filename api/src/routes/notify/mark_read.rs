@@ -36,5 +36,5 @@ pub(crate) async fn mark_read(
     let body = Message {
         message: "Notification marked as read",
     };
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }

@@ -80,11 +80,5 @@ pub(crate) async fn comment(
     let body = CommentAnswer {
         comment: done.result.clone().into(),
     };
-    Ok(respond::written(
-        &app,
-        who,
-        &done,
-        StatusCode::CREATED,
-        &body,
-    ))
+    Ok(respond::written(who, &done, StatusCode::CREATED, &body))
 }

@@ -136,13 +136,7 @@ pub(crate) async fn create(
         message: "Post created",
         post: writer.created(done.result.clone(), picture(&app, who).await),
     };
-    Ok(respond::written(
-        &app,
-        who,
-        &done,
-        StatusCode::CREATED,
-        &body,
-    ))
+    Ok(respond::written(who, &done, StatusCode::CREATED, &body))
 }
 
 async fn from_json(

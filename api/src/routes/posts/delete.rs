@@ -28,5 +28,5 @@ pub(crate) async fn delete(
     let who = actor.id;
     let context = origin.context(Some(actor));
     let done = app.api.commands.delete_post(&context, post).await?;
-    Ok(respond::written_empty(&app, who, &done))
+    Ok(respond::written_empty(who, &done))
 }

@@ -33,5 +33,5 @@ pub(crate) async fn delete_comment(
     let context = origin.context(Some(actor));
     let commands = &app.api.commands;
     let done = commands.delete_comment(&context, post, comment).await?;
-    Ok(respond::written_empty(&app, who, &done))
+    Ok(respond::written_empty(who, &done))
 }

@@ -15,7 +15,7 @@ use crate::{
         path::Id,
     },
     respond,
-    state::{App, Shared},
+    state::App,
 };
 
 /// The like after the command.
@@ -28,12 +28,12 @@ pub(crate) struct LikeAnswer {
     like_count: u64,
 }
 
-fn answer(app: &Shared, who: UserId, done: &Done<Liked>) -> Response {
+fn answer(who: UserId, done: &Done<Liked>) -> Response {
     let body = LikeAnswer {
         liked: done.result.liked,
         like_count: done.result.like_count,
     };
-    respond::written(app, who, done, StatusCode::OK, &body)
+    respond::written(who, done, StatusCode::OK, &body)
 }
 
 /// Likes a post, or takes the like back.
@@ -57,7 +57,7 @@ pub(crate) async fn toggle(
         Fingerprint::new().field("postId", post.0)
     });
     let done = app.api.commands.toggle_like(&context, post).await?;
-    Ok(answer(&app, who, &done))
+    Ok(answer(who, &done))
 }
 
 /// Likes a post, if one does not yet.
@@ -78,7 +78,7 @@ pub(crate) async fn set(
     let who = actor.id;
     let context = origin.context(Some(actor));
     let done = app.api.commands.set_like(&context, post, true).await?;
-    Ok(answer(&app, who, &done))
+    Ok(answer(who, &done))
 }
 
 /// Takes a like back, if there is one.
@@ -99,5 +99,5 @@ pub(crate) async fn unset(
     let who = actor.id;
     let context = origin.context(Some(actor));
     let done = app.api.commands.set_like(&context, post, false).await?;
-    Ok(answer(&app, who, &done))
+    Ok(answer(who, &done))
 }

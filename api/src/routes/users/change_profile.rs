@@ -95,5 +95,5 @@ pub(crate) async fn change_profile(
     let done = app.api.commands.update_profile(&context, input).await?;
     let user = done.result.clone().into();
     let body = ChangeProfileAnswer { user };
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }

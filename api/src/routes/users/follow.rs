@@ -63,7 +63,7 @@ pub(crate) async fn follow(
     });
     let done = app.api.commands.follow(&context, user, notify).await?;
     let body = FollowAnswer::new("Followed successfully", &done.result);
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }
 
 /// Changes whether an existing follow notifies.
@@ -93,5 +93,5 @@ pub(crate) async fn change_follow(
         .change_follow(&context, user, notify)
         .await?;
     let body = FollowAnswer::new("Follow changed", &done.result);
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }

@@ -31,5 +31,5 @@ pub(crate) async fn unfollow(
     let context = origin.context(Some(actor));
     let done = app.api.commands.unfollow(&context, user).await?;
     let body = FollowAnswer::new("Unfollowed successfully", &done.result);
-    Ok(respond::written(&app, who, &done, StatusCode::OK, &body))
+    Ok(respond::written(who, &done, StatusCode::OK, &body))
 }
