@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod server;
+pub mod servers;
 
 pub use client::{Answer, Client};
 pub use server::Server;
