@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Router, middleware::from_fn_with_state, routing::MethodRouter};
+use axum::{
+    Router,
+    middleware::from_fn_with_state,
+    routing::{MethodRouter, get},
+};
 use http::StatusCode;
 use utoipa::openapi::{
     OpenApi, RefOr,
@@ -13,7 +17,10 @@ use utoipa::openapi::{
 use crate::{
     edge::edge,
     error::ApiError,
-    openapi, routes,
+    openapi,
+    readiness::Readiness,
+    routes,
+    service::Service,
     state::{ApiState, App, Shared},
 };
 
@@ -87,21 +94,18 @@ fn service_paths(gateway: &str) -> Vec<String> {
     paths
 }
 
-fn mounts() -> Mounts {
+fn mounts(services: &[Service]) -> Mounts {
     let mut mounts = Mounts::new();
-    routes::auth::mount(&mut mounts);
-    routes::users::mount(&mut mounts);
-    routes::posts::mount(&mut mounts);
-    routes::feed::mount(&mut mounts);
-    routes::notify::mount(&mut mounts);
-    routes::media::mount(&mut mounts);
+    for service in services {
+        service.mount(&mut mounts);
+    }
     routes::operations::mount(&mut mounts);
     mounts
 }
 
 /// The OpenAPI document of every route.
 pub(crate) fn documented() -> OpenApi {
-    openapi::complete(mounts().document)
+    openapi::complete(mounts(&Service::ALL).document)
 }
 
 async fn unknown_route() -> ApiError {
@@ -113,20 +117,33 @@ async fn wrong_method() -> ApiError {
         .detail("the route has no such method; `Allow` names those it has")
 }
 
-/// The API as a service. Serve it with the peer's address
+/// The API of some services. Serve it with the peer's address
 /// (`into_make_service_with_connect_info::<SocketAddr>()`): without it there are no limits per address.
-pub fn router(state: ApiState) -> Router {
-    router_with(state, Router::new())
+pub fn router(state: ApiState, services: &[Service]) -> Router {
+    router_with(state, services, Router::new())
 }
 
 /// The same with routes of others beside it (the chat's history), under the same layer and with the same errors.
-pub fn router_with(state: ApiState, others: Router) -> Router {
+pub fn router_with(state: ApiState, services: &[Service], others: Router) -> Router {
     let app: App = Arc::new(Shared::new(state));
-    mounts()
+    mounts(services)
         .router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(&app))
         .merge(others)
         .layer(from_fn_with_state(app, edge))
+}
+
+/// Liveness, readiness and metrics alone: for a listener of their own, and for processes that serve nothing else.
+pub fn operations(
+    readiness: Arc<dyn Readiness>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+) -> Router {
+    let ready = move || async move { routes::operations::readiness(&*readiness, false).await };
+    let metrics = move || async move { routes::operations::exposition(metrics()) };
+    Router::new()
+        .route("/livez", get(routes::operations::livez))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
 }

@@ -54,6 +54,8 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// When set, `/metrics` wants it as bearer token.
     pub operator_token: Option<String>,
+    /// What the gateway proves itself with: only from whom brings it `x-user-payload` is believed.
+    pub gateway_secret: Option<String>,
     /// Signs cursors and media addresses and keys the hashes of passwords in idempotency fingerprints. Keep it across
     /// restarts, else cursors and stored fingerprints stop fitting.
     pub signing_key: [u8; 32],
@@ -82,6 +84,7 @@ impl Settings {
             rate_limits: Some(RateLimits::default()),
             trusted_proxies: TrustedProxies::default(),
             operator_token: None,
+            gateway_secret: None,
             signing_key,
             request_timeout: Duration::from_secs(30),
             upload_timeout: Duration::from_secs(15 * 60),

@@ -6,9 +6,9 @@ use std::{
 };
 
 use socialhub_commands::{Commands, ports::Tokens};
-use socialhub_domain::{Clock, IdGenerator, UserId};
+use socialhub_domain::{Clock, IdGenerator, StreamId, UserId};
 use socialhub_projections::{
-    Freshness, ModelPosition, counters::ports::CounterReader, feed::ports::FeedReader,
+    Freshness, ModelPosition, ReadError, counters::ports::CounterReader, feed::ports::FeedReader,
     notifications::ports::NotificationReader,
 };
 use tokio::sync::watch;
@@ -162,5 +162,36 @@ impl Shared {
             all.stale |= one.stale;
         }
         Ok(all)
+    }
+
+    /// Looks something up that is told by one stream. A model that does not have it while the log does is only behind:
+    /// then it is waited for, so that nobody is told "not found" about what somebody else has just made.
+    pub(crate) async fn look_up<T, F>(
+        &self,
+        models: &[&Model],
+        viewer: Option<UserId>,
+        asked: Option<u64>,
+        stream: StreamId,
+        read: impl Fn() -> F + Send,
+    ) -> Result<(Freshness, Option<T>), ApiError>
+    where
+        T: Send,
+        F: Future<Output = Result<Option<T>, ReadError>> + Send,
+    {
+        let freshness = self.settle(models, viewer, asked).await?;
+        if let Some(found) = read().await? {
+            return Ok((freshness, Some(found)));
+        }
+        // Without the log, what the model says is all there is.
+        let written = self.api.commands.last_written(&stream).await.ok().flatten();
+        match written {
+            Some(position) if position > freshness.position => {
+                let freshness = self
+                    .settle(models, viewer, asked.max(Some(position)))
+                    .await?;
+                Ok((freshness, read().await?))
+            }
+            _ => Ok((freshness, None)),
+        }
     }
 }

@@ -23,6 +23,7 @@ pub mod sign_up;
 mod turns;
 pub mod update_profile;
 mod visibility;
+mod written;
 
 use std::sync::Arc;
 

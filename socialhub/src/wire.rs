@@ -6,7 +6,9 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use socialhub_api::{ApiState, Positions, Rate, RateLimits, RecentWrites, Settings as ApiSettings};
+use socialhub_api::{
+    ApiState, Positions, Rate, RateLimits, RecentWrites, Service, Settings as ApiSettings,
+};
 use socialhub_chat::{Chat, ChatDeps, ChatLimits, NoBus};
 use socialhub_commands::{Commands, Ports, ports::Tokens};
 use socialhub_domain::{Clock, upcast};
@@ -146,7 +148,7 @@ pub async fn start(config: &Config, metrics: PrometheusHandle) -> Result<Program
         shutdown: streams.clone(),
         settings: api_settings(config)?,
     };
-    let router = socialhub_api::router_with(api, chat.router());
+    let router = socialhub_api::router_with(api, &Service::ALL, chat.router());
     Ok(Program {
         router,
         chat,

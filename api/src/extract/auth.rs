@@ -1,14 +1,22 @@
-//! Who asks: the bearer token. A client's `x-user-payload` is not looked at.
+//! Who asks: the bearer token, or what the gateway says it has found in it. A client's own `x-user-payload` is not looked
+//! at: it counts only together with the gateway's secret.
 
 use axum::extract::FromRequestParts;
 use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use serde::Deserialize;
 use socialhub_commands::Actor;
+use socialhub_domain::UserId;
 
 use crate::{
     error::ApiError,
+    sign::same,
     state::{App, Shared},
 };
 
+/// What the gateway says about a person: `{"id", "username"}`.
+pub(crate) const USER_PAYLOAD: &str = "x-user-payload";
+/// What the gateway proves itself with.
+const GATEWAY_SECRET: &str = "x-gateway-secret";
 /// No token of ours is longer; a longer one is not worth a look.
 const TOKEN_MAX: usize = 4_096;
 
@@ -30,7 +38,8 @@ impl FromRequestParts<App> for MaybeSigned {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        if parts.headers.contains_key(AUTHORIZATION) {
+        let named = parts.headers.contains_key(AUTHORIZATION) || vouched(app, &parts.headers);
+        if named {
             verify(app, &parts.headers).map(|actor| Self(Some(actor)))
         } else {
             Ok(Self(None))
@@ -38,8 +47,45 @@ impl FromRequestParts<App> for MaybeSigned {
     }
 }
 
-/// Who the request's token speaks for.
+/// Who the request speaks for: as the gateway has found out, or as its token says.
 pub(crate) fn verify(app: &Shared, headers: &HeaderMap) -> Result<Actor, ApiError> {
+    if vouched(app, headers) {
+        return payload(headers).ok_or_else(ApiError::unauthorized);
+    }
+    verify_token(app, headers)
+}
+
+/// Whether the request comes from the gateway and names a person.
+fn vouched(app: &Shared, headers: &HeaderMap) -> bool {
+    headers.contains_key(USER_PAYLOAD) && from_gateway(app, headers)
+}
+
+/// Whether the request brings the gateway's secret.
+pub(crate) fn from_gateway(app: &Shared, headers: &HeaderMap) -> bool {
+    let Some(wanted) = &app.api.settings.gateway_secret else {
+        return false;
+    };
+    headers
+        .get(GATEWAY_SECRET)
+        .is_some_and(|given| same(given.as_bytes(), wanted.as_bytes()))
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    id: UserId,
+    username: String,
+}
+
+fn payload(headers: &HeaderMap) -> Option<Actor> {
+    let payload: Payload = serde_json::from_slice(headers.get(USER_PAYLOAD)?.as_bytes()).ok()?;
+    Some(Actor {
+        id: payload.id,
+        username: payload.username,
+    })
+}
+
+/// Who the request's token speaks for.
+pub(crate) fn verify_token(app: &Shared, headers: &HeaderMap) -> Result<Actor, ApiError> {
     let token = bearer(headers).ok_or_else(ApiError::unauthorized)?;
     app.api
         .tokens

@@ -44,7 +44,7 @@ use uuid::Uuid;
 
 use crate::{
     ApiState, ByteRange, MediaError, MediaReader, NotReady, OpenMedia, Positions, Readiness,
-    RecentWrites, Settings, router,
+    RecentWrites, Service, Settings, router,
 };
 
 /// The person whose token is `ada`.
@@ -206,24 +206,29 @@ impl MediaStore for Outside {
 }
 
 /// A read model whose position the test moves.
-pub(super) struct Model(pub watch::Sender<u64>);
+pub(super) struct Model {
+    pub position: watch::Sender<u64>,
+    /// How many requests have waited for it.
+    pub waiting: AtomicUsize,
+}
 
 #[async_trait]
 impl ModelPosition for Model {
     async fn position(&self) -> Result<u64, ReadError> {
-        Ok(*self.0.borrow())
+        Ok(*self.position.borrow())
     }
 
     async fn wait_for(&self, wanted: u64, limit: Duration) -> Result<Freshness, ReadError> {
-        let mut seen = self.0.subscribe();
+        let mut seen = self.position.subscribe();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         let reached = seen.wait_for(|position| *position >= wanted);
         let stale = tokio::time::timeout(limit, reached).await.is_err();
-        let position = *self.0.borrow();
+        let position = *self.position.borrow();
         Ok(Freshness { position, stale })
     }
 
     fn watch(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.position.subscribe()
     }
 }
 
@@ -496,7 +501,10 @@ impl World {
         let tokens = Arc::new(Names::default());
         let ids = Arc::new(Counting::default());
         let readers = Arc::new(Readers::default());
-        let model = Arc::new(Model(watch::Sender::new(0)));
+        let model = Arc::new(Model {
+            position: watch::Sender::new(0),
+            waiting: AtomicUsize::new(0),
+        });
         let probe = Arc::new(Probe::default());
         let shutdown = CancellationToken::new();
         let commands = Commands::new(Ports {
@@ -513,7 +521,7 @@ impl World {
             clock: Arc::new(Fixed),
             ids: ids.clone(),
         });
-        let router = router(ApiState {
+        let state = ApiState {
             commands: Arc::new(commands),
             feed: readers.clone(),
             notifications: readers.clone(),
@@ -532,7 +540,8 @@ impl World {
             metrics: Arc::new(|| "up 1\n".to_owned()),
             shutdown: shutdown.clone(),
             settings,
-        });
+        };
+        let router = router(state, &Service::ALL);
         Self {
             router,
             model,

@@ -117,7 +117,7 @@ async fn reads_wait_for_what_was_asked_and_say_when_it_was_not_reached() {
         read_wait: Duration::from_millis(20),
         ..settings()
     });
-    world.model.0.send_replace(5);
+    world.model.position.send_replace(5);
     let fresh = world.send(at_least("5")).await;
     assert_eq!(header(&fresh, "x-position"), "5");
     assert_eq!(header(&fresh, "x-stale"), "");
@@ -137,7 +137,7 @@ async fn people_read_what_they_wrote() {
     let written = world.post("/posts", r#"{"content": "hello"}"#).await;
     assert_eq!(header(&written, "x-position"), "1");
     let reading = world.get("/feed");
-    let moving = async { world.model.0.send_replace(1) };
+    let moving = async { world.model.position.send_replace(1) };
     // The read waits: it is polled first, and can only end after the model moved.
     let (read, _) = futures::join!(reading, moving);
     assert_eq!(header(&read, "x-position"), "1");

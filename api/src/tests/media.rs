@@ -1,5 +1,7 @@
 //! Serving files.
 
+use std::sync::atomic::Ordering;
+
 use axum::{body::Body, response::Response};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -119,7 +121,7 @@ async fn signed_addresses_come_with_the_post_and_cannot_be_changed() {
         .body(Body::from(form))
         .unwrap();
     let post = body(world.send(request).await).await["post"].clone();
-    world.model.0.send_replace(1);
+    world.model.position.send_replace(1);
     let url = post["mediaUrls"][0].as_str().unwrap().to_owned();
     let id: PostId = post["id"].as_str().unwrap().parse().unwrap();
     world
@@ -140,4 +142,34 @@ async fn signed_addresses_come_with_the_post_and_cannot_be_changed() {
     }
     world.readers.visibility.lock().clear();
     refused(anonymous(&world, &url, &[]).await, 404, "Media not found").await;
+}
+
+/// What the log has and the model does not is only behind: nobody is told that it is not there.
+#[tokio::test]
+async fn a_file_of_a_post_that_the_model_has_not_seen_yet_is_waited_for() {
+    let world = World::new();
+    let created = world
+        .post("/posts/", r#"{"content":"a","visibility":"public"}"#)
+        .await;
+    assert_eq!(header(&created, "x-position"), "1");
+    let post = PostId(
+        body(created).await["post"]["id"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap(),
+    );
+    let path = format!("/media/{post}/0.png");
+    let asked = anonymous(&world, &path, &[]);
+    let caught_up = async {
+        // The model catches up once the request is waiting for it.
+        while world.model.waiting.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let seen = (Visibility::Public, ADA);
+        world.readers.visibility.lock().insert(post, seen);
+        world.model.position.send_replace(1);
+    };
+    let (response, ()) = tokio::join!(asked, caught_up);
+    assert_eq!(response.status(), StatusCode::OK);
 }

@@ -68,7 +68,7 @@ async fn the_document_lists_every_route() {
 #[tokio::test]
 async fn every_documented_route_answers_on_each_of_its_paths() {
     let world = World::new();
-    world.model.0.send_replace(1_000);
+    world.model.position.send_replace(1_000);
     let document = body(world.get("/openapi.json").await).await;
     for (verb, pattern) in operations(&document) {
         let id = "00000000-0000-0000-0000-0000000000ff";

@@ -173,3 +173,33 @@ async fn more_than_can_be_worked_on_is_shed_but_probes_are_answered() {
     refused(response, 503, "Temporarily unavailable").await;
     assert_eq!(world.get("/livez").await.status(), StatusCode::OK);
 }
+
+/// The gateway's secret in front, its word about a person is believed; without it, or with another, it is not looked at.
+#[tokio::test]
+async fn only_the_gateway_is_believed_about_who_asks() {
+    let world = World::with(Settings {
+        gateway_secret: Some("between the gateway and us".to_owned()),
+        ..settings()
+    });
+    let ask = |secret: &str, payload: &str, path: &str| {
+        let request = Request::get(path)
+            .header("x-gateway-secret", secret)
+            .header("x-user-payload", payload);
+        request.body(Body::empty()).unwrap()
+    };
+    let secret = "between the gateway and us";
+    let ada = r#"{"id":"00000000-0000-0000-0000-000000000ada","username":"ada"}"#;
+    let profile = "/users/profile/00000000-0000-0000-0000-000000000ada";
+    let believed = world.send(ask(secret, ada, profile)).await;
+    assert_eq!(believed.status(), StatusCode::OK);
+    for (secret, payload) in [("guessed", ada), ("", ada), (secret, "{}"), (secret, "")] {
+        let response = world.send(ask(secret, payload, profile)).await;
+        refused(response, 401, "Unauthorized").await;
+    }
+    let question = signed(Method::GET, "/api/v1/auth/verify-user")
+        .header("x-gateway-secret", secret)
+        .header("x-gateway-check", "1");
+    let short = world.send(question.body(Body::empty()).unwrap()).await;
+    assert_eq!(short.status(), StatusCode::NO_CONTENT);
+    assert_eq!(header(&short, "x-user-payload"), ada);
+}

@@ -38,13 +38,13 @@ fn publish(world: &World, position: u64) {
         position,
     };
     world.readers.new_posts.lock().push(item);
-    world.model.0.send_replace(position);
+    world.model.position.send_replace(position);
 }
 
 #[tokio::test]
 async fn new_posts_arrive_and_an_id_resumes_after_its_event() {
     let world = World::new();
-    world.model.0.send_replace(10);
+    world.model.position.send_replace(10);
     publish(&world, 11);
     let mut stream = open(&world, None).await;
     assert_eq!(header(&stream, "content-type"), "text/event-stream");
@@ -81,7 +81,7 @@ async fn many_commits_cost_few_queries() {
     let mut stream = open(&world, None).await;
     next(&mut stream).await.unwrap();
     for position in 1..=1_000 {
-        world.model.0.send_replace(position);
+        world.model.position.send_replace(position);
     }
     publish(&world, 1_001);
     next(&mut stream).await.unwrap();

@@ -17,7 +17,7 @@ use http::{
         X_CONTENT_TYPE_OPTIONS,
     },
 };
-use socialhub_domain::{PostId, UserId, event::Visibility};
+use socialhub_domain::{PostId, UserId, event::Visibility, post::Post};
 use utoipa_axum::routes;
 
 use crate::{
@@ -132,8 +132,11 @@ pub(crate) async fn file(
         .map(|actor| actor.id)
         .or_else(|| signed_viewer(&app, post, &query));
     let models = [&app.models.feed];
-    app.settle(&models, viewer, None).await?;
-    let visibility = app.api.feed.post_for_media(post, viewer).await?;
+    let (_, visibility) = app
+        .look_up(&models, viewer, None, Post::stream(post), || {
+            app.api.feed.post_for_media(post, viewer)
+        })
+        .await?;
     let visibility = visibility.ok_or_else(not_found)?;
     let open = open_part(&app, post, name, &headers).await?;
     Ok(serve(open, visibility, &headers))

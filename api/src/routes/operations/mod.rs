@@ -12,8 +12,14 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::{
-    error::ApiError, extract::auth::bearer, openapi, readiness::NotReady, respond, router::Mounts,
-    sign::same, state::App,
+    error::ApiError,
+    extract::auth::bearer,
+    openapi,
+    readiness::{NotReady, Readiness},
+    respond,
+    router::Mounts,
+    sign::same,
+    state::App,
 };
 
 pub(crate) fn mount(mounts: &mut Mounts) {
@@ -63,8 +69,13 @@ pub(crate) async fn livez() -> Response {
     )
 )]
 pub(crate) async fn readyz(State(app): State<App>) -> Response {
-    let mut not_ready = app.api.readiness.not_ready().await;
-    if app.api.shutdown.is_cancelled() {
+    readiness(&*app.api.readiness, app.api.shutdown.is_cancelled()).await
+}
+
+/// The answer to the question whether a process can serve.
+pub(crate) async fn readiness(readiness: &dyn Readiness, shutting_down: bool) -> Response {
+    let mut not_ready = readiness.not_ready().await;
+    if shutting_down {
         not_ready.push(NotReady {
             name: "server".to_owned(),
             reason: "shutting down".to_owned(),
@@ -97,9 +108,13 @@ pub(crate) async fn metrics(
             return Err(ApiError::unauthorized());
         }
     }
-    let text = (app.api.metrics)();
+    Ok(exposition((app.api.metrics)()))
+}
+
+/// Metrics as Prometheus reads them.
+pub(crate) fn exposition(text: String) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+    ([(CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// This API as an OpenAPI document.

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use serde::Serialize;
-use socialhub_domain::PostId;
+use socialhub_domain::{PostId, post::Post};
 use socialhub_projections::feed::ports::CommentView;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -80,8 +80,11 @@ pub(crate) async fn comments(
     let list = List::new("comments", post.to_string());
     let request = query.page(&app.signer, &list)?;
     let models = [&app.models.feed];
-    let freshness = app.settle(&models, Some(actor.id), asked).await?;
-    let page = app.api.feed.comments(post, actor.id, &request).await?;
+    let (freshness, page) = app
+        .look_up(&models, Some(actor.id), asked, Post::stream(post), || {
+            app.api.feed.comments(post, actor.id, &request)
+        })
+        .await?;
     let page = page.ok_or_else(|| ApiError::not_found("Post not found"))?;
     let listing = Listing {
         query: &query,

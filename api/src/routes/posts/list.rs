@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use serde::Serialize;
-use socialhub_domain::UserId;
+use socialhub_domain::{UserId, user::User};
 use utoipa::ToSchema;
 
 use crate::{
@@ -48,8 +48,11 @@ pub(crate) async fn posts_of(
     let list = List::new("posts-of", author.to_string());
     let request = query.page(&app.signer, &list)?;
     let models = [&app.models.feed, &app.models.counters];
-    let freshness = app.settle(&models, Some(viewer), asked).await?;
-    let page = app.api.feed.posts_of(author, viewer, &request).await?;
+    let (freshness, page) = app
+        .look_up(&models, Some(viewer), asked, User::stream(author), || {
+            app.api.feed.posts_of(author, viewer, &request)
+        })
+        .await?;
     let mut page = page.ok_or_else(|| ApiError::not_found("User not found"))?;
     app.count(&mut page.items).await?;
     let writer = PostWriter { app: &app, viewer };

@@ -1,7 +1,7 @@
 //! `GET /posts/{postId}`
 
 use axum::{extract::State, response::Response};
-use socialhub_domain::PostId;
+use socialhub_domain::{PostId, post::Post};
 
 use super::PostAnswer;
 use crate::{
@@ -29,13 +29,12 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let viewer = actor.id;
     let models = [&app.models.feed, &app.models.counters];
-    let freshness = app.settle(&models, Some(viewer), asked).await?;
-    let mut view = app
-        .api
-        .feed
-        .post(post, viewer)
-        .await?
-        .ok_or_else(|| ApiError::not_found("Post not found"))?;
+    let (freshness, view) = app
+        .look_up(&models, Some(viewer), asked, Post::stream(post), || {
+            app.api.feed.post(post, viewer)
+        })
+        .await?;
+    let mut view = view.ok_or_else(|| ApiError::not_found("Post not found"))?;
     app.count(std::slice::from_mut(&mut view)).await?;
     let writer = PostWriter { app: &app, viewer };
     let post = writer.post(view);

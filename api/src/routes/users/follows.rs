@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use serde::Serialize;
-use socialhub_domain::UserId;
+use socialhub_domain::{UserId, user::User};
 use socialhub_projections::{Page, feed::ports::FollowEntry};
 use utoipa::ToSchema;
 
@@ -83,8 +83,12 @@ pub(crate) async fn followers(
     let list = List::new("followers", user.to_string());
     let request = query.page(&app.signer, &list)?;
     let models = [&app.models.feed];
-    let freshness = app.settle(&models, Some(actor.id), asked).await?;
-    let page = found(app.api.feed.followers(user, &request).await?)?;
+    let (freshness, page) = app
+        .look_up(&models, Some(actor.id), asked, User::stream(user), || {
+            app.api.feed.followers(user, &request)
+        })
+        .await?;
+    let page = found(page)?;
     let listing = Listing {
         query: &query,
         list: &list,
@@ -116,8 +120,12 @@ pub(crate) async fn following(
     let list = List::new("following", user.to_string());
     let request = query.page(&app.signer, &list)?;
     let models = [&app.models.feed];
-    let freshness = app.settle(&models, Some(actor.id), asked).await?;
-    let page = found(app.api.feed.following(user, &request).await?)?;
+    let (freshness, page) = app
+        .look_up(&models, Some(actor.id), asked, User::stream(user), || {
+            app.api.feed.following(user, &request)
+        })
+        .await?;
+    let page = found(page)?;
     let listing = Listing {
         query: &query,
         list: &list,
