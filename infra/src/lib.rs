@@ -18,3 +18,4 @@ pub mod postgres;
 pub mod redis;
 pub mod security;
 pub mod sqlite;
+pub mod tls;

@@ -6,7 +6,7 @@ use socialhub_domain::upcast;
 use socialhub_event_log::EventLog;
 use socialhub_infra::sqlite::{connection::check_file, event_log::SqliteEventLog};
 
-use crate::config::Config;
+use crate::config::{Config, Profile};
 
 /// What one look found.
 enum Finding {
@@ -24,7 +24,10 @@ pub fn run(config: &Config) -> Result<ExitCode, String> {
     let mut findings = vec![upcasters(), address(config), folder(&config.data_dir)];
     findings.extend(secrets(&config.data_dir));
     findings.extend(files(&config.data_dir));
-    findings.push(event_log(&config.log_file));
+    match &config.profile {
+        Profile::Embedded { log_file } => findings.push(event_log(log_file)),
+        Profile::Distributed(_) => {}
+    }
     let mut bad = 0;
     for finding in &findings {
         match finding {
@@ -52,12 +55,10 @@ fn upcasters() -> Finding {
 }
 
 fn address(config: &Config) -> Finding {
-    match TcpListener::bind(config.listen) {
-        Ok(_) => Finding::Good(format!("{} is free to listen on", config.listen)),
-        Err(error) => Finding::Note(format!(
-            "{}: {error} (is the server running?)",
-            config.listen
-        )),
+    let address = config.listen_or(8080);
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::Good(format!("{address} is free to listen on")),
+        Err(error) => Finding::Note(format!("{address}: {error} (is the server running?)")),
     }
 }
 

@@ -15,7 +15,9 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
-use config::{Config, Settings};
+use config::{Config, Profile, Settings};
+use socialhub_api::Service;
+use wire::Roles;
 
 // The default allocator keeps what bursts of requests took; this one gives it back and is faster under threads.
 #[global_allocator]
@@ -40,8 +42,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve (what happens without a command, too)
+    /// Serve everything in one process (what happens without a command, too)
     Serve,
+    /// Serve some services alone: auth, users, posts, notifications, feed, chat (distributed profile)
+    Service {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Service>,
+    },
+    /// Publish the event log to Kafka (distributed profile)
+    Relay,
+    /// Project read models alone: feed, notifications, counters (distributed profile)
+    Project {
+        /// Their names
+        #[arg(required = true, value_parser = ["feed", "notifications", "counters"])]
+        names: Vec<String>,
+    },
     /// Rebuild, verify and look at read models and the log
     Replay(socialhub_replay_tools::Options),
     /// Fill a running server with a small network, through its public API
@@ -62,6 +78,7 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
+    socialhub_infra::tls::install();
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
@@ -94,12 +111,40 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Doctor => doctor::run(&load(cli.settings, cli.config.as_deref())?),
         Command::Serve => {
             let config = load(cli.settings, cli.config.as_deref())?;
-            in_runtime(async { serve::run(config).await.map(|()| ExitCode::SUCCESS) })
+            play(config, Roles::all())
+        }
+        Command::Service { names } => {
+            let config = distributed(cli.settings, cli.config.as_deref())?;
+            play(config, Roles::services(names))
+        }
+        Command::Relay => {
+            let config = distributed(cli.settings, cli.config.as_deref())?;
+            play(config, Roles::relay())
+        }
+        Command::Project { names } => {
+            let config = distributed(cli.settings, cli.config.as_deref())?;
+            play(config, Roles::projections(names))
         }
         Command::Replay(options) => {
             let config = load(cli.settings, cli.config.as_deref())?;
             in_runtime(wire::replay(config, options))
         }
+    }
+}
+
+fn play(config: Config, roles: Roles) -> Result<ExitCode, String> {
+    in_runtime(async { serve::run(config, roles).await.map(|()| ExitCode::SUCCESS) })
+}
+
+/// The configuration of a process that plays some roles only. On SQLite one process plays them all.
+fn distributed(settings: Settings, file: Option<&Path>) -> Result<Config, String> {
+    let config = load(settings, file)?;
+    match config.profile {
+        Profile::Distributed(_) => Ok(config),
+        Profile::Embedded { .. } => Err(
+            "DATABASE_URL: a log on SQLite belongs to one process: use `socialhub serve`, or a log on Postgres"
+                .to_owned(),
+        ),
     }
 }
 

@@ -1,38 +1,55 @@
 //! `socialhub serve`: starts everything, and stops it in the order in which nothing is lost.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, LogFormat},
-    server, telemetry, wire,
+    server, telemetry,
+    wire::{self, Roles},
 };
 
-/// Serves until SIGTERM or SIGINT.
+/// Connections to the listener of probes and metrics.
+const OPERATIONS_CONNECTIONS: usize = 64;
+
+/// Plays its roles until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// A line for the operator: what cannot be started and why.
-pub async fn run(config: Config) -> Result<(), String> {
+pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     let metrics = telemetry::start_metrics()?;
-    let program = wire::start(&config, metrics).await?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| format!("LISTEN: cannot listen on {}: {error}", config.listen))?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    say_hello(&config, address);
-
+    let program = wire::start(&config, &roles, metrics).await?;
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(server::serve(
-        listener,
-        program.router(),
-        config.max_connections,
-        stop.clone(),
-    ));
+    let serving = TaskTracker::new();
+    if let Some(router) = program.router() {
+        let (listener, address) = listen("LISTEN", config.listen_or(roles.port())).await?;
+        say_hello(&config, &roles, address);
+        serving.spawn(server::serve(
+            listener,
+            router,
+            config.max_connections,
+            stop.clone(),
+        ));
+    }
+    // Probes and metrics are answered until the very end.
+    let operations = CancellationToken::new();
+    if let Some(address) = config.metrics_listen {
+        let (listener, address) = listen("METRICS_LISTEN", address).await?;
+        tracing::info!(%address, "serving liveness, readiness and metrics");
+        tokio::spawn(server::serve(
+            listener,
+            program.operations(),
+            OPERATIONS_CONNECTIONS,
+            operations.clone(),
+        ));
+    }
+    serving.close();
+    tracing::info!(%roles, "running");
     wait_for_signal().await?;
     tracing::info!("stopping: taking no new connections, finishing what is under way");
     let patience = Duration::from_secs(config.shutdown_seconds);
@@ -40,8 +57,9 @@ pub async fn run(config: Config) -> Result<(), String> {
         stop.cancel();
         // Streams and sockets are told first, or their connections would never end.
         program.end_streams(patience / 2).await;
-        let _ = serving.await;
+        serving.wait().await;
         program.stop().await;
+        operations.cancel();
     };
     tokio::select! {
         () = orderly => {}
@@ -80,14 +98,21 @@ pub async fn wait_for_signal() -> Result<(), String> {
     Ok(())
 }
 
+async fn listen(setting: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let refused = |error| format!("{setting}: cannot listen on {address}: {error}");
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    Ok((listener, address))
+}
+
 /// Where it is, where its data is, and what to try first.
-fn say_hello(config: &Config, address: std::net::SocketAddr) {
+fn say_hello(config: &Config, roles: &Roles, address: SocketAddr) {
     let folder = config
         .data_dir
         .canonicalize()
         .unwrap_or_else(|_| config.data_dir.clone());
     tracing::info!(%address, data = %folder.display(), "listening");
-    if config.log_format == LogFormat::Text {
+    if config.log_format == LogFormat::Text && roles.services.len() > 1 {
         eprintln!(
             "\n  SocialHub is on   http://{address}\n  its data is in    {}\n  try first         http://{address}/docs\n  \
              or, elsewhere     socialhub demo --url http://{address}\n",

@@ -7,5 +7,5 @@ mod tokens;
 
 pub use hashing::BcryptPool;
 pub use otp::MemoryOtps;
-pub use secrets::{OsSecrets, SecretError, load_or_create_secret};
+pub use secrets::{OsSecrets, SecretError, derive_key, load_or_create_secret};
 pub use tokens::JwtTokens;

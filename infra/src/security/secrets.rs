@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hmac::{Hmac, Mac};
 use rand::Rng;
+use sha2::Sha256;
 use socialhub_commands::ports::Secrets;
 
 /// A kept secret must have at least as many characters: 128 bits in hexadecimal.
@@ -21,6 +23,14 @@ impl Secrets for OsSecrets {
     fn otp(&self) -> String {
         format!("{:06}", rand::rng().random_range(0..1_000_000_u32))
     }
+}
+
+/// A key for one purpose, made from a secret that has another: HMAC-SHA256 of the purpose under the secret, so that
+/// neither tells the other.
+pub fn derive_key(secret: &[u8], purpose: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(purpose);
+    mac.finalize().into_bytes().into()
 }
 
 /// Why a secret could not be had from its file.

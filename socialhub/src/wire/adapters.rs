@@ -56,10 +56,10 @@ impl NotificationLookup for Owners {
 }
 
 /// A post's likes, answered by the counters.
-pub struct Likes<R>(pub Arc<R>);
+pub struct Likes(pub Arc<dyn CounterReader>);
 
 #[async_trait]
-impl<R: CounterReader> LikeCountLookup for Likes<R> {
+impl LikeCountLookup for Likes {
     async fn like_count(&self, post: PostId) -> Result<u64, PortError> {
         let counts = self
             .0

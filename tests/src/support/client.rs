@@ -46,6 +46,7 @@ pub fn fresh_name(stem: &str) -> String {
 impl Client {
     /// An anonymous client.
     pub fn new(base: &str) -> Self {
+        socialhub_infra::tls::install();
         let http = reqwest::Client::builder()
             .timeout(PATIENCE)
             .build()

@@ -3,162 +3,47 @@
 //! `docs/configuration.md` is generated from this module (`socialhub config reference`); a test fails when it drifts.
 //! A key that the file has and this module does not is refused, with the key's name.
 
+mod profile;
+mod settings;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
-use serde::Deserialize;
 use socialhub_api::TrustedProxies;
+
+pub use self::{
+    profile::{Profile, Servers},
+    settings::{LogFormat, Settings, Switch},
+};
 
 /// Where the configuration file is looked for when no flag names one.
 const DEFAULT_FILE: &str = "socialhub.toml";
 
-/// A switch that reads well on a command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Switch {
-    /// Yes.
-    On,
-    /// No.
-    Off,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line, for machines.
-    Json,
-}
-
-/// Every setting, as flag, environment variable and key of the file. What is left out has its default.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Address and port to listen on [default: 127.0.0.1:8080]
-    #[arg(long, env = "LISTEN", global = true, value_name = "ADDRESS")]
-    pub listen: Option<SocketAddr>,
-
-    /// Folder for databases, media, mail and secrets; made if it is not there [default: ./data]
-    #[arg(long, env = "DATA_DIR", global = true, value_name = "FOLDER")]
-    pub data_dir: Option<PathBuf>,
-
-    /// The event log, `sqlite:FILE`; its kind chooses the profile [default: sqlite:DATA_DIR/events.db]
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        global = true,
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub database_url: Option<String>,
-
-    /// Key that tokens are signed with, at least 32 bytes [default: made and kept in the data folder]
-    #[arg(
-        long,
-        env = "JWT_SECRET",
-        global = true,
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
-    pub jwt_secret: Option<String>,
-
-    /// File that holds the key that tokens are signed with
-    #[arg(long, env = "JWT_SECRET_FILE", global = true, value_name = "FILE")]
-    pub jwt_secret_file: Option<PathBuf>,
-
-    /// Token for what only an operator may do; when it is set, `/metrics` wants it [default: none]
-    #[arg(
-        long,
-        env = "OPERATOR_TOKEN",
-        global = true,
-        value_name = "SECRET",
-        hide_env_values = true
-    )]
-    pub operator_token: Option<String>,
-
-    /// File that holds the operator's token
-    #[arg(long, env = "OPERATOR_TOKEN_FILE", global = true, value_name = "FILE")]
-    pub operator_token_file: Option<PathBuf>,
-
-    /// Origins that browsers may call from, separated by commas [default: http://localhost:5173]
-    #[arg(
-        long,
-        env = "CORS_ORIGINS",
-        global = true,
-        value_name = "ORIGINS",
-        value_delimiter = ','
-    )]
-    pub cors_origins: Option<Vec<String>>,
-
-    /// Limits per address and per account [default: on]
-    #[arg(long, env = "RATE_LIMITS", global = true, value_name = "ON/OFF")]
-    pub rate_limits: Option<Switch>,
-
-    /// Requests an address may make a second, over time [default: 200]
-    #[arg(
-        long,
-        env = "RATE_LIMIT_PER_ADDRESS",
-        global = true,
-        value_name = "PER_SECOND"
-    )]
-    pub rate_limit_per_address: Option<u32>,
-
-    /// Logins and resets an account may see tried a minute, over time [default: 10]
-    #[arg(
-        long,
-        env = "RATE_LIMIT_PER_ACCOUNT",
-        global = true,
-        value_name = "PER_MINUTE"
-    )]
-    pub rate_limit_per_account: Option<u32>,
-
-    /// Proxies whose `X-Forwarded-For` is believed, addresses or networks, separated by commas [default: loopback]
-    #[arg(long, env = "TRUSTED_PROXIES", global = true, value_name = "ADDRESSES")]
-    pub trusted_proxies: Option<String>,
-
-    /// Threads that hash passwords [default: one for each core]
-    #[arg(long, env = "PASSWORD_THREADS", global = true, value_name = "COUNT")]
-    pub password_threads: Option<usize>,
-
-    /// Password checks that may wait before further ones are answered 503 [default: 512]
-    #[arg(long, env = "PASSWORD_QUEUE", global = true, value_name = "COUNT")]
-    pub password_queue: Option<usize>,
-
-    /// Connections served at once; further ones wait [default: 10000]
-    #[arg(long, env = "MAX_CONNECTIONS", global = true, value_name = "COUNT")]
-    pub max_connections: Option<usize>,
-
-    /// Seconds a stop may take to finish what is under way [default: 20]
-    #[arg(long, env = "SHUTDOWN_SECONDS", global = true, value_name = "SECONDS")]
-    pub shutdown_seconds: Option<u64>,
-
-    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter like `info,socialhub_infra=debug` [default: info]
-    #[arg(long, env = "LOG", global = true, value_name = "FILTER")]
-    pub log: Option<String>,
-
-    /// How log lines look [default: text]
-    #[arg(long, env = "LOG_FORMAT", global = true, value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
-}
-
 /// What the program runs with, after every source was asked.
 #[derive(Clone)]
 pub struct Config {
-    /// Where to listen.
-    pub listen: SocketAddr,
+    /// Where to listen, if it was said.
+    listen: Option<SocketAddr>,
+    /// Where liveness, readiness and metrics are served alone.
+    pub metrics_listen: Option<SocketAddr>,
     /// The data folder.
     pub data_dir: PathBuf,
-    /// The event log's file.
-    pub log_file: PathBuf,
+    /// Which adapters stand behind the ports.
+    pub profile: Profile,
+    /// Where uploaded files are, if not in the data folder.
+    pub media_url: Option<String>,
+    /// The mail server, if there is one.
+    pub smtp_url: Option<String>,
+    /// Whom mails come from.
+    pub mail_from: String,
     /// The key for tokens, if one is given.
     pub jwt_secret: Option<String>,
     /// The operator's token, if one is given.
     pub operator_token: Option<String>,
+    /// The gateway's secret, if one is given.
+    pub gateway_secret: Option<String>,
     /// Origins that browsers may call from.
     pub cors_origins: Vec<String>,
     /// Whether there are rate limits.
@@ -181,6 +66,14 @@ pub struct Config {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Where to listen: what was said, else this port of the loopback.
+    pub fn listen_or(&self, port: u16) -> SocketAddr {
+        self.listen
+            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
 }
 
 /// Why the configuration cannot be used. Each message names the setting.
@@ -222,7 +115,7 @@ pub fn load(flags: Settings, file: Option<&Path>) -> Result<Config, ConfigError>
         None if Path::new(DEFAULT_FILE).exists() => read_file(Path::new(DEFAULT_FILE))?,
         None => Settings::default(),
     };
-    resolve(over(flags, from_file))
+    resolve(flags.over(from_file))
 }
 
 fn read_file(path: &Path) -> Result<Settings, ConfigError> {
@@ -238,51 +131,26 @@ fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     toml::from_str(&text).map_err(bad)
 }
 
-/// `first` where it says something, else `second`.
-fn over(first: Settings, second: Settings) -> Settings {
-    macro_rules! merge {
-        ($($field:ident),* $(,)?) => { Settings { $( $field: first.$field.or(second.$field), )* } };
-    }
-    merge!(
-        listen,
-        data_dir,
-        database_url,
-        jwt_secret,
-        jwt_secret_file,
-        operator_token,
-        operator_token_file,
-        cors_origins,
-        rate_limits,
-        rate_limit_per_address,
-        rate_limit_per_account,
-        trusted_proxies,
-        password_threads,
-        password_queue,
-        max_connections,
-        shutdown_seconds,
-        log,
-        log_format,
-    )
-}
-
 fn resolve(settings: Settings) -> Result<Config, ConfigError> {
-    let data_dir = settings.data_dir.unwrap_or_else(|| PathBuf::from("./data"));
-    let jwt_secret = secret("JWT_SECRET", settings.jwt_secret, settings.jwt_secret_file)?;
-    if jwt_secret.as_ref().is_some_and(|key| key.len() < 32) {
-        return Err(bad("JWT_SECRET", "must have at least 32 bytes"));
-    }
+    let data_dir = settings
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("./data"));
+    let profile = profile::choose(&settings, &data_dir)?;
+    let secrets = Secrets::read(&settings, &profile)?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     Ok(Config {
-        listen: settings
-            .listen
-            .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
-        log_file: log_file(settings.database_url.as_deref(), &data_dir)?,
-        jwt_secret,
-        operator_token: secret(
-            "OPERATOR_TOKEN",
-            settings.operator_token,
-            settings.operator_token_file,
-        )?,
+        listen: settings.listen,
+        metrics_listen: settings.metrics_listen,
+        profile,
+        media_url: settings.media_url,
+        smtp_url: settings.smtp_url,
+        mail_from: settings
+            .mail_from
+            .unwrap_or_else(|| "SocialHub <no-reply@localhost>".to_owned()),
+        jwt_secret: secrets.jwt,
+        operator_token: secrets.operator,
+        gateway_secret: secrets.gateway,
         cors_origins: origins(settings.cors_origins)?,
         rate_limits: settings.rate_limits.unwrap_or(Switch::On) == Switch::On,
         rate_limit_per_address: at_least_one(
@@ -330,6 +198,48 @@ fn at_least_one<T: PartialOrd + From<u8>>(
     }
 }
 
+struct Secrets {
+    jwt: Option<String>,
+    operator: Option<String>,
+    gateway: Option<String>,
+}
+
+impl Secrets {
+    /// What several processes must agree on cannot be made by each of them: with servers, all three are needed.
+    fn read(settings: &Settings, profile: &Profile) -> Result<Self, ConfigError> {
+        let shared = matches!(profile, Profile::Distributed(_));
+        let read = |setting: &'static str, value: &Option<String>, file: &Option<PathBuf>| {
+            let found = secret(setting, value.clone(), file.clone())?;
+            match &found {
+                None if shared => Err(bad(setting, "is needed with a log on Postgres")),
+                Some(text) if text.is_empty() => Err(bad(setting, "is empty")),
+                _ => Ok(found),
+            }
+        };
+        let secrets = Self {
+            jwt: read(
+                "JWT_SECRET",
+                &settings.jwt_secret,
+                &settings.jwt_secret_file,
+            )?,
+            operator: read(
+                "OPERATOR_TOKEN",
+                &settings.operator_token,
+                &settings.operator_token_file,
+            )?,
+            gateway: read(
+                "GATEWAY_SECRET",
+                &settings.gateway_secret,
+                &settings.gateway_secret_file,
+            )?,
+        };
+        if secrets.jwt.as_ref().is_some_and(|key| key.len() < 32) {
+            return Err(bad("JWT_SECRET", "must have at least 32 bytes"));
+        }
+        Ok(secrets)
+    }
+}
+
 fn secret(
     setting: &'static str,
     value: Option<String>,
@@ -346,27 +256,6 @@ fn secret(
         },
         (value, None) => Ok(value),
     }
-}
-
-fn log_file(url: Option<&str>, data_dir: &Path) -> Result<PathBuf, ConfigError> {
-    let Some(url) = url else {
-        return Ok(data_dir.join("events.db"));
-    };
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        return if path.is_empty() {
-            Err(bad("DATABASE_URL", "names no file"))
-        } else {
-            Ok(path.into())
-        };
-    }
-    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Err(bad(
-            "DATABASE_URL",
-            "this build has no Postgres adapter (feature `distributed`)",
-        ));
-    }
-    Err(bad("DATABASE_URL", "must start with `sqlite:`"))
 }
 
 fn origins(list: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
@@ -430,8 +319,8 @@ mod tests {
             listen: Some("127.0.0.1:2".parse().unwrap()),
             ..Settings::default()
         };
-        let config = resolve(over(flags, file)).unwrap();
-        assert_eq!(config.listen.port(), 2);
+        let config = resolve(flags.over(file)).unwrap();
+        assert_eq!(config.listen_or(8080).port(), 2);
         assert!(!config.rate_limits);
         assert_eq!(config.data_dir, Path::new("./data"));
     }

@@ -1,0 +1,179 @@
+//! Wiring: which adapter stands behind which port, and what runs beside the requests.
+//!
+//! A process plays [`Roles`]: it serves some services, relays, projects some read models. In the embedded profile it
+//! plays them all; in the distributed profile all or some. [`Parts`] are the adapters that the chosen profile has put
+//! behind the ports; what is built on them is the same for both.
+
+mod adapters;
+mod embedded;
+mod program;
+mod replay;
+
+use std::{fmt, path::Path, sync::Arc};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use socialhub_api::{LastWrites, Positions, Readiness, Service};
+use socialhub_chat::{ChatBus, ChatLog};
+use socialhub_commands::ports::{Mailer, OtpStore};
+use socialhub_domain::{Clock, upcast};
+use socialhub_event_log::{CredentialsReader, EventLog};
+use socialhub_infra::{
+    clock::SystemClock,
+    mail::EmlMailer,
+    media::{LocalMedia, MediaLimits},
+    security::{JwtTokens, load_or_create_secret},
+};
+use socialhub_projections::{
+    counters::CounterReader, feed::FeedReader, notifications::NotificationReader,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{program::Program, replay::replay};
+use crate::config::{Config, Profile};
+
+/// What a process does.
+#[derive(Debug, Clone)]
+pub struct Roles {
+    /// The services it serves.
+    pub services: Vec<Service>,
+    /// Whether it publishes the log.
+    pub relay: bool,
+    /// The read models it projects.
+    pub projections: Vec<String>,
+}
+
+impl Roles {
+    /// Everything in one process.
+    pub fn all() -> Self {
+        let projections = ["feed", "notifications", "counters"];
+        Self {
+            services: Service::ALL.to_vec(),
+            relay: true,
+            projections: projections.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Some services.
+    pub fn services(services: Vec<Service>) -> Self {
+        Self {
+            services,
+            relay: false,
+            projections: Vec::new(),
+        }
+    }
+
+    /// The relay alone.
+    pub fn relay() -> Self {
+        Self {
+            relay: true,
+            ..Self::services(Vec::new())
+        }
+    }
+
+    /// The projectors of some read models.
+    pub fn projections(projections: Vec<String>) -> Self {
+        Self {
+            projections,
+            ..Self::services(Vec::new())
+        }
+    }
+
+    /// The port it listens on unless told otherwise.
+    pub fn port(&self) -> u16 {
+        match self.services.as_slice() {
+            [one] => one.port(),
+            _ => 8080,
+        }
+    }
+}
+
+/// For a log line.
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = self.services.iter().map(ToString::to_string);
+        let relay = self.relay.then(|| "relay".to_owned());
+        let projections = self
+            .projections
+            .iter()
+            .map(|name| format!("project {name}"));
+        let names: Vec<String> = services.chain(relay).chain(projections).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
+/// The adapters behind the ports.
+struct Parts {
+    clock: Arc<dyn Clock>,
+    log: Arc<dyn EventLog>,
+    credentials: Arc<dyn CredentialsReader>,
+    tokens: Arc<JwtTokens>,
+    otps: Arc<dyn OtpStore>,
+    mailer: Arc<dyn Mailer>,
+    media: Arc<LocalMedia>,
+    feed: Arc<dyn FeedReader>,
+    notifications: Arc<dyn NotificationReader>,
+    counters: Arc<dyn CounterReader>,
+    positions: Positions,
+    last_writes: Arc<dyn LastWrites>,
+    chat_log: Arc<dyn ChatLog>,
+    chat_bus: Arc<dyn ChatBus>,
+    readiness: Arc<dyn Readiness>,
+}
+
+/// What runs beside the requests, and how it is ended.
+#[derive(Default)]
+struct Background {
+    /// Ends it.
+    stop: CancellationToken,
+    /// Ends after `stop` was cancelled.
+    tasks: Vec<JoinHandle<()>>,
+    /// Ends what the tasks read from; after them.
+    last: CancellationToken,
+    /// Closes the event log, at the very end. May block for a moment.
+    close: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// Starts everything but the listening sockets.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn start(
+    config: &Config,
+    roles: &Roles,
+    metrics: PrometheusHandle,
+) -> Result<Program, String> {
+    upcast::check().map_err(text)?;
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|error| format!("DATA_DIR: {}: {error}", config.data_dir.display()))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (parts, background) = match &config.profile {
+        Profile::Embedded { log_file } => embedded::start(config, log_file, clock).await?,
+        Profile::Distributed(_) => return Err("not yet".to_owned()),
+    };
+    program::assemble(config, roles, parts, background, metrics)
+}
+
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+fn media(config: &Config) -> Result<Arc<LocalMedia>, String> {
+    let folder = config.data_dir.join("media");
+    LocalMedia::open(folder, MediaLimits::default())
+        .map(Arc::new)
+        .map_err(text)
+}
+
+fn mailer(config: &Config) -> Result<Arc<dyn Mailer>, String> {
+    let mailer = EmlMailer::new(config.data_dir.join("mail")).map_err(text)?;
+    Ok(Arc::new(mailer))
+}
+
+/// A secret kept in the data folder, made at the first start.
+fn secret_in(data_dir: &Path, name: &str) -> Result<String, String> {
+    let folder = data_dir.join("secrets");
+    let made = std::fs::create_dir_all(&folder).map_err(text);
+    made.and_then(|()| load_or_create_secret(&folder.join(name)).map_err(text))
+        .map_err(|error| format!("the secret `{name}`: {error}"))
+}

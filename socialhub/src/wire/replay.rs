@@ -1,0 +1,63 @@
+//! The replay command line on the stores of the chosen profile.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use socialhub_domain::{Clock, upcast};
+use socialhub_infra::{
+    clock::SystemClock,
+    sqlite::{
+        counters::SqliteCounters, event_log::SqliteEventLog, feed::SqliteFeed,
+        notifications::SqliteNotifications, wiring::replay_model,
+    },
+};
+use socialhub_replay_tools::{Options, ReplayTarget};
+use tokio_util::sync::CancellationToken;
+
+use super::text;
+use crate::{
+    config::{Config, Profile},
+    serve::wait_for_signal,
+};
+
+/// Runs a command of `socialhub replay`, beside running processes or without any.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String> {
+    upcast::check().map_err(text)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let target = match &config.profile {
+        Profile::Embedded { log_file } => embedded(&config, log_file, clock)?,
+        Profile::Distributed(_) => return Err("not yet".to_owned()),
+    };
+    let stop = CancellationToken::new();
+    let interrupted = stop.clone();
+    tokio::spawn(async move {
+        if wait_for_signal().await.is_ok() {
+            interrupted.cancel();
+        }
+    });
+    let verdict = socialhub_replay_tools::run(options, &target, &mut std::io::stdout(), stop).await;
+    verdict.map(ExitCode::from).map_err(text)
+}
+
+fn embedded(
+    config: &Config,
+    log_file: &Path,
+    clock: Arc<dyn Clock>,
+) -> Result<ReplayTarget, String> {
+    if !log_file.exists() {
+        return Err(format!(
+            "DATA_DIR: there is no event log at {}",
+            log_file.display()
+        ));
+    }
+    let log = Arc::new(SqliteEventLog::open_read_only(log_file).map_err(text)?);
+    let folder = config.data_dir.join("read-models");
+    let models = vec![
+        replay_model::<SqliteFeed>(&folder, clock.clone()).map_err(text)?,
+        replay_model::<SqliteNotifications>(&folder, clock.clone()).map_err(text)?,
+        replay_model::<SqliteCounters>(&folder, clock).map_err(text)?,
+    ];
+    Ok(ReplayTarget { log, models })
+}
