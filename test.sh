@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs or finds what the tests need, then runs all of them. What is needed and cannot be had is a failure.
+# Installs or finds what the tests need, then runs all of them, on both profiles, with the real servers.
+# What is needed and cannot be had is a failure.
 #
 #   ./test.sh           everything
 #   ./test.sh quick     format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 
 # Installs Debian packages, as root or through sudo.
 install_packages() {
@@ -16,12 +17,16 @@ install_packages() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y "$@"
 }
 
+# One binary for both profiles; the adapters of both are tested.
+features=(--features socialhub/distributed)
+
 step "tools"
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
-command -v cc >/dev/null || install_packages gcc libc6-dev
+command -v cc >/dev/null || install_packages gcc g++ make libc6-dev
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     install_packages nodejs npm
 fi
+command -v kcat >/dev/null || install_packages kcat
 cargo --version
 node --version
 
@@ -29,7 +34,10 @@ step "format"
 cargo fmt --all --check
 
 step "lints"
-cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --workspace --all-targets "${features[@]}" --locked -- -D warnings
+
+step "the default build, which is the embedded profile alone"
+cargo clippy --locked -- -D warnings
 
 if [ "${1:-}" = quick ]; then
     step "tests without a server"
@@ -40,16 +48,28 @@ fi
 step "the socket.io clients"
 (cd tests/js && npm ci --no-audit --no-fund)
 
-step "build"
-cargo build --locked
+step "the servers"
+stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
+trap './stack destroy --yes --dir "$stack_dir" >/dev/null || true' EXIT
+./stack up --servers-only --free-ports --dir "$stack_dir"
+eval "$(./stack env --dir "$stack_dir" | sed -n 's/^export \(DATABASE_URL\|REDIS_URL\|MONGODB_URL\|KAFKA_BROKERS\)=/export TEST_\1=/p')"
+export TEST_POSTGRES_URL="$TEST_DATABASE_URL"
 
-step "tests"
+step "build"
+cargo build --workspace --all-targets "${features[@]}" --locked
+
+step "tests, the embedded profile"
 # The black-box tests start a server each: a few at a time are enough for two cores.
-cargo test --workspace --locked -- --test-threads="${TEST_THREADS:-4}"
+cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREADS:-4}"
+
+step "the same black-box tests, the distributed profile"
+TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
+    --test-threads="${TEST_THREADS:-4}" \
+    auth:: bad_input:: chat:: concurrency:: durability:: flow:: media:: program:: replay:: social::
 
 step "documentation"
 # Links to private items are good here: the pages of private items are built, too.
-RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --locked --document-private-items
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+    cargo doc --workspace --no-deps "${features[@]}" --locked --document-private-items
 
-echo
-echo "all passed"
+step "all passed"

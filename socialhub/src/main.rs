@@ -4,6 +4,7 @@
 mod config;
 mod demo;
 mod doctor;
+mod healthcheck;
 mod serve;
 mod server;
 mod telemetry;
@@ -64,6 +65,11 @@ enum Command {
     Demo(demo::Options),
     /// Check the configuration, the data folder and everything in it, and say what is wrong
     Doctor,
+    /// Ask a process whether it is ready, e.g. at http://127.0.0.1:9100/readyz
+    Healthcheck {
+        /// Its address
+        url: String,
+    },
     /// Print the OpenAPI document
     Openapi,
     /// Print a reference of all settings
@@ -108,6 +114,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| error.to_string())
         }),
+        Command::Healthcheck { url } => in_runtime(healthcheck::run(&url)),
         Command::Doctor => doctor::run(&load(cli.settings, cli.config.as_deref())?),
         Command::Serve => {
             let config = load(cli.settings, cli.config.as_deref())?;

@@ -1,10 +1,12 @@
 //! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
 
 pub mod client;
+pub mod profile;
 pub mod server;
 pub mod servers;
 
 pub use client::{Answer, Client};
+pub use profile::Profile;
 pub use server::Server;
 
 use std::{future::Future, time::Duration};

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{Client, eventually};
+use crate::support::{Client, Profile, eventually};
 
 /// A running server.
 pub struct Server {
@@ -18,6 +18,8 @@ pub struct Server {
     port: u16,
     folder: Arc<TempDir>,
     flags: Vec<String>,
+    /// Where its servers are, in the distributed profile.
+    environment: Vec<(String, String)>,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -57,6 +59,7 @@ impl Server {
             port: free_port(),
             folder,
             flags: flags.iter().map(ToString::to_string).collect(),
+            environment: Profile::chosen().environment().await,
             log: Arc::default(),
         };
         server.launch();
@@ -73,6 +76,7 @@ impl Server {
             .args(&self.flags)
             .current_dir(self.folder.path())
             .env_remove("LISTEN")
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -165,7 +169,8 @@ impl Server {
         command
             .args(arguments)
             .arg("--data-dir")
-            .arg(self.data_dir());
+            .arg(self.data_dir())
+            .envs(self.environment.clone());
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output())
             .await
