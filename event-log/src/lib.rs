@@ -9,12 +9,14 @@ pub mod event;
 pub mod frontier;
 pub mod memory;
 pub mod port;
+pub mod relay_store;
 pub mod side;
 
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};
 pub use memory::MemoryEventLog;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
+pub use relay_store::{Lease, RelayStore};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };

@@ -6,6 +6,7 @@
 //! port's contract suite for it in `tests/`, and let `socialhub` choose it by address.
 
 pub mod clock;
+mod event_rows;
 #[cfg(feature = "distributed")]
 pub mod kafka;
 pub mod mail;

@@ -1,1 +1,6 @@
 //! Postgres adapters of the distributed profile: the event log and what lies beside it, read models, the chat log.
+
+pub mod chat_log;
+pub mod connect;
+pub mod event_log;
+pub mod relay_store;

@@ -1,0 +1,257 @@
+//! Addresses, connections and schemas of the Postgres adapters.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgSeverity},
+};
+
+/// How long a new connection may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Serves all who migrate a database, whatever their schema.
+const MIGRATION_LOCK: i64 = 8_316_291_640_277_038;
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address is none.
+    #[error("not an address of Postgres: {0}")]
+    Address(#[source] sqlx::Error),
+    /// It did not answer, or refused us.
+    #[error("Postgres cannot be reached: {0}")]
+    Unreachable(#[source] sqlx::Error),
+    /// A newer program wrote it.
+    #[error(
+        "the schema of the {component} has version {found}, this program knows up to {known}: the database was written by a newer SocialHub, use that one"
+    )]
+    Newer {
+        /// Whose tables.
+        component: &'static str,
+        /// The version they have.
+        found: usize,
+        /// The newest version this program knows.
+        known: usize,
+    },
+    /// It was not migrated.
+    #[error(
+        "the schema of the {component} has version {found}, not {known}: run `socialhub migrate` first"
+    )]
+    Older {
+        /// Whose tables.
+        component: &'static str,
+        /// The version they have.
+        found: usize,
+        /// The version this program needs.
+        known: usize,
+    },
+    /// A migration failed; it left nothing.
+    #[error("the schema of the {component} could not be brought up to date: {error}")]
+    Migration {
+        /// Whose tables.
+        component: &'static str,
+        /// What the database says.
+        #[source]
+        error: sqlx::Error,
+    },
+}
+
+/// Reads an address. `name` is what the connections are called in the server's lists.
+///
+/// Statements run for `statement_timeout` and wait for locks for `lock_timeout` at most, so that one that is stuck is
+/// given up by the server itself. A peer that has vanished is noticed in seconds, not hours.
+pub(super) fn options(
+    url: &str,
+    name: &str,
+    statement_timeout: Duration,
+    lock_timeout: Duration,
+) -> Result<PgConnectOptions, OpenError> {
+    let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
+    let millis = |time: Duration| time.as_millis().to_string();
+    Ok(options.application_name(name).options([
+        ("statement_timeout", millis(statement_timeout)),
+        ("lock_timeout", millis(lock_timeout)),
+        ("idle_in_transaction_session_timeout", "10000".to_owned()),
+        ("tcp_user_timeout", "10000".to_owned()),
+        ("tcp_keepalives_idle", "10".to_owned()),
+        ("tcp_keepalives_interval", "5".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+        // Look-ups by key; see append_events for why no plan may scan.
+        ("enable_seqscan", "off".to_owned()),
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
+        ("jit", "off".to_owned()),
+    ]))
+}
+
+/// A pool that opens its connections when they are needed, so that a process starts while the server is down.
+pub(super) fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        // A connection that broke shows so in its use; see `retrying`.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
+}
+
+/// One connection, within [`CONNECT_TIMEOUT`].
+pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    within(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await
+}
+
+/// What does not answer in time is taken for a connection that was lost; it must not be used any more.
+pub(super) async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let timed_out = |_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    tokio::time::timeout(time, answer)
+        .await
+        .map_err(timed_out)?
+}
+
+/// Whether an error says that the server carried out nothing: it refused the statement and lives on. With every other
+/// error the connection is lost, and what the server did is not known.
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return false;
+    };
+    let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
+}
+
+/// Runs a query that changes nothing, again when the connections it got were dead ones: after a restart of the server
+/// every idle connection of the pool is.
+pub(super) async fn retrying<T, F>(query: impl Fn() -> F) -> Result<T, sqlx::Error>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut last = query().await;
+    for _ in 0..RETRIES {
+        match &last {
+            Err(error) if !is_refusal(error) && !matches!(error, sqlx::Error::PoolTimedOut) => {
+                last = query().await;
+            }
+            _ => break,
+        }
+    }
+    last
+}
+
+/// More than a pool has connections.
+const RETRIES: usize = 10;
+
+/// The tables of one adapter and how they came to be.
+///
+/// To change them, add a file to `migrations/postgres/` and to the list; never edit a released one.
+#[derive(Debug)]
+pub(super) struct Schema {
+    /// Whose tables; names the row that counts the steps.
+    pub component: &'static str,
+    /// The steps in order.
+    pub migrations: &'static [&'static str],
+}
+
+impl Schema {
+    /// Brings a database to today's version, all steps or none. Several may try at once: one does it.
+    pub async fn migrate(&self, url: &str) -> Result<(), OpenError> {
+        let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
+        let mut connection = connect(&options).await.map_err(OpenError::Unreachable)?;
+        let failed = |error| OpenError::Migration {
+            component: self.component,
+            error,
+        };
+        let mut transaction = connection.begin().await.map_err(failed)?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        let versions = "CREATE TABLE IF NOT EXISTS schema_versions (
+             component text PRIMARY KEY, version bigint NOT NULL)";
+        sqlx::raw_sql(versions)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        let found = self.version(&mut transaction).await.map_err(failed)?;
+        self.refuse_newer(found)?;
+        for sql in self.migrations.iter().skip(found) {
+            sqlx::raw_sql(sql)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+        }
+        let note = "INSERT INTO schema_versions VALUES ($1, $2)
+             ON CONFLICT (component) DO UPDATE SET version = excluded.version";
+        sqlx::query(note)
+            .bind(self.component)
+            .bind(self.migrations.len() as i64)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        // The work is done: how the connection ends is nobody's concern.
+        let _ = connection.close().await;
+        Ok(())
+    }
+
+    /// Makes sure that a database answers and has exactly today's version.
+    pub async fn require_current(&self, options: &PgConnectOptions) -> Result<(), OpenError> {
+        let mut connection = connect(options).await.map_err(OpenError::Unreachable)?;
+        let there = "SELECT to_regclass('schema_versions') IS NOT NULL";
+        let there: bool = sqlx::query_scalar(there)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(OpenError::Unreachable)?;
+        let found = if there {
+            let version = self.version(&mut connection).await;
+            version.map_err(OpenError::Unreachable)?
+        } else {
+            0
+        };
+        let _ = connection.close().await;
+        self.refuse_newer(found)?;
+        let known = self.migrations.len();
+        if found < known {
+            let component = self.component;
+            return Err(OpenError::Older {
+                component,
+                found,
+                known,
+            });
+        }
+        Ok(())
+    }
+
+    async fn version(&self, connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+        let sql = "SELECT version FROM schema_versions WHERE component = $1";
+        let version: Option<i64> = sqlx::query_scalar(sql)
+            .bind(self.component)
+            .fetch_optional(connection)
+            .await?;
+        Ok(version.map_or(0, |version| usize::try_from(version).unwrap_or(0)))
+    }
+
+    fn refuse_newer(&self, found: usize) -> Result<(), OpenError> {
+        let known = self.migrations.len();
+        if found > known {
+            let component = self.component;
+            return Err(OpenError::Newer {
+                component,
+                found,
+                known,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A number of ours as Postgres has it. Beyond the greatest there, the greatest there.
+pub(super) fn to_sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// And back; there are no negative ones.
+pub(super) fn from_sql(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
