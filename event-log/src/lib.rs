@@ -8,15 +8,24 @@
 pub mod event;
 pub mod frontier;
 pub mod memory;
+pub mod memory_relay;
 pub mod port;
+pub mod relay;
 pub mod relay_store;
 pub mod side;
+pub mod wire;
 
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};
 pub use memory::MemoryEventLog;
+pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
+pub use relay::{
+    Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,
+    RelayState, RelayStatus, RelayTask, RewindError, TailRecord, rewind,
+};
 pub use relay_store::{Lease, RelayStore};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };
+pub use wire::{Publication, WireHeaders, WireRecord};

@@ -206,6 +206,31 @@ impl ProjectionStatus {
         self.moved(position);
     }
 
+    /// One of several writers has committed something; where that leaves the model as a whole is found out apart.
+    pub(crate) fn working(&self, event_time: Option<Timestamp>) {
+        let mut inner = self.inner.lock();
+        inner.state = ProjectorState::Running;
+        inner.event_time = event_time.or(inner.event_time);
+        inner.heartbeat = Instant::now();
+    }
+
+    /// Where the model as a whole is.
+    pub(crate) fn located(&self, position: Position, parked: u64) {
+        {
+            let mut inner = self.inner.lock();
+            inner.parked = parked;
+            if inner.state == ProjectorState::Stuck && position >= *self.head.borrow() {
+                inner.state = ProjectorState::Running;
+                inner.last_error = None;
+            }
+        }
+        if *self.position.borrow() == position {
+            self.observe_head();
+        } else {
+            self.moved(position);
+        }
+    }
+
     fn moved(&self, position: Position) {
         self.position.send_replace(position);
         let behind = *self.head.borrow() > position;

@@ -810,7 +810,7 @@ async fn read_position(readers: &crate::sqlite::generations::CurrentReaders) -> 
 async fn a_killed_rebuild_is_resumed_and_one_at_a_time_is_allowed() {
     let world = World::new();
     let head = world.toy.chatter(100).await;
-    let mut filling = Filler::begin(world.generations(), Arc::clone(&world.log), clock())
+    let mut filling = Filler::begin(world.generations(), Arc::clone(&world.log), None, clock())
         .await
         .unwrap();
     assert!(matches!(

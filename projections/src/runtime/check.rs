@@ -6,13 +6,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use serde::Serialize;
-use socialhub_event_log::{EventLog, Position};
+use socialhub_event_log::{EventLog, FrontierReader, Position};
 use tokio::task::spawn_blocking;
 
 use crate::{
     projection::Projection,
     runtime::{
-        generations::{GenerationState, Generations, log_position},
+        generations::{GenerationState, Generations},
+        handled::Handled,
         rebuild::RebuildError,
         tail::{Chunk, read_chunk},
         writer::{MAX_BATCH, check_alignment},
@@ -78,13 +79,15 @@ impl From<&VerifyReport> for VerifySummary {
     }
 }
 
-/// Verifies the current generation of a model.
+/// Verifies the current generation of a model. `frontier` is the relay's, where models are written by partitions: each
+/// event is expected to show if its partition has come to it.
 ///
 /// # Errors
 /// When store or log cannot be read, or the log does not hold the generation's checkpoint.
 pub async fn verify<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
     log: &Arc<dyn EventLog>,
+    frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<VerifyReport, RebuildError> {
     let id = generations
         .list()
@@ -95,13 +98,14 @@ pub async fn verify<P: Projection, F: ModelFold>(
         .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))?;
     let snapshot = generations.snapshot(id).await?;
     check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
-    let position = log_position(&snapshot.model.checkpoints);
+    let handled = Handled::by(&snapshot.model.checkpoints, frontier).await?;
+    let position = handled.last();
     let parked = snapshot
         .parked
         .iter()
         .map(|letter| letter.position)
         .collect();
-    let folded = fold_log::<F>(log, position, parked).await?;
+    let folded = fold_log::<F>(log, handled, parked).await?;
     let rows = snapshot.model.rows;
     let count = rows.len();
     let differences = apart(move || folded.fold.differences(rows)).await?;
@@ -118,13 +122,15 @@ pub async fn verify<P: Projection, F: ModelFold>(
 
 struct Folded<F> {
     fold: F,
+    handled: Handled,
     parked: HashSet<Position>,
     unreadable: Vec<Position>,
 }
 
 impl<F: ModelFold> Folded<F> {
-    fn apply(mut self, chunk: &Chunk, upto: Position) -> Self {
+    fn apply(mut self, chunk: &Chunk) -> Self {
         for record in chunk.records() {
+            let upto = self.handled.upto(&record.sequence);
             if record.position > upto || self.parked.contains(&record.position) {
                 continue;
             }
@@ -139,11 +145,13 @@ impl<F: ModelFold> Folded<F> {
 
 async fn fold_log<F: ModelFold>(
     log: &Arc<dyn EventLog>,
-    upto: Position,
+    handled: Handled,
     parked: HashSet<Position>,
 ) -> Result<Folded<F>, RebuildError> {
+    let upto = handled.last();
     let mut folded = Folded {
         fold: F::default(),
+        handled,
         parked,
         unreadable: Vec::new(),
     };
@@ -154,7 +162,7 @@ async fn fold_log<F: ModelFold>(
             break;
         };
         after = last;
-        folded = apart(move || folded.apply(&chunk, upto)).await?;
+        folded = apart(move || folded.apply(&chunk)).await?;
     }
     Ok(folded)
 }

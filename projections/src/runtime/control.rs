@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
-use socialhub_event_log::{EventLog, Position};
+use socialhub_event_log::{EventLog, FrontierReader, Position};
 
 use crate::{
     projection::{Projected, Projection},
@@ -86,6 +86,7 @@ pub trait ModelControl: Send + Sync {
 /// [`ModelControl`] for any projection with its fold.
 pub struct Control<P: Projection, F> {
     generations: Arc<dyn Generations<P>>,
+    frontier: Option<Arc<dyn FrontierReader>>,
     clock: Arc<dyn Clock>,
     fold: PhantomData<fn() -> F>,
 }
@@ -95,9 +96,17 @@ impl<P: Projection, F: ModelFold> Control<P, F> {
     pub fn new(generations: Arc<dyn Generations<P>>, clock: Arc<dyn Clock>) -> Self {
         Self {
             generations,
+            frontier: None,
             clock,
             fold: PhantomData,
         }
+    }
+
+    /// For a model that is written by partitions: the relay's frontier says which events are in which.
+    #[must_use]
+    pub fn with_frontier(mut self, frontier: Arc<dyn FrontierReader>) -> Self {
+        self.frontier = Some(frontier);
+        self
     }
 
     async fn current(&self) -> Result<GenerationId, RebuildError> {
@@ -163,7 +172,7 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
     ) -> Result<Box<dyn Filling>, RebuildError> {
         let (generations, clock) = (Arc::clone(&self.generations), Arc::clone(&self.clock));
         Ok(Box::new(
-            Filler::begin(generations, Arc::clone(log), clock).await?,
+            Filler::begin(generations, Arc::clone(log), self.frontier.clone(), clock).await?,
         ))
     }
 
@@ -173,7 +182,7 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
     ) -> Result<Box<dyn Filling>, RebuildError> {
         let (generations, clock) = (Arc::clone(&self.generations), Arc::clone(&self.clock));
         Ok(Box::new(
-            Filler::roll_back(generations, Arc::clone(log), clock).await?,
+            Filler::roll_back(generations, Arc::clone(log), self.frontier.clone(), clock).await?,
         ))
     }
 
@@ -182,7 +191,7 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
     }
 
     async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
-        verify::<P, F>(&*self.generations, log).await
+        verify::<P, F>(&*self.generations, log, self.frontier.as_ref()).await
     }
 
     async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {

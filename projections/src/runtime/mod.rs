@@ -2,14 +2,21 @@
 //! rebuilds.
 //!
 //! In the server: one [`LogTail`] reads and decodes the log, one [`Projector`] a model writes the current generation.
+//! In a cluster: a [`PartitionProjector`] writes the partitions that are dealt to its process, each by itself, and
+//! [`StorePosition`] tells every other process where the model is.
 //! In a second process, or the same: [`rebuild`](mod@rebuild) fills new generations, [`check`] proves them, both behind
 //! [`ModelControl`]. Live projection and rebuild write through the same code, [`writer`].
 
 pub mod check;
 pub mod control;
 pub mod generations;
+mod handled;
+mod partition;
+pub mod partitions;
 pub mod projector;
 pub mod rebuild;
+pub mod source;
+pub mod store_position;
 pub mod tail;
 pub mod writer;
 
@@ -18,6 +25,11 @@ pub use control::{Control, ModelControl};
 pub use generations::{
     Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
 };
+pub use partitions::PartitionProjector;
 pub use projector::{Projector, ProjectorTask};
 pub use rebuild::{Filler, Filling, Progress, RebuildError, RebuildReport};
+pub use source::{
+    Answer, Delivered, Delivery, PartitionedSource, Permit, Records, SourceError, Sources, Start,
+};
+pub use store_position::{CheckpointReader, StorePosition};
 pub use tail::{Chunk, LogTail};

@@ -18,10 +18,10 @@ use crate::{
     runtime::{
         generations::{Generations, WriteMode},
         tail::{Backoff, Chunk, LogTail, READ_LIMIT, read_chunk},
-        writer::{BatchWriter, MAX_BATCH, Observer, WriteError},
+        writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
     status::{ModelPosition, ProjectionStatus, ProjectorState},
-    store::{GenerationId, StoreError},
+    store::{GenerationId, Source, StoreError},
 };
 
 /// How often the gauges are published while nothing moves.
@@ -52,7 +52,7 @@ impl ProjectorTask {
 }
 
 /// Why a generation is no longer written.
-enum End {
+pub(super) enum End {
     /// The program stops.
     Stop,
     /// Another generation is current.
@@ -123,7 +123,7 @@ impl<P: Projection> Projector<P> {
 }
 
 /// Publishes the gauges each second and notices new work, so that a projector that hangs is known to be stuck.
-async fn publish(
+pub(super) async fn publish(
     status: Arc<ProjectionStatus>,
     clock: Arc<dyn Clock>,
     mut head: watch::Receiver<Position>,
@@ -140,10 +140,10 @@ async fn publish(
 }
 
 /// Says that the projector is dead when its task ends by a panic.
-struct DeadUnlessStopped(Arc<ProjectionStatus>);
+pub(super) struct DeadUnlessStopped(pub(super) Arc<ProjectionStatus>);
 
 impl DeadUnlessStopped {
-    fn ended(&self, stopped: bool) {
+    pub(super) fn ended(&self, stopped: bool) {
         if stopped {
             self.0.enter(ProjectorState::Stopped, None);
         }
@@ -231,6 +231,7 @@ impl<P: Projection> Run<P> {
             Arc::clone(&self.projector.clock),
             self.projector.tail.log(),
             WriteMode::Live,
+            Source::log(),
         );
         let mut writer = match opened.await {
             Ok(writer) => writer,
@@ -321,7 +322,11 @@ impl<P: Projection> Run<P> {
         writer: &mut BatchWriter<P>,
         batch: &[Chunk],
     ) -> Result<(), WriteError> {
-        let records: Vec<&PublicRecord> = batch.iter().flat_map(Chunk::records).collect();
+        let records: Vec<Entry<'_>> = batch
+            .iter()
+            .flat_map(Chunk::records)
+            .map(Entry::from)
+            .collect();
         let status = Arc::clone(&self.projector.status);
         let parked = writer.write(&records, &*status, &self.stop).await?;
         metrics::counter!("socialhub_projection_events_total", "model" => P::NAME.0)

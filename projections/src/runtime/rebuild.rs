@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp};
-use socialhub_event_log::{EventLog, LogError, Position};
+use socialhub_event_log::{EventLog, FrontierReader, LogError, Position};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +20,11 @@ use crate::{
     record::PublicRecord,
     runtime::{
         generations::{Claim, Generation, GenerationState, Generations, WriteMode},
+        handled::Handled,
         tail::{Chunk, read_chunk},
-        writer::{BULK_BATCH, BatchWriter, MAX_BATCH, Observer, WriteError},
+        writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
-    store::{GenerationId, ModelName, StoreError},
+    store::{GenerationId, ModelName, Source, StoreError},
 };
 
 /// How many chunks may wait for a model that is slower than the others.
@@ -139,6 +140,10 @@ pub struct Filler<P: Projection> {
     replaced: GenerationId,
     from: Position,
     writer: BatchWriter<P>,
+    /// What it holds beyond that, from partitions it was fed by when it was current.
+    handled: Handled,
+    /// There when models are written by partitions.
+    frontier: Option<Arc<dyn FrontierReader>>,
     prune: bool,
     started: Instant,
 }
@@ -155,21 +160,24 @@ impl Observer for Silent {
 }
 
 impl<P: Projection> Filler<P> {
-    /// Begins a rebuild, or goes on with one that was killed.
+    /// Begins a rebuild, or goes on with one that was killed. `frontier` is the relay's, where models are written by
+    /// partitions.
     ///
     /// # Errors
     /// [`RebuildError::AlreadyRunning`] while another one is at work.
     pub async fn begin(
         generations: Arc<dyn Generations<P>>,
         log: Arc<dyn EventLog>,
+        frontier: Option<Arc<dyn FrontierReader>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RebuildError> {
         let claim = claim(&*generations).await?;
         let existing = generations.list().await?;
         for half_built in in_state(&existing, GenerationState::Building) {
             match open(&generations, &log, &clock, half_built).await {
-                Ok(writer) => {
-                    return Self::over(generations, log, claim, half_built, writer, true).await;
+                Ok(opened) => {
+                    let filler = Self::over(generations, log, claim, half_built, opened, frontier);
+                    return Ok(filler.await?.pruning());
                 }
                 // Made by another program or from another log: of no use.
                 Err(RebuildError::Store(StoreError::Unusable(reason))) => {
@@ -181,7 +189,8 @@ impl<P: Projection> Filler<P> {
         }
         let id = generations.create(&claim).await?;
         let writer = open(&generations, &log, &clock, id).await?;
-        Self::over(generations, log, claim, id, writer, true).await
+        let filler = Self::over(generations, log, claim, id, writer, frontier);
+        Ok(filler.await?.pruning())
     }
 
     /// Begins to go back to the previous generation: catches it up first.
@@ -191,6 +200,7 @@ impl<P: Projection> Filler<P> {
     pub async fn roll_back(
         generations: Arc<dyn Generations<P>>,
         log: Arc<dyn EventLog>,
+        frontier: Option<Arc<dyn FrontierReader>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RebuildError> {
         let claim = claim(&*generations).await?;
@@ -199,7 +209,7 @@ impl<P: Projection> Filler<P> {
             .next_back()
             .ok_or(RebuildError::NothingToRollBackTo(P::NAME))?;
         let writer = open(&generations, &log, &clock, id).await?;
-        Self::over(generations, log, claim, id, writer, false).await
+        Self::over(generations, log, claim, id, writer, frontier).await
     }
 
     async fn over(
@@ -208,19 +218,28 @@ impl<P: Projection> Filler<P> {
         claim: Claim,
         id: GenerationId,
         writer: BatchWriter<P>,
-        prune: bool,
+        frontier: Option<Arc<dyn FrontierReader>>,
     ) -> Result<Self, RebuildError> {
+        let checkpoints = writer.checkpoints().await?;
         Ok(Self {
             replaced: generations.refresh().await?,
+            handled: Handled::by(&checkpoints, frontier.as_ref()).await?,
+            frontier,
             generations,
             log,
             claim,
             id,
             from: writer.position(),
             writer,
-            prune,
+            prune: false,
             started: Instant::now(),
         })
+    }
+
+    /// Removes older generations in the end.
+    fn pruning(mut self) -> Self {
+        self.prune = true;
+        self
     }
 
     /// Reads and writes until the generation has reached a position.
@@ -259,8 +278,14 @@ impl<P: Projection> Filler<P> {
             return Err(error);
         }
         let fence = self.generations.fence(&self.claim).await?;
-        // A generation filled from a log that had more than this one has is replaced all the same.
-        let target = fence.position().min(self.log.head().await?);
+        // Read behind the fence: whatever a partition has brought to the fenced generation is in the log by now.
+        let head = self.log.head().await?;
+        let target = if self.frontier.is_some() {
+            head
+        } else {
+            // A generation filled from a log that had more than this one has is replaced all the same.
+            fence.position().min(head)
+        };
         self.fill_to(target, stop).await?;
         let (position, parked) = (self.writer.position(), self.writer.letters());
         // The generation must be free before it is current: its next writer comes at once.
@@ -298,7 +323,8 @@ async fn open<P: Projection>(
     id: GenerationId,
 ) -> Result<BatchWriter<P>, RebuildError> {
     let store = generations.open(id, WriteMode::Bulk).await?;
-    match BatchWriter::open(Arc::clone(&store), Arc::clone(clock), log, WriteMode::Bulk).await {
+    let (writer, clock) = (Arc::clone(&store), Arc::clone(clock));
+    match BatchWriter::open(writer, clock, log, WriteMode::Bulk, Source::log()).await {
         Ok(writer) => Ok(writer),
         Err(error) => {
             store.close().await;
@@ -369,8 +395,14 @@ impl<P: Projection> Filling for Filler<P> {
         records: &[PublicRecord],
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
-        let records: Vec<&PublicRecord> = records.iter().collect();
-        self.writer.write(&records, &Silent(P::NAME), stop).await?;
+        let entries: Vec<Entry<'_>> = records
+            .iter()
+            .map(|record| Entry {
+                held: record.position <= self.handled.upto(&record.sequence),
+                ..Entry::from(record)
+            })
+            .collect();
+        self.writer.write(&entries, &Silent(P::NAME), stop).await?;
         Ok(())
     }
 

@@ -19,15 +19,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
-    runtime::{
-        generations::{WriteMode, log_position},
-        tail::Backoff,
+    runtime::{generations::WriteMode, tail::Backoff},
+    store::{
+        Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
+        source_position,
     },
-    store::{Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch},
 };
 
 /// How many records one transaction of a live projector may hold.
 pub const MAX_BATCH: usize = 4096;
+/// How many records one transaction of a partition's writer may hold: several are written at once.
+pub const PARTITION_BATCH: usize = 1024;
 /// How many records one transaction of a rebuild holds. Keys are spread over the whole store, so the larger the batch,
 /// the fewer pages are written an event: 16,384 took half the processor time of 4,096 on a log of a million events.
 pub const BULK_BATCH: usize = 16_384;
@@ -53,11 +55,34 @@ pub(crate) enum WriteError {
     Stopped,
 }
 
-/// Writes records to one generation. Lives as long as its store is open.
+/// A record on its way into a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) record: &'a PublicRecord,
+    /// The offset after it, where the source has offsets.
+    pub(crate) next_offset: Option<i64>,
+    /// The generation holds it already, by another source: only the checkpoint moves over it.
+    pub(crate) held: bool,
+}
+
+impl<'a> From<&'a PublicRecord> for Entry<'a> {
+    fn from(record: &'a PublicRecord) -> Self {
+        Self {
+            record,
+            next_offset: None,
+            held: false,
+        }
+    }
+}
+
+/// Writes the records of one source to one generation. Lives as long as its store is open.
 pub(crate) struct BatchWriter<P: Projection> {
     store: Arc<dyn ReadModelStore<P>>,
     clock: Arc<dyn Clock>,
+    source: Source,
     position: Position,
+    /// The offset after the last record that came with one.
+    next_offset: Option<i64>,
     /// The sequences that have letters, with the position of their first.
     parked: HashMap<SequenceKey, Position>,
     letters: u64,
@@ -73,21 +98,6 @@ struct Prepared<C> {
     event_time: Option<Timestamp>,
 }
 
-impl<C> Prepared<C> {
-    fn upto(after: Position, last: &PublicRecord, expected: usize) -> Self {
-        Self {
-            batch: WriteBatch {
-                projected: Vec::with_capacity(expected),
-                parked: Vec::new(),
-                after,
-                checkpoint: checkpoint(last),
-            },
-            newly_parked: Vec::new(),
-            event_time: last.event.as_ref().ok().map(Event::timestamp),
-        }
-    }
-}
-
 /// What became of a batch.
 enum Outcome {
     Written,
@@ -97,42 +107,69 @@ enum Outcome {
 }
 
 impl<P: Projection> BatchWriter<P> {
-    /// Takes over an open store: reads where it stands and marks it as being written.
+    /// Takes over a source's part of an open store: reads where it stands and marks it as being written.
     pub(crate) async fn open(
         store: Arc<dyn ReadModelStore<P>>,
         clock: Arc<dyn Clock>,
         log: &Arc<dyn EventLog>,
         mode: WriteMode,
+        source: Source,
     ) -> Result<Self, StoreError> {
         let batch = match mode {
-            WriteMode::Live => MAX_BATCH,
             WriteMode::Bulk => BULK_BATCH,
+            WriteMode::Live if source == Source::log() => MAX_BATCH,
+            WriteMode::Live => PARTITION_BATCH,
         };
-        let checkpoints = store.checkpoints().await?;
+        let mut checkpoints = store.checkpoints().await?;
+        let floor = Source::log();
+        checkpoints.retain(|found| found.source == source || found.source == floor);
         check_alignment(P::NAME, &checkpoints, log).await?;
-        let mut parked = HashMap::new();
-        let letters = store.parked().await?;
-        for letter in &letters {
-            let key = SequenceKey {
-                topic: letter.topic.clone(),
-                key: letter.key.clone(),
-            };
-            parked.entry(key).or_insert(letter.position);
-        }
-        let clean = store.stopped_cleanly(&Source::log()).await?;
-        store.set_stopped_cleanly(&Source::log(), false).await?;
+        let clean = store.stopped_cleanly(&source).await?;
+        store.set_stopped_cleanly(&source, false).await?;
         if !clean {
-            tracing::warn!(model = %P::NAME, "the last writer did not end cleanly: the next events are tried one by one");
+            tracing::warn!(model = %P::NAME, %source, "the last writer did not end cleanly: the next events are tried one by one");
         }
-        Ok(Self {
+        let own = checkpoints.iter().find(|found| found.source == source);
+        let mut writer = Self {
+            position: source_position(&checkpoints, &source),
+            next_offset: own.and_then(|own| own.next_offset),
             store,
             clock,
-            position: log_position(&checkpoints),
-            parked,
-            letters: letters.len() as u64,
+            source,
+            parked: HashMap::new(),
+            letters: 0,
             one_by_one: if clean { 0 } else { batch },
             batch,
-        })
+        };
+        writer.read_letters().await?;
+        Ok(writer)
+    }
+
+    /// Reads which sequences are parked: a person may have seen to them in the meantime.
+    async fn read_letters(&mut self) -> Result<(), StoreError> {
+        let letters = self.store.parked().await?;
+        self.letters = letters.len() as u64;
+        self.parked.clear();
+        for letter in letters {
+            let key = SequenceKey {
+                topic: letter.topic,
+                key: letter.key,
+            };
+            self.parked.entry(key).or_insert(letter.position);
+        }
+        Ok(())
+    }
+
+    /// A projector of partitions runs on while letters are tried again: before it parks more behind one, it looks
+    /// whether that is still there.
+    async fn recheck_parked(&mut self, records: &[Entry<'_>]) {
+        let is_parked = |entry: &Entry<'_>| self.parked.contains_key(&entry.record.sequence);
+        if self.source == Source::log() || !records.iter().any(is_parked) {
+            return;
+        }
+        if let Err(error) = self.read_letters().await {
+            tracing::warn!(model = %P::NAME, %error, "parked letters cannot be read");
+        }
     }
 
     /// How far the generation is.
@@ -140,15 +177,37 @@ impl<P: Projection> BatchWriter<P> {
         self.position
     }
 
+    /// Whether a record is among the letters that this writer knows of.
+    pub(crate) fn has_parked(&self, record: &PublicRecord) -> bool {
+        let first = self.parked.get(&record.sequence);
+        first.is_some_and(|first| record.position >= *first)
+    }
+
+    /// Every checkpoint of the generation.
+    pub(crate) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.store.checkpoints().await
+    }
+
+    /// The offset from which the source is read on; none when it was never read, or has no offsets.
+    pub(crate) fn next_offset(&self) -> Option<i64> {
+        self.next_offset
+    }
+
     /// How many letters it holds.
     pub(crate) fn letters(&self) -> u64 {
         self.letters
     }
 
+    /// Ends cleanly and leaves the generation open for the writers of other sources.
+    pub(crate) async fn end(self) -> Result<(), StoreError> {
+        self.store.set_stopped_cleanly(&self.source, true).await
+    }
+
     /// Ends cleanly and lets go of the generation.
     pub(crate) async fn close(self) -> Result<(), StoreError> {
-        let result = self.store.set_stopped_cleanly(&Source::log(), true).await;
-        self.store.close().await;
+        let store = Arc::clone(&self.store);
+        let result = self.end().await;
+        store.close().await;
         result
     }
 
@@ -160,17 +219,18 @@ impl<P: Projection> BatchWriter<P> {
     /// Writes records that follow on [`BatchWriter::position`]; answers the positions that were parked.
     pub(crate) async fn write(
         &mut self,
-        records: &[&PublicRecord],
+        records: &[Entry<'_>],
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<Vec<Position>, WriteError> {
-        let known = records.partition_point(|record| record.position <= self.position);
+        let known = records.partition_point(|entry| entry.record.position <= self.position);
         let records = records.get(known..).unwrap_or_default();
+        self.recheck_parked(records).await;
         let mut parked = Vec::new();
         let careful = self.one_by_one.min(records.len());
         let (careful, rest) = records.split_at(careful);
-        for record in careful {
-            self.write_carefully(record, &mut parked, observer, stop)
+        for entry in careful {
+            self.write_carefully(*entry, &mut parked, observer, stop)
                 .await?;
             self.one_by_one -= 1;
         }
@@ -183,17 +243,18 @@ impl<P: Projection> BatchWriter<P> {
 
     async fn write_carefully(
         &mut self,
-        record: &PublicRecord,
+        entry: Entry<'_>,
         parked: &mut Vec<Position>,
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let tries = self.record_attempt(record.position, observer, stop).await?;
+        let position = entry.record.position;
+        let tries = self.record_attempt(position, observer, stop).await?;
         if tries <= MAX_ATTEMPTS {
-            return self.write_halving(&[record], parked, observer, stop).await;
+            return self.write_halving(&[entry], parked, observer, stop).await;
         }
         let reason = format!("the process ended {MAX_ATTEMPTS} times while this event was handled");
-        self.park(record, &reason, tries, parked, observer, stop)
+        self.park(entry, &reason, tries, parked, observer, stop)
             .await
     }
 
@@ -205,7 +266,7 @@ impl<P: Projection> BatchWriter<P> {
     ) -> Result<u32, WriteError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.store.record_attempt(&Source::log(), position).await {
+            match self.store.record_attempt(&self.source, position).await {
                 Err(error @ StoreError::Unavailable(_)) => {
                     observer.failing(&error);
                     wait(&mut backoff, stop).await?;
@@ -218,7 +279,7 @@ impl<P: Projection> BatchWriter<P> {
     /// Applies records; what the store rejects is narrowed down to single records, which are parked.
     async fn write_halving(
         &mut self,
-        records: &[&PublicRecord],
+        records: &[Entry<'_>],
         parked: &mut Vec<Position>,
         observer: &dyn Observer,
         stop: &CancellationToken,
@@ -233,7 +294,7 @@ impl<P: Projection> BatchWriter<P> {
             let (Some(first), Some(last)) = (part.first(), part.last()) else {
                 continue;
             };
-            let outcome = match self.prepare(part, last) {
+            let outcome = match self.prepare(part, *last) {
                 Ok(prepared) => self.apply(prepared, parked, observer).await?,
                 Err(Panicked) => Outcome::Rejected("the projection panicked".to_owned()),
             };
@@ -245,7 +306,8 @@ impl<P: Projection> BatchWriter<P> {
                     ranges.push(range);
                 }
                 Outcome::Rejected(reason) if part.len() == 1 => {
-                    self.park(first, &reason, 1, parked, observer, stop).await?;
+                    self.park(*first, &reason, 1, parked, observer, stop)
+                        .await?;
                 }
                 Outcome::Rejected(_) => {
                     let middle = range.start + part.len() / 2;
@@ -259,7 +321,7 @@ impl<P: Projection> BatchWriter<P> {
 
     async fn park(
         &mut self,
-        record: &PublicRecord,
+        entry: Entry<'_>,
         reason: &str,
         attempts: u32,
         parked: &mut Vec<Position>,
@@ -268,8 +330,8 @@ impl<P: Projection> BatchWriter<P> {
     ) -> Result<(), WriteError> {
         let mut backoff = Backoff::new();
         loop {
-            let mut prepared = Prepared::upto(self.position, record, 0);
-            self.add_letter(&mut prepared, record, reason.to_owned(), attempts);
+            let mut prepared = self.prepared(entry, 0);
+            self.add_letter(&mut prepared, entry.record, reason.to_owned(), attempts);
             match self.apply(prepared, parked, observer).await? {
                 Outcome::Written => return Ok(()),
                 Outcome::Unavailable => wait(&mut backoff, stop).await?,
@@ -290,7 +352,7 @@ impl<P: Projection> BatchWriter<P> {
             newly_parked,
             event_time,
         } = prepared;
-        let position = batch.checkpoint.position;
+        let (position, next_offset) = (batch.checkpoint.position, batch.checkpoint.next_offset);
         match self.store.apply(batch).await {
             Ok(()) => {}
             Err(StoreError::Rejected { reason, .. }) => return Ok(Outcome::Rejected(reason)),
@@ -301,6 +363,7 @@ impl<P: Projection> BatchWriter<P> {
             Err(error) => return Err(error.into()),
         }
         self.position = position;
+        self.next_offset = next_offset;
         self.letters += newly_parked.len() as u64;
         for (key, position) in newly_parked {
             parked.push(position);
@@ -310,13 +373,33 @@ impl<P: Projection> BatchWriter<P> {
         Ok(Outcome::Written)
     }
 
+    /// A batch that leads to a record and has nothing in it.
+    fn prepared(&self, last: Entry<'_>, expected: usize) -> Prepared<P::Change> {
+        Prepared {
+            batch: WriteBatch {
+                projected: Vec::with_capacity(expected),
+                parked: Vec::new(),
+                after: self.position,
+                checkpoint: Checkpoint {
+                    source: self.source.clone(),
+                    position: last.record.position,
+                    event_id: last.record.event_id,
+                    next_offset: last.next_offset.or(self.next_offset),
+                },
+            },
+            newly_parked: Vec::new(),
+            event_time: last.record.event.as_ref().ok().map(Event::timestamp),
+        }
+    }
+
     fn prepare(
         &self,
-        records: &[&PublicRecord],
-        last: &PublicRecord,
+        records: &[Entry<'_>],
+        last: Entry<'_>,
     ) -> Result<Prepared<P::Change>, Panicked> {
-        let mut prepared = Prepared::upto(self.position, last, records.len());
-        for record in records {
+        let mut prepared = self.prepared(last, records.len());
+        for entry in records.iter().filter(|entry| !entry.held) {
+            let record = entry.record;
             if let Some(behind) = self.parked_behind(&prepared.newly_parked, &record.sequence) {
                 let reason = format!("its sequence is parked from position {behind} on");
                 self.add_letter(&mut prepared, record, reason, 0);
@@ -396,15 +479,6 @@ async fn wait(backoff: &mut Backoff, stop: &CancellationToken) -> Result<(), Wri
     }
 }
 
-fn checkpoint(record: &PublicRecord) -> Checkpoint {
-    Checkpoint {
-        source: Source::log(),
-        position: record.position,
-        event_id: record.event_id,
-        next_offset: None,
-    }
-}
-
 fn raw(record: &PublicRecord) -> String {
     match &record.event {
         // Every event is made of strings, numbers and lists: this cannot fail.
@@ -413,7 +487,7 @@ fn raw(record: &PublicRecord) -> String {
     }
 }
 
-/// Checks that the log holds the event of the checkpoint at its position: a store filled from another log, or a log
+/// Checks that the log holds the event of each checkpoint at its position: a store filled from another log, or a log
 /// that went back in time, must not be continued.
 ///
 /// # Errors
@@ -424,8 +498,7 @@ pub async fn check_alignment(
     checkpoints: &[Checkpoint],
     log: &Arc<dyn EventLog>,
 ) -> Result<(), StoreError> {
-    let source = Source::log();
-    for checkpoint in checkpoints.iter().filter(|found| found.source == source) {
+    for checkpoint in checkpoints.iter().filter(|found| found.position > 0) {
         let position = checkpoint.position;
         let found = log
             .read_all(position.saturating_sub(1), 1)

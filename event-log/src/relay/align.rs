@@ -1,0 +1,263 @@
+//! Comparing what the relay saved with what the topics hold, before anything is published.
+//!
+//! A batch is visible on the topics a moment before it is saved as published. A relay that ends in between leaves
+//! records that the saved frontier does not know of: they are taken over, so that nothing is published twice. Anything
+//! else that does not fit means that log or broker went back in time; then nothing may be published before a person has
+//! said so.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use uuid::Uuid;
+
+use crate::{
+    event::Position,
+    frontier::{Frontier, PartitionEnd},
+    port::{EventLog, LogError},
+    relay::port::{PartitionTail, TailRecord},
+};
+
+/// What brings log and topics together again.
+const REMEDY: &str = "stop the projectors, run `socialhub replay republish`, then start them again";
+
+/// Log, frontier and topics do not fit together; says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Misaligned(pub String);
+
+/// The frontier that the topics show, from the one that was saved.
+pub(crate) fn align(
+    saved: &Frontier,
+    counts: &BTreeMap<String, i32>,
+    tails: &[PartitionTail],
+) -> Result<Frontier, Misaligned> {
+    check_counts(saved, counts)?;
+    let mut aligned = saved.clone();
+    aligned.partitions = counts.clone();
+    for tail in tails {
+        let end = saved.end(&tail.topic, tail.partition);
+        if let Some(end) = end {
+            check_end(end, tail)?;
+        }
+        if let Some(last) = &tail.last
+            && end.is_none_or(|end| last.offset > end.offset)
+        {
+            aligned.advance(&tail.topic, tail.partition, last);
+        }
+    }
+    Ok(aligned)
+}
+
+fn check_counts(saved: &Frontier, counts: &BTreeMap<String, i32>) -> Result<(), Misaligned> {
+    for (topic, count) in counts {
+        match saved.partitions.get(topic) {
+            Some(before) if before != count => {
+                return Err(Misaligned(format!(
+                    "{topic} has {count} partitions but had {before}: a key would move to another partition and its \
+                     events could overtake each other; give the topic {before} partitions again, or stop the \
+                     projectors, run `socialhub replay republish`, then `socialhub replay rebuild --all`"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A partition must hold what was saved as its end, unless that was removed because of its age.
+fn check_end(end: &PartitionEnd, tail: &PartitionTail) -> Result<(), Misaligned> {
+    let place = format!("{}-{}", tail.topic, tail.partition);
+    let removed_by_age = tail.earliest > end.offset && tail.next > end.offset;
+    let held = match &tail.last {
+        Some(last) if last.offset == end.offset => {
+            end.is_rewound() || last.event_id == end.event_id
+        }
+        Some(last) => last.offset > end.offset || end.is_rewound(),
+        None => end.is_rewound(),
+    };
+    if held || removed_by_age {
+        return Ok(());
+    }
+    Err(Misaligned(format!(
+        "{place} does not hold the event of position {} at offset {}, which was published there: the broker lost records, \
+         or it is another one; {REMEDY}",
+        end.position, end.offset
+    )))
+}
+
+/// Checks that the log holds the last event of each partition at its place.
+pub(crate) async fn check_log(
+    log: &Arc<dyn EventLog>,
+    frontier: &Frontier,
+) -> Result<Result<(), Misaligned>, LogError> {
+    let head = log.head().await?;
+    if frontier.position > head {
+        return Ok(Err(Misaligned(format!(
+            "events up to position {} are published but the log ends at {head}: the log went back in time, or it is \
+             another one; {REMEDY}",
+            frontier.position
+        ))));
+    }
+    for end in frontier.ends.iter().filter(|end| !end.is_rewound()) {
+        let found = log.read_all(end.position.saturating_sub(1), 1).await?;
+        let same = found
+            .first()
+            .is_some_and(|event| event.position == end.position && event.event_id == end.event_id);
+        if !same {
+            return Ok(Err(Misaligned(format!(
+                "the log does not hold event {} at position {}, which is the last in {}-{}: the log went back in time, \
+                 or it is another one; {REMEDY}",
+                end.event_id, end.position, end.topic, end.partition
+            ))));
+        }
+    }
+    Ok(Ok(()))
+}
+
+impl PartitionEnd {
+    /// Whether the relay was rewound: what stands at the offset is an older record than the one that is meant.
+    fn is_rewound(&self) -> bool {
+        self.event_id.is_nil()
+    }
+}
+
+impl Frontier {
+    /// Takes note of a partition's new last record.
+    pub(crate) fn advance(&mut self, topic: &str, partition: i32, last: &TailRecord) {
+        self.position = self.position.max(last.position);
+        let end = PartitionEnd {
+            topic: topic.to_owned(),
+            partition,
+            offset: last.offset,
+            position: last.position,
+            event_id: last.event_id,
+        };
+        let known = self
+            .ends
+            .iter_mut()
+            .find(|end| end.topic == topic && end.partition == partition);
+        match known {
+            Some(known) => *known = end,
+            None => self.ends.push(end),
+        }
+    }
+
+    /// The frontier from which everything after a position is published anew; `last` says which event of each partition
+    /// is the last up to there.
+    pub(crate) fn rewound(
+        to: Position,
+        partitions: BTreeMap<String, i32>,
+        tails: &[PartitionTail],
+        last: impl Fn(&str, i32) -> Position,
+    ) -> Self {
+        let ends = tails.iter().map(|tail| PartitionEnd {
+            topic: tail.topic.clone(),
+            partition: tail.partition,
+            offset: tail.next - 1,
+            position: last(&tail.topic, tail.partition),
+            event_id: Uuid::nil(),
+        });
+        Self {
+            position: to,
+            ends: ends.collect(),
+            partitions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: &str = "POST_TOPIC";
+
+    fn id(position: Position) -> Uuid {
+        Uuid::from_u128(u128::from(position))
+    }
+
+    fn saved(offset: i64, position: Position) -> Frontier {
+        let mut frontier = Frontier {
+            position,
+            partitions: counts(),
+            ends: Vec::new(),
+        };
+        frontier.advance(TOPIC, 0, &record(offset, position));
+        frontier
+    }
+
+    fn counts() -> BTreeMap<String, i32> {
+        BTreeMap::from([(TOPIC.to_owned(), 1)])
+    }
+
+    fn record(offset: i64, position: Position) -> TailRecord {
+        TailRecord {
+            offset,
+            position,
+            event_id: id(position),
+        }
+    }
+
+    fn tail(earliest: i64, next: i64, last: Option<TailRecord>) -> PartitionTail {
+        PartitionTail {
+            topic: TOPIC.to_owned(),
+            partition: 0,
+            earliest,
+            next,
+            last,
+        }
+    }
+
+    #[test]
+    fn what_was_published_and_not_saved_is_taken_over() {
+        let aligned = align(&saved(4, 5), &counts(), &[tail(0, 10, Some(record(8, 9)))]).unwrap();
+        assert_eq!(aligned.position, 9);
+        assert_eq!(aligned.end(TOPIC, 0).unwrap().offset, 8);
+        let first = align(
+            &Frontier::default(),
+            &counts(),
+            &[tail(0, 3, Some(record(1, 2)))],
+        )
+        .unwrap();
+        assert_eq!((first.position, first.partitions), (2, counts()));
+    }
+
+    #[test]
+    fn what_fits_stays() {
+        let frontier = saved(4, 5);
+        let fits = align(&frontier, &counts(), &[tail(0, 6, Some(record(4, 5)))]);
+        assert_eq!(fits, Ok(frontier));
+    }
+
+    #[test]
+    fn age_explains_what_is_missing_and_nothing_else_does() {
+        let frontier = saved(4, 5);
+        let aged = align(&frontier, &counts(), &[tail(6, 6, None)]);
+        assert_eq!(aged, Ok(frontier.clone()));
+        for tail in [
+            tail(0, 0, None),
+            tail(0, 6, None),
+            tail(0, 3, Some(record(2, 3))),
+            tail(0, 6, Some(record(4, 7))),
+        ] {
+            let refused = align(&frontier, &counts(), &[tail]).unwrap_err();
+            assert!(
+                refused.0.contains("socialhub replay republish"),
+                "{refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_partition_count_is_refused() {
+        let more = BTreeMap::from([(TOPIC.to_owned(), 2)]);
+        let refused = align(&saved(4, 5), &more, &[]).unwrap_err();
+        assert!(refused.0.contains("has 2 partitions but had 1"));
+    }
+
+    #[test]
+    fn a_rewound_frontier_accepts_the_records_before_it() {
+        let tails = [tail(0, 10, Some(record(8, 9)))];
+        let rewound = Frontier::rewound(3, counts(), &tails, |_, _| 2);
+        assert_eq!(align(&rewound, &counts(), &tails), Ok(rewound.clone()));
+        let again = align(&rewound, &counts(), &[tail(0, 12, Some(record(10, 4)))]).unwrap();
+        assert_eq!(again.position, 4);
+    }
+}

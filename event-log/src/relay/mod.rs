@@ -1,0 +1,236 @@
+//! The relay: publishes the log to the topics, in order, once.
+//!
+//! There is no dual write: the log is the outbox. Of several relay processes one leads; it reads the log, publishes it in
+//! transactions, and saves how far it is after each. Three things keep two leaders apart, each where the others cannot:
+//! a leader that cannot renew its lease stops by itself; a new leader shuts the old one out at the broker before it
+//! looks at the topics; and the frontier is saved only in the epoch of the lease. A leader asks for its lease once more
+//! after it has shut out the others: one that slept in between finds that it leads no longer before it publishes.
+
+mod align;
+mod lead;
+mod port;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+pub use port::{Outgoing, PartitionTail, PublishError, Publisher, TailRecord};
+pub use status::{RelayReport, RelayState, RelayStatus};
+
+use crate::{
+    event::Position,
+    frontier::Frontier,
+    port::{EventLog, LogError},
+    relay_store::RelayStore,
+    wire::Publication,
+};
+
+/// How the relay paces itself.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// How many events one transaction holds at most.
+    pub batch: usize,
+    /// How long a lease lasts in the store.
+    pub lease: Duration,
+    /// How often it is renewed.
+    pub renew_every: Duration,
+    /// How often the log is looked at when nothing wakes the relay.
+    pub poll_every: Duration,
+    /// How often a process that does not lead, or refuses to, looks again.
+    pub retry_every: Duration,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            batch: 2_000,
+            lease: Duration::from_secs(5),
+            renew_every: Duration::from_secs(1),
+            poll_every: Duration::from_millis(500),
+            retry_every: Duration::from_millis(500),
+        }
+    }
+}
+
+/// A relay process, not yet started.
+pub struct Relay {
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn RelayStore>,
+    publisher: Arc<dyn Publisher>,
+    owner: String,
+    settings: RelaySettings,
+    status: Arc<RelayStatus>,
+}
+
+/// A relay that runs.
+pub struct RelayTask {
+    /// How it fares.
+    pub status: Arc<RelayStatus>,
+    /// Ends after `stop` was cancelled and the batch in hand was saved; the lease is given back.
+    pub task: JoinHandle<()>,
+}
+
+/// Why a leader no longer leads.
+enum Ended {
+    /// The program stops.
+    Stopped,
+    /// The lease is lost, or about to be.
+    Lost,
+    /// Log and topics do not fit together.
+    Refused(String),
+}
+
+impl Relay {
+    /// A relay; `owner` names this process among all.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        store: Arc<dyn RelayStore>,
+        publisher: Arc<dyn Publisher>,
+        owner: String,
+        settings: RelaySettings,
+    ) -> Self {
+        let status = Arc::new(RelayStatus::new(log.watch_head()));
+        Self {
+            log,
+            store,
+            publisher,
+            owner,
+            settings,
+            status,
+        }
+    }
+
+    /// How it fares; also before it is started.
+    pub fn status(&self) -> Arc<RelayStatus> {
+        Arc::clone(&self.status)
+    }
+
+    /// Starts it; it runs until `stop` is cancelled.
+    pub fn spawn(self, stop: CancellationToken) -> RelayTask {
+        let status = self.status();
+        let task = tokio::spawn(async move { self.run(&stop).await });
+        RelayTask { status, task }
+    }
+
+    async fn run(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            let asked = Instant::now();
+            let pause = match self.store.acquire(&self.owner).await {
+                Ok(Some(lease)) => {
+                    tracing::info!(owner = self.owner, epoch = lease.epoch, "leading");
+                    match self.lead(lease, asked, stop).await {
+                        Ended::Stopped => break,
+                        Ended::Lost => {
+                            tracing::warn!(
+                                owner = self.owner,
+                                epoch = lease.epoch,
+                                "the lease is lost"
+                            );
+                            self.status.enter(RelayState::Following);
+                            Duration::ZERO
+                        }
+                        Ended::Refused(error) => {
+                            tracing::error!(error, "the relay refuses to publish");
+                            self.status.failing(RelayState::Refusing, &error);
+                            // Another may be of another opinion, for example after an upgrade.
+                            self.settings.retry_every * 2
+                        }
+                    }
+                }
+                Ok(None) => {
+                    if self.status.report().state != RelayState::Refusing {
+                        self.status.enter(RelayState::Following);
+                    }
+                    self.settings.retry_every
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the lease cannot be asked for");
+                    self.status.failing(RelayState::Stuck, &error.to_string());
+                    self.settings.retry_every
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.status.enter(RelayState::Stopped);
+    }
+}
+
+/// Why the relay was not rewound.
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// A relay leads: it must be stopped first.
+    #[error("a relay is running ({0}): stop it first")]
+    Running(String),
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The broker failed.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Rewinds the relay, so that the next one publishes everything after a position anew: what brings topics and log
+/// together after one of them went back in time, and what fills topics with another partition count.
+///
+/// # Errors
+/// [`RewindError`]; nothing has changed.
+pub async fn rewind(
+    log: &Arc<dyn EventLog>,
+    store: &dyn RelayStore,
+    publisher: &dyn Publisher,
+    owner: &str,
+    to: Position,
+) -> Result<Frontier, RewindError> {
+    let Some(lease) = store.acquire(owner).await? else {
+        let holder = store.holder().await?.map(|(owner, ..)| owner);
+        return Err(RewindError::Running(holder.unwrap_or_default()));
+    };
+    let rewound = rewound_to(log, publisher, to).await;
+    let outcome = match rewound {
+        // Reading the log took a while: saved only if the lease is still ours.
+        Ok(frontier) => match store.save(&lease, &frontier).await? {
+            true => Ok(frontier),
+            false => Err(RewindError::Running("another one".to_owned())),
+        },
+        Err(error) => Err(error),
+    };
+    store.release(owner, &lease).await?;
+    outcome
+}
+
+async fn rewound_to(
+    log: &Arc<dyn EventLog>,
+    publisher: &dyn Publisher,
+    to: Position,
+) -> Result<Frontier, RewindError> {
+    const PAGE: usize = 4_096;
+    let counts = publisher.topics().await?;
+    publisher.begin().await?;
+    let tails = publisher.tails(&counts).await?;
+    let mut last = std::collections::HashMap::new();
+    let mut after = 0;
+    while after < to {
+        let events = log.read_all(after, PAGE).await?;
+        let Some(end) = events.last() else { break };
+        after = end.position;
+        for event in events.iter().filter(|event| event.position <= to) {
+            let Publication { topic, key, .. } = Publication::of(event);
+            let count = counts.get(topic.name()).copied().unwrap_or(1);
+            let partition = crate::frontier::partition_for(key.as_bytes(), count);
+            last.insert((topic.name(), partition), event.position);
+        }
+    }
+    Ok(Frontier::rewound(to, counts, &tails, |topic, partition| {
+        last.iter()
+            .find(|((name, number), _)| *name == topic && *number == partition)
+            .map_or(0, |(_, position)| *position)
+    }))
+}
+
+#[cfg(test)]
+mod tests;

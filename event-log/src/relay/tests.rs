@@ -1,0 +1,455 @@
+//! The relay against a broker in memory that fails at every step.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use socialhub_domain::{
+    Event, StreamId, Timestamp, UserId,
+    event::{NotificationAllRead, UserFollowed, UserProfileUpdated},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::*;
+use crate::{Append, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent};
+
+const LEASE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn settings() -> RelaySettings {
+    RelaySettings {
+        batch: 5,
+        ..RelaySettings::default()
+    }
+}
+
+/// The topics, and who may write to them.
+#[derive(Default)]
+struct Broker {
+    epoch: AtomicU64,
+    partitions: Mutex<BTreeMap<(String, i32), Vec<Outgoing>>>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The batch is not there.
+    Before,
+    /// The batch is there, but nobody says so.
+    After,
+    /// No answer at all until the process ends.
+    Hang,
+    /// The same, but the batch is there.
+    HangAfter,
+}
+
+impl Broker {
+    fn counts() -> BTreeMap<String, i32> {
+        [
+            ("POST_TOPIC", 3),
+            ("USER_TOPIC", 3),
+            ("NOTIFICATION_TOPIC", 1),
+        ]
+        .map(|(topic, count)| (topic.to_owned(), count))
+        .into()
+    }
+
+    fn producer(self: &Arc<Self>) -> Arc<Producer> {
+        Arc::new(Producer {
+            broker: Arc::clone(self),
+            epoch: AtomicU64::new(0),
+            asleep: Mutex::new(None),
+        })
+    }
+
+    fn records(&self) -> Vec<Outgoing> {
+        self.partitions.lock().values().flatten().cloned().collect()
+    }
+
+    /// Every event once, in order in its partition, each knowing the one before it.
+    #[track_caller]
+    fn assert_holds_all_once(&self, log: &MemoryEventLog) {
+        let mut positions = Vec::new();
+        for records in self.partitions.lock().values() {
+            let mut before = 0;
+            for outgoing in records {
+                let headers = &outgoing.record.headers;
+                assert!(headers.position > before, "out of order");
+                assert_eq!(headers.previous, before);
+                before = headers.position;
+                positions.push(before);
+            }
+        }
+        positions.sort_unstable();
+        let all: Vec<Position> = log.events().iter().map(|event| event.position).collect();
+        assert_eq!(positions, all);
+    }
+}
+
+/// One producer of the broker; the last to begin is the only one that may publish.
+struct Producer {
+    broker: Arc<Broker>,
+    epoch: AtomicU64,
+    /// Set: a batch waits here until it is woken, whatever becomes of its relay.
+    asleep: Mutex<Option<Arc<Notify>>>,
+}
+
+impl Producer {
+    fn write(
+        broker: &Broker,
+        epoch: u64,
+        records: Vec<Outgoing>,
+    ) -> Result<Vec<i64>, PublishError> {
+        let mut partitions = broker.partitions.lock();
+        if epoch != broker.epoch.load(Ordering::SeqCst) {
+            return Err(PublishError::Fenced);
+        }
+        let mut offsets = Vec::new();
+        for outgoing in records {
+            let place = (outgoing.record.topic.name().to_owned(), outgoing.partition);
+            let partition = partitions.entry(place).or_default();
+            offsets.push(partition.len() as i64);
+            partition.push(outgoing);
+        }
+        Ok(offsets)
+    }
+}
+
+#[async_trait]
+impl Publisher for Producer {
+    async fn topics(&self) -> Result<BTreeMap<String, i32>, PublishError> {
+        Ok(Broker::counts())
+    }
+
+    async fn begin(&self) -> Result<(), PublishError> {
+        let epoch = self.broker.epoch.fetch_add(1, Ordering::SeqCst) + 1;
+        self.epoch.store(epoch, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn tails(
+        &self,
+        counts: &BTreeMap<String, i32>,
+    ) -> Result<Vec<PartitionTail>, PublishError> {
+        let partitions = self.broker.partitions.lock();
+        let mut tails = Vec::new();
+        for (topic, count) in counts {
+            for partition in 0..*count {
+                let records = partitions.get(&(topic.clone(), partition));
+                let records = records.map_or(&[][..], Vec::as_slice);
+                tails.push(PartitionTail {
+                    topic: topic.clone(),
+                    partition,
+                    earliest: 0,
+                    next: records.len() as i64,
+                    last: records.last().map(|last| TailRecord {
+                        offset: records.len() as i64 - 1,
+                        position: last.record.headers.position,
+                        event_id: last.record.headers.event_id,
+                    }),
+                });
+            }
+        }
+        Ok(tails)
+    }
+
+    async fn publish(&self, records: Vec<Outgoing>) -> Result<Vec<i64>, PublishError> {
+        let (broker, epoch) = (Arc::clone(&self.broker), self.epoch.load(Ordering::SeqCst));
+        let asleep = self.asleep.lock().take();
+        if let Some(woken) = asleep {
+            // Like a thread of the client: it goes on when the relay's own task is gone.
+            let late = tokio::spawn(async move {
+                woken.notified().await;
+                let outcome = Self::write(&broker, epoch, records);
+                woken.notify_one();
+                outcome
+            });
+            return late.await.unwrap();
+        }
+        let fault = broker.faults.lock().pop();
+        if fault == Some(Fault::Hang) {
+            std::future::pending::<()>().await;
+        }
+        if fault == Some(Fault::Before) {
+            return Err(PublishError::Failed("not written".to_owned()));
+        }
+        let offsets = Self::write(&broker, epoch, records)?;
+        match fault {
+            Some(Fault::After) => Err(PublishError::Failed("no answer".to_owned())),
+            Some(Fault::HangAfter) => std::future::pending().await,
+            _ => Ok(offsets),
+        }
+    }
+}
+
+struct World {
+    log: Arc<MemoryEventLog>,
+    store: Arc<MemoryRelayStore>,
+    broker: Arc<Broker>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            log: Arc::new(MemoryEventLog::new()),
+            store: Arc::new(MemoryRelayStore::new(LEASE)),
+            broker: Arc::default(),
+        }
+    }
+
+    fn relay(&self, owner: &str, producer: Arc<Producer>) -> (RelayTask, CancellationToken) {
+        let stop = CancellationToken::new();
+        let relay = Relay::new(
+            Arc::clone(&self.log) as Arc<dyn EventLog>,
+            Arc::clone(&self.store) as Arc<dyn RelayStore>,
+            producer,
+            owner.to_owned(),
+            settings(),
+        );
+        (relay.spawn(stop.clone()), stop)
+    }
+
+    async fn append(&self, count: u64) {
+        for _ in 0..count {
+            let nth = self.log.events().len() as u128 + 1;
+            let user = UserId(Uuid::from_u128(nth % 7));
+            let timestamp = Timestamp(nth as i64);
+            let event = match nth % 3 {
+                0 => UserProfileUpdated {
+                    user_id: user,
+                    name: Some(format!("{nth}")),
+                    bio: None,
+                    avatar: None,
+                    timestamp,
+                }
+                .into(),
+                1 => NotificationAllRead {
+                    user_id: user,
+                    up_to: 1,
+                    timestamp,
+                }
+                .into(),
+                _ => Event::from(UserFollowed {
+                    follower_id: user,
+                    following_id: UserId(Uuid::from_u128(nth % 5)),
+                    follower_username: "ann".to_owned(),
+                    notify: false,
+                    timestamp,
+                }),
+            };
+            let append = Append {
+                command_id: Uuid::from_u128(nth),
+                stream: StreamId::new("test", nth),
+                expected_version: 0,
+                events: vec![NewEvent {
+                    event_id: Uuid::from_u128(nth),
+                    event,
+                }],
+                metadata: Metadata::default(),
+                side: Vec::new(),
+            };
+            self.log.append(append).await.unwrap();
+        }
+    }
+
+    async fn published(&self) {
+        let wanted = self.log.head().await.unwrap();
+        self.until("everything is published", || {
+            self.store.saved().position == wanted
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let look = async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(PATIENCE, look).await;
+        assert!(came.is_ok(), "never came true: {what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_is_published_once_and_in_order() {
+    let world = World::new();
+    world.append(23).await;
+    let (task, stop) = world.relay("a", world.broker.producer());
+    world.published().await;
+    world.append(11).await;
+    world.published().await;
+    assert_eq!(task.status.report().state, RelayState::Leading);
+    world.broker.assert_holds_all_once(&world.log);
+    stop.cancel();
+    task.task.await.unwrap();
+    assert!(
+        world.store.holder().await.unwrap().is_none(),
+        "the lease is given back"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_wakes_late_is_shut_out() {
+    let world = World::new();
+    world.append(9).await;
+    let (sleeper, woken) = (world.broker.producer(), Arc::new(Notify::new()));
+    *sleeper.asleep.lock() = Some(Arc::clone(&woken));
+    let (first, _) = world.relay("a", Arc::clone(&sleeper));
+    world
+        .until("the first one is about to publish", || {
+            sleeper.asleep.lock().is_none()
+        })
+        .await;
+    // As if the process were stopped: its task does nothing more, what it has handed over is still under way.
+    first.task.abort();
+    let (second, stop) = world.relay("b", world.broker.producer());
+    world.published().await;
+    woken.notify_one();
+    tokio::task::yield_now().await;
+    woken.notified().await;
+    world.append(4).await;
+    world.published().await;
+    world.broker.assert_holds_all_once(&world.log);
+    stop.cancel();
+    second.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sleeper_that_shuts_out_the_leader_finds_that_it_does_not_lead() {
+    let world = World::new();
+    let (task, _stop) = world.relay("a", world.broker.producer());
+    world.append(3).await;
+    world.published().await;
+    // Took its lease long ago, slept, and begins only now.
+    world.broker.producer().begin().await.unwrap();
+    world.append(20).await;
+    world.published().await;
+    world.broker.assert_holds_all_once(&world.log);
+    assert_eq!(task.status.report().state, RelayState::Leading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_refuses_a_log_that_went_back_in_time() {
+    let world = World::new();
+    world.append(9).await;
+    let (task, stop) = world.relay("a", world.broker.producer());
+    world.published().await;
+    stop.cancel();
+    task.task.await.unwrap();
+    let younger = World {
+        log: Arc::new(MemoryEventLog::new()),
+        store: Arc::clone(&world.store),
+        broker: Arc::clone(&world.broker),
+    };
+    younger.append(4).await;
+    let before = younger.broker.records().len();
+    let (task, stop) = younger.relay("a", younger.broker.producer());
+    let refused = || task.status.report().state == RelayState::Refusing;
+    younger.until("it refuses", refused).await;
+    let error = task.status.report().last_error.unwrap();
+    assert!(error.contains("socialhub replay republish"), "{error}");
+    assert_eq!(younger.broker.records().len(), before);
+    // Rewound, it publishes what the log has.
+    stop.cancel();
+    task.task.await.unwrap();
+    let log = Arc::clone(&younger.log) as Arc<dyn EventLog>;
+    let producer = younger.broker.producer();
+    let rewound = rewind(&log, &*younger.store, &*producer, "operator", 2);
+    assert_eq!(rewound.await.unwrap().position, 2);
+    let (task, _stop) = younger.relay("a", younger.broker.producer());
+    younger.published().await;
+    assert_eq!(younger.broker.records().len(), before + 2);
+    assert_eq!(task.status.report().state, RelayState::Leading);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64),
+    Broker(Fault),
+    SaveFails,
+    /// The relay is killed and another begins at once.
+    Kill,
+    Settle,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let fault = prop_oneof![
+        Just(Fault::Before),
+        Just(Fault::After),
+        Just(Fault::Hang),
+        Just(Fault::HangAfter)
+    ];
+    prop_oneof![
+        4 => (1..12_u64).prop_map(Step::Append),
+        3 => fault.prop_map(Step::Broker),
+        2 => Just(Step::SaveFails),
+        2 => Just(Step::Kill),
+        1 => Just(Step::Settle),
+    ]
+}
+
+async fn play(steps: Vec<Step>) {
+    let world = World::new();
+    let mut owner = 0;
+    let (mut task, _) = world.relay("0", world.broker.producer());
+    for step in steps {
+        match step {
+            Step::Append(count) => world.append(count).await,
+            Step::Broker(fault) => world.broker.faults.lock().push(fault),
+            Step::SaveFails => world.store.fail_next_save("no disk"),
+            Step::Kill => {
+                owner += 1;
+                task.task.abort();
+                task = world.relay(&owner.to_string(), world.broker.producer()).0;
+            }
+            Step::Settle => tokio::time::sleep(Duration::from_millis(30)).await,
+        }
+        tokio::task::yield_now().await;
+    }
+    // One that hangs on the broker for ever is killed by whoever watches over it.
+    while world
+        .broker
+        .faults
+        .lock()
+        .iter()
+        .any(|fault| matches!(fault, Fault::Hang | Fault::HangAfter))
+    {
+        world.append(1).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        owner += 1;
+        task.task.abort();
+        task = world.relay(&owner.to_string(), world.broker.producer()).0;
+        tokio::time::sleep(LEASE + Duration::from_secs(2)).await;
+    }
+    owner += 1;
+    task.task.abort();
+    let (_task, _) = world.relay(&owner.to_string(), world.broker.producer());
+    world.append(1).await;
+    world.published().await;
+    world.broker.assert_holds_all_once(&world.log);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_fault_doubles_loses_or_reorders(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(play(steps));
+    }
+}

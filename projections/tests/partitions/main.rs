@@ -1,0 +1,468 @@
+//! Several processes project one model from partitions, and everything goes wrong that can: each event has its effect
+//! once, in the order of its sequence.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, with its place"
+)]
+
+mod store;
+mod topics;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use socialhub_domain::{Clock, StreamId, Timestamp, UserId, event::UserProfileUpdated};
+use socialhub_event_log::{
+    Append, EventLog, FrontierReader, MemoryEventLog, Metadata, NewEvent, Position,
+};
+use socialhub_projections::{
+    ModelPosition, Projection, ProjectorState, PublicRecord,
+    reactor::Reactor,
+    runtime::{
+        Filler, Filling, Generations, PartitionProjector, ProjectorTask, RebuildError,
+        StorePosition,
+    },
+};
+use store::{Model, StoreFault, Toy};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use topics::{Joins, Member, Topics, partitions};
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(300);
+
+struct FixedClock;
+
+impl Clock for FixedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1)
+    }
+}
+
+struct Process {
+    member: Arc<Member>,
+    task: ProjectorTask,
+    stop: CancellationToken,
+    dead: Arc<AtomicBool>,
+}
+
+struct World {
+    log: Arc<MemoryEventLog>,
+    topics: Arc<Topics>,
+    model: Arc<Model>,
+    processes: Vec<Process>,
+    reacted: Arc<Reacted>,
+}
+
+#[derive(Default)]
+struct Reacted(Mutex<Vec<Position>>);
+
+#[async_trait]
+impl Reactor for Reacted {
+    async fn react(&self, records: &[PublicRecord]) {
+        self.0
+            .lock()
+            .extend(records.iter().map(|record| record.position));
+    }
+}
+
+impl World {
+    fn new(processes: usize) -> Self {
+        let log = Arc::new(MemoryEventLog::new());
+        let mut world = Self {
+            topics: Topics::new(Arc::clone(&log)),
+            log,
+            model: Model::new(),
+            processes: Vec::new(),
+            reacted: Arc::default(),
+        };
+        for _ in 0..processes {
+            let process = world.start();
+            world.processes.push(process);
+        }
+        world
+    }
+
+    fn log(&self) -> Arc<dyn EventLog> {
+        Arc::clone(&self.log) as Arc<dyn EventLog>
+    }
+
+    fn frontier(&self) -> Arc<dyn FrontierReader> {
+        Arc::clone(&self.topics.relay) as Arc<dyn FrontierReader>
+    }
+
+    fn start(&self) -> Process {
+        let (dead, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let member = Member::new(&self.topics);
+        let projector = PartitionProjector::new(
+            self.model.seen_by(Arc::clone(&dead)) as Arc<dyn Generations<Toy>>,
+            Arc::new(Joins(Arc::clone(&member))),
+            self.log(),
+            self.frontier(),
+            Arc::new(FixedClock),
+        );
+        let projector = projector.with_reactor(Arc::clone(&self.reacted) as Arc<dyn Reactor>);
+        Process {
+            member,
+            task: projector.spawn(stop.clone()),
+            stop,
+            dead,
+        }
+    }
+
+    async fn append(&self, count: usize) {
+        for _ in 0..count {
+            let nth = self.log.head().await.unwrap() + 1;
+            let id = Uuid::from_u128(u128::from(nth));
+            let event = UserProfileUpdated {
+                user_id: UserId(Uuid::from_u128(u128::from(nth * nth % 11))),
+                name: None,
+                bio: None,
+                avatar: None,
+                timestamp: Timestamp(nth as i64),
+            };
+            let append = Append {
+                command_id: id,
+                stream: StreamId::new("user", nth),
+                expected_version: 0,
+                events: vec![NewEvent {
+                    event_id: id,
+                    event: event.into(),
+                }],
+                metadata: Metadata::default(),
+                side: Vec::new(),
+            };
+            self.log.append(append).await.unwrap();
+        }
+    }
+
+    /// Deals the partitions out anew, after everybody has let go of theirs.
+    async fn rebalance(&self, seed: usize) {
+        for process in &self.processes {
+            process.member.revoke().await;
+        }
+        self.assign(seed).await;
+    }
+
+    /// Deals the partitions out; who had one is not told.
+    async fn assign(&self, seed: usize) {
+        let mut dealt: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (nth, source) in partitions().enumerate() {
+            let to = (nth * (seed / 7 + 1) + seed) % self.processes.len();
+            dealt.entry(to).or_default().push(source);
+        }
+        for (to, sources) in dealt {
+            self.processes[to].member.assign(sources).await;
+        }
+    }
+
+    /// A process ends as by SIGKILL: nothing it does reaches the store any more.
+    fn kill(&mut self, nth: usize) {
+        let nth = nth % self.processes.len();
+        let started = self.start();
+        let killed = std::mem::replace(&mut self.processes[nth], started);
+        killed.dead.store(true, Ordering::SeqCst);
+        killed.task.task.abort();
+    }
+
+    async fn rebuild(&self) {
+        let generations = self.model.seen_by(Arc::default());
+        let filler = Filler::begin(
+            generations as Arc<dyn Generations<Toy>>,
+            self.log(),
+            Some(self.frontier()),
+            Arc::new(FixedClock),
+        );
+        self.finish(filler.await.unwrap()).await;
+    }
+
+    async fn roll_back(&self) {
+        let generations = self.model.seen_by(Arc::default());
+        let filler = Filler::roll_back(
+            generations as Arc<dyn Generations<Toy>>,
+            self.log(),
+            Some(self.frontier()),
+            Arc::new(FixedClock),
+        );
+        match filler.await {
+            Ok(filler) => self.finish(filler).await,
+            Err(RebuildError::NothingToRollBackTo(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn finish(&self, filler: Filler<Toy>) {
+        let before = self.log.head().await.unwrap();
+        let report = Box::new(filler).finish(&CancellationToken::new()).await;
+        assert!(report.unwrap().position >= before);
+    }
+
+    /// Everything is published, dealt out and delivered, until the model has it all.
+    async fn settle(&self) {
+        self.topics.publish(usize::MAX).await;
+        let head = self.log.head().await.unwrap();
+        self.rebalance(0).await;
+        let settled = async {
+            loop {
+                for process in &self.processes {
+                    process.member.deliver(10);
+                }
+                sleep(Duration::from_millis(20)).await;
+                if self.position().await >= head {
+                    return;
+                }
+                // A source was opened anew: its group deals out again.
+                if self
+                    .processes
+                    .iter()
+                    .any(|process| process.member.is_idle())
+                {
+                    self.rebalance(0).await;
+                }
+            }
+        };
+        if timeout(PATIENCE, settled).await.is_err() {
+            let reports: Vec<_> = self
+                .processes
+                .iter()
+                .map(|process| process.task.status.report(&FixedClock))
+                .collect();
+            panic!(
+                "never settled at {head}: {:?} {reports:?}",
+                self.model.checkpoints()
+            );
+        }
+        self.assert_whole();
+    }
+
+    async fn position(&self) -> Position {
+        let frontier = self.topics.relay.saved();
+        socialhub_projections::status::reached(&self.model.checkpoints(), Toy::TOPICS, &frontier)
+    }
+
+    #[track_caller]
+    fn assert_whole(&self) {
+        let mut wanted: BTreeMap<String, Vec<Position>> = BTreeMap::new();
+        for event in self.log.events() {
+            let key = event.decode().unwrap().key().to_string();
+            wanted.entry(key).or_default().push(event.position);
+        }
+        assert_eq!(self.model.rows(), wanted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_are_shared_and_handed_over() {
+    let mut world = World::new(2);
+    world.append(50).await;
+    world.topics.publish(50).await;
+    world.rebalance(0).await;
+    world.settle().await;
+    world.kill(1);
+    world.append(20).await;
+    world.settle().await;
+    let mut reacted = world.reacted.0.lock().clone();
+    reacted.sort_unstable();
+    reacted.dedup();
+    assert_eq!(reacted.len(), 70);
+    for process in world.processes {
+        process.stop.cancel();
+        process.task.task.await.unwrap();
+        assert_eq!(
+            process.task.status.report(&FixedClock).state,
+            ProjectorState::Stopped
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_topic_lost_comes_from_the_log() {
+    let world = World::new(1);
+    world.append(60).await;
+    world.topics.publish(60).await;
+    for source in partitions() {
+        world.topics.truncate(&source, 5);
+    }
+    world.settle().await;
+    // A partition that was emptied brings nothing at all.
+    world.append(30).await;
+    world.topics.publish(30).await;
+    for source in partitions() {
+        world.topics.truncate(&source, usize::MAX);
+    }
+    world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_emptied_while_it_is_written_is_filled_again() {
+    let world = World::new(1);
+    world.append(40).await;
+    world.settle().await;
+    world.model.empty();
+    world.append(40).await;
+    world.topics.publish(40).await;
+    world.processes[0].member.deliver(40);
+    sleep(Duration::from_millis(20)).await;
+    world.settle().await;
+    assert!(*world.model.moved.lock() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn going_back_to_a_generation_that_partitions_fed_applies_nothing_twice() {
+    let world = World::new(2);
+    world.append(40).await;
+    world.settle().await;
+    world.rebuild().await;
+    world.append(20).await;
+    world.settle().await;
+    world.roll_back().await;
+    world.settle().await;
+    world.append(20).await;
+    world.roll_back().await;
+    world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_of_another_log_is_refused() {
+    let world = World::new(1);
+    world.append(9).await;
+    world.settle().await;
+    let mut other = World::new(0);
+    other.model = Arc::clone(&world.model);
+    other.append(3).await;
+    let process = other.start();
+    let status = Arc::clone(&process.task.status);
+    let refused = async {
+        while status.report(&FixedClock).state != ProjectorState::Dead {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.unwrap();
+    let error = status.report(&FixedClock).last_error.unwrap();
+    assert!(error.contains("socialhub replay rebuild toy"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_processes_wait_for_the_model() {
+    let world = World::new(1);
+    world.append(10).await;
+    let position = StorePosition::start(
+        Toy::NAME,
+        Toy::TOPICS,
+        Arc::clone(&world.model) as Arc<_>,
+        world.frontier(),
+        world.log.watch_head(),
+        CancellationToken::new(),
+    );
+    assert_eq!(position.position().await.unwrap(), 0);
+    let limit = Duration::from_secs(30);
+    // Nothing moves: known to be stuck after a second.
+    let freshness = position.wait_for(10, limit).await.unwrap();
+    assert!(freshness.stale);
+    let freshness = position.wait_for(10, limit).await.unwrap();
+    assert!(freshness.stale);
+    world.settle().await;
+    let mut moved = position.watch();
+    timeout(PATIENCE, moved.wait_for(|position| *position == 10))
+        .await
+        .unwrap()
+        .unwrap();
+    let freshness = position.wait_for(10, limit).await.unwrap();
+    assert_eq!((freshness.position, freshness.stale), (10, false));
+    world.append(5).await;
+    let (freshness, ()) = tokio::join!(position.wait_for(15, limit), world.settle());
+    assert!(!freshness.unwrap().stale);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(usize),
+    Publish(usize),
+    Deliver(usize),
+    /// Records come again, or are lost.
+    Shift(i64),
+    Truncate(usize),
+    Rebalance(usize),
+    /// Partitions are dealt out while others still believe to have them.
+    Zombies(usize),
+    Kill(usize),
+    Rebuild,
+    RollBack,
+    Store(StoreFault),
+    Sleep(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..30_usize).prop_map(Step::Append),
+        4 => (1..40_usize).prop_map(Step::Publish),
+        6 => (1..12_usize).prop_map(Step::Deliver),
+        2 => (-12..12_i64).prop_map(Step::Shift),
+        1 => (1..9_usize).prop_map(Step::Truncate),
+        2 => (0..40_usize).prop_map(Step::Rebalance),
+        2 => (0..40_usize).prop_map(Step::Zombies),
+        1 => (0..3_usize).prop_map(Step::Kill),
+        1 => Just(Step::Rebuild),
+        1 => Just(Step::RollBack),
+        2 => prop_oneof![Just(StoreFault::Unavailable), Just(StoreFault::AnswerLost)].prop_map(Step::Store),
+        2 => (0..60_u64).prop_map(Step::Sleep),
+    ]
+}
+
+async fn play(steps: Vec<Step>) {
+    let mut world = World::new(3);
+    world.rebalance(1).await;
+    for step in steps {
+        match step {
+            Step::Append(count) => world.append(count).await,
+            Step::Publish(count) => world.topics.publish(count).await,
+            Step::Deliver(limit) => {
+                for process in &world.processes {
+                    process.member.deliver(limit);
+                }
+            }
+            Step::Shift(by) => {
+                for process in &world.processes {
+                    process.member.shift(by);
+                }
+            }
+            Step::Truncate(count) => {
+                for source in partitions() {
+                    world.topics.truncate(&source, count);
+                }
+            }
+            Step::Rebalance(seed) => world.rebalance(seed).await,
+            Step::Zombies(seed) => world.assign(seed).await,
+            Step::Kill(nth) => world.kill(nth),
+            Step::Rebuild => world.rebuild().await,
+            Step::RollBack => world.roll_back().await,
+            Step::Store(fault) => world.model.faults.lock().push(fault),
+            Step::Sleep(millis) => sleep(Duration::from_millis(millis)).await,
+        }
+    }
+    world.settle().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_event_has_its_effect_once(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(play(steps));
+    }
+}

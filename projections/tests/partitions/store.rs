@@ -1,0 +1,362 @@
+//! A read model in memory that several writers may write, as the stores of a cluster are.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use socialhub_domain::{Event, Timestamp, topic::Topic};
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
+    StoreError,
+    projection::Projected,
+    record::SequenceKey,
+    runtime::{
+        CheckpointReader, Claim, Fence, Generation, GenerationState, Generations, Snapshot,
+        WriteMode,
+    },
+    source_position,
+    store::WriteBatch,
+};
+use tokio::{sync::watch, task::yield_now};
+
+/// Notes where each person's events stand, in the order they came.
+pub struct Toy;
+
+impl Projection for Toy {
+    const NAME: ModelName = ModelName("toy");
+    const TOPICS: &'static [Topic] = &[Topic::User];
+    type Change = String;
+
+    fn project(_: Position, event: &Event) -> Vec<String> {
+        vec![event.key().to_string()]
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    checkpoints: BTreeMap<Source, Checkpoint>,
+    rows: BTreeMap<String, Vec<Position>>,
+    letters: BTreeMap<Position, ParkedLetter>,
+    attempts: HashMap<(Source, Position), u32>,
+    unclean: BTreeMap<Source, bool>,
+    retired: bool,
+    fenced: bool,
+}
+
+/// What the next write meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFault {
+    Unavailable,
+    /// It is done, but nobody says so.
+    AnswerLost,
+}
+
+pub struct Model {
+    generations: Mutex<BTreeMap<GenerationId, Tables>>,
+    current: watch::Sender<GenerationId>,
+    pub faults: Mutex<Vec<StoreFault>>,
+    pub moved: Mutex<u64>,
+}
+
+impl Model {
+    pub fn new() -> Arc<Self> {
+        let first = GenerationId(1);
+        Arc::new(Self {
+            generations: Mutex::new(BTreeMap::from([(first, Tables::default())])),
+            current: watch::Sender::new(first),
+            faults: Mutex::default(),
+            moved: Mutex::default(),
+        })
+    }
+
+    /// The model as one process sees it, until it is cut off.
+    pub fn seen_by(self: &Arc<Self>, dead: Arc<AtomicBool>) -> Arc<SeenBy> {
+        Arc::new(SeenBy {
+            model: Arc::clone(self),
+            dead,
+        })
+    }
+
+    pub fn rows(&self) -> BTreeMap<String, Vec<Position>> {
+        let current = *self.current.borrow();
+        self.generations.lock()[&current].rows.clone()
+    }
+
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        let current = *self.current.borrow();
+        let generations = self.generations.lock();
+        generations[&current]
+            .checkpoints
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// As if an old dump had been restored: nothing is left.
+    pub fn empty(&self) {
+        let current = *self.current.borrow();
+        self.generations.lock().insert(current, Tables::default());
+    }
+}
+
+#[async_trait]
+impl CheckpointReader for Model {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, socialhub_projections::ReadError> {
+        Ok(Model::checkpoints(self))
+    }
+}
+
+pub struct SeenBy {
+    model: Arc<Model>,
+    dead: Arc<AtomicBool>,
+}
+
+pub struct MemoryStore {
+    seen: Arc<SeenBy>,
+    id: GenerationId,
+}
+
+impl MemoryStore {
+    async fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Tables) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        yield_now().await;
+        if self.seen.dead.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let mut generations = self.seen.model.generations.lock();
+        let gone = || StoreError::Unusable("dropped".to_owned());
+        work(generations.get_mut(&self.id).ok_or_else(gone)?)
+    }
+}
+
+#[async_trait]
+impl ReadModelStore<Toy> for MemoryStore {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.with(|tables| Ok(tables.checkpoints.values().cloned().collect()))
+            .await
+    }
+
+    async fn apply(&self, batch: WriteBatch<String>) -> Result<(), StoreError> {
+        let fault = self.seen.model.faults.lock().pop();
+        if fault == Some(StoreFault::Unavailable) {
+            return Err(StoreError::Unavailable("not now".to_owned()));
+        }
+        let moved = &self.seen.model.moved;
+        self.with(|tables| {
+            if tables.retired {
+                return Err(StoreError::Unusable("retired".to_owned()));
+            }
+            if tables.fenced && batch.checkpoint.source != Source::log() {
+                return Err(StoreError::Unavailable("fenced".to_owned()));
+            }
+            let all: Vec<Checkpoint> = tables.checkpoints.values().cloned().collect();
+            let stored = source_position(&all, &batch.checkpoint.source);
+            if batch.checkpoint.position <= stored {
+                return Ok(());
+            }
+            if batch.after != stored {
+                *moved.lock() += 1;
+                return Err(StoreError::Moved);
+            }
+            for projected in batch.projected {
+                for key in projected.changes {
+                    tables.rows.entry(key).or_default().push(projected.position);
+                }
+            }
+            for letter in batch.parked {
+                tables.letters.insert(letter.position, letter);
+            }
+            tables
+                .checkpoints
+                .insert(batch.checkpoint.source.clone(), batch.checkpoint);
+            Ok(())
+        })
+        .await?;
+        match fault {
+            Some(_) => Err(StoreError::Unavailable("no answer".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
+        self.with(|tables| Ok(tables.letters.values().cloned().collect()))
+            .await
+    }
+
+    async fn apply_parked(&self, _: Projected<String>) -> Result<(), StoreError> {
+        unreachable!("nobody retries letters here")
+    }
+
+    async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.letters.remove(&position);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
+        unreachable!("the letters say so")
+    }
+
+    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.with(|tables| {
+            let tries = tables
+                .attempts
+                .entry((source.clone(), position))
+                .or_default();
+            *tries += 1;
+            Ok(*tries)
+        })
+        .await
+    }
+
+    async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
+        self.with(|tables| Ok(!tables.unclean.get(source).copied().unwrap_or(false)))
+            .await
+    }
+
+    async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.unclean.insert(source.clone(), !clean);
+            if clean {
+                tables.attempts.retain(|(of, _), _| of != source);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+struct MemoryFence {
+    model: Arc<Model>,
+    fenced: GenerationId,
+}
+
+#[async_trait]
+impl Fence for MemoryFence {
+    fn position(&self) -> Position {
+        let generations = self.model.generations.lock();
+        let log = generations[&self.fenced].checkpoints.get(&Source::log());
+        log.map_or(0, |log| log.position)
+    }
+
+    async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
+        let mut generations = self.model.generations.lock();
+        let fenced = generations.get_mut(&self.fenced).unwrap();
+        fenced.retired = true;
+        let offsets = fenced.checkpoints.clone();
+        let new = generations.get_mut(&to).unwrap();
+        new.retired = false;
+        for (source, checkpoint) in offsets {
+            if source != Source::log() {
+                new.checkpoints.insert(source, checkpoint);
+            }
+        }
+        self.model.current.send_replace(to);
+        Ok(())
+    }
+}
+
+impl Drop for MemoryFence {
+    fn drop(&mut self) {
+        if let Some(tables) = self.model.generations.lock().get_mut(&self.fenced) {
+            tables.fenced = false;
+        }
+    }
+}
+
+#[async_trait]
+impl Generations<Toy> for SeenBy {
+    fn current(&self) -> watch::Receiver<GenerationId> {
+        self.model.current.subscribe()
+    }
+
+    async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        Ok(*self.model.current.borrow())
+    }
+
+    async fn list(&self) -> Result<Vec<Generation>, StoreError> {
+        let current = *self.model.current.borrow();
+        let generations = self.model.generations.lock();
+        let list = generations.iter().map(|(id, tables)| Generation {
+            id: *id,
+            state: match id {
+                id if *id == current => GenerationState::Current,
+                _ if tables.retired => GenerationState::Previous,
+                _ => GenerationState::Building,
+            },
+            created_at: Timestamp(0),
+            checkpoints: tables.checkpoints.values().cloned().collect(),
+            parked: tables.letters.len() as u64,
+            has_writer: false,
+            bytes: 0,
+        });
+        Ok(list.collect())
+    }
+
+    async fn open(
+        &self,
+        id: GenerationId,
+        _: WriteMode,
+    ) -> Result<Arc<dyn ReadModelStore<Toy>>, StoreError> {
+        if *self.model.current.borrow() != id {
+            // Whoever opens it to fill it may write it again.
+            if let Some(tables) = self.model.generations.lock().get_mut(&id) {
+                tables.retired = false;
+            }
+        }
+        Ok(Arc::new(MemoryStore {
+            seen: self.model.seen_by(Arc::clone(&self.dead)),
+            id,
+        }))
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
+        Ok(Some(Claim::new(())))
+    }
+
+    async fn create(&self, _: &Claim) -> Result<GenerationId, StoreError> {
+        let mut generations = self.model.generations.lock();
+        let last = *generations.keys().next_back().unwrap();
+        let id = GenerationId(last.0 + 1);
+        generations.insert(id, Tables::default());
+        Ok(id)
+    }
+
+    async fn drop_generation(&self, _: &Claim, id: GenerationId) -> Result<(), StoreError> {
+        self.model.generations.lock().remove(&id);
+        Ok(())
+    }
+
+    async fn fence(&self, _: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+        let fenced = *self.model.current.borrow();
+        self.model
+            .generations
+            .lock()
+            .get_mut(&fenced)
+            .unwrap()
+            .fenced = true;
+        Ok(Box::new(MemoryFence {
+            model: Arc::clone(&self.model),
+            fenced,
+        }))
+    }
+
+    async fn snapshot(&self, _: GenerationId) -> Result<Snapshot, StoreError> {
+        Ok(Snapshot::default())
+    }
+
+    async fn letters(&self, _: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
+        Ok(Vec::new())
+    }
+}
