@@ -141,6 +141,7 @@ pub async fn start(config: &Config, metrics: PrometheusHandle) -> Result<Program
         ids: Arc::new(RandomIds),
         media,
         last_writes: Arc::new(RecentWrites::new(head)),
+        shared_limits: None,
         readiness: Arc::new(Models::new(statuses, log.clone())),
         metrics: Arc::new(move || metrics.render()),
         shutdown: streams.clone(),
