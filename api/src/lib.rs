@@ -34,6 +34,7 @@ mod views;
 
 pub use address::TrustedProxies;
 pub use error::ApiError;
+pub use limits::{Allowance, LimitsUnavailable, SharedLimits};
 pub use media::{ByteRange, MediaError, MediaReader, OpenMedia};
 pub use openapi::document;
 pub use readiness::{NotReady, Readiness};

@@ -15,8 +15,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error::ApiError, limits::Limiter, media::MediaReader, metrics::RequestMetrics,
-    readiness::Readiness, recent::LastWrites, settings::Settings, sign::Signer,
+    error::ApiError,
+    limits::{Limiter, SharedLimits},
+    media::MediaReader,
+    metrics::RequestMetrics,
+    readiness::Readiness,
+    recent::LastWrites,
+    settings::Settings,
+    sign::Signer,
     stream::OpenStreams,
 };
 
@@ -54,6 +60,8 @@ pub struct ApiState {
     pub media: Arc<dyn MediaReader>,
     /// What each person wrote last.
     pub last_writes: Arc<dyn LastWrites>,
+    /// Limits that all instances count together; none: each counts for itself.
+    pub shared_limits: Option<Arc<dyn SharedLimits>>,
     /// What `/readyz` asks.
     pub readiness: Arc<dyn Readiness>,
     /// Renders `/metrics`, in Prometheus' text format.
@@ -123,7 +131,7 @@ impl Shared {
     pub(crate) fn new(api: ApiState) -> Self {
         let positions = api.positions.clone();
         Self {
-            limiter: Limiter::new(api.settings.rate_limits.as_ref()),
+            limiter: Limiter::new(api.settings.rate_limits.as_ref(), api.shared_limits.clone()),
             signer: Signer::new(&api.settings.signing_key),
             streams: OpenStreams::new(api.settings.streams_per_user),
             in_flight: AtomicUsize::new(0),

@@ -536,6 +536,7 @@ impl World {
             ids,
             media: Arc::new(TenBytes),
             last_writes: Arc::new(RecentWrites::new(0)),
+            shared_limits: None,
             readiness: probe.clone(),
             metrics: Arc::new(|| "up 1\n".to_owned()),
             shutdown: shutdown.clone(),

@@ -71,8 +71,8 @@ pub(crate) async fn log_in(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let input = parse(fields)?;
-    app.limiter.credentials(origin.address.0)?;
-    app.limiter.account("login", &input.identifier)?;
+    app.limiter.credentials(origin.address.0).await?;
+    app.limiter.account("login", &input.identifier).await?;
     let signed = app.api.commands.log_in(input).await?;
     let body = LogInAnswer {
         token: signed.token,

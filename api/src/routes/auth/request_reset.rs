@@ -40,8 +40,8 @@ pub(crate) async fn request_reset(
 ) -> Result<Response, ApiError> {
     let email = fields.text("email", |text| validation::email(text.trim()));
     fields.finish()?;
-    app.limiter.credentials(origin.address.0)?;
-    app.limiter.account("request-reset", &email)?;
+    app.limiter.credentials(origin.address.0).await?;
+    app.limiter.account("request-reset", &email).await?;
     let context = origin.keyed(None, key, "POST /auth/request-reset", || {
         Fingerprint::new().field("email", &email)
     });

@@ -53,8 +53,8 @@ pub(crate) async fn reset_password(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let input = parse(fields)?;
-    app.limiter.credentials(origin.address.0)?;
-    app.limiter.account("otp", &input.email)?;
+    app.limiter.credentials(origin.address.0).await?;
+    app.limiter.account("otp", &input.email).await?;
     let context = origin.context(None);
     let done = app.api.commands.reset_password(&context, input).await?;
     let body = Message {

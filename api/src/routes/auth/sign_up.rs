@@ -83,7 +83,7 @@ pub(crate) async fn sign_up(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let input = parse(fields)?;
-    app.limiter.credentials(origin.address.0)?;
+    app.limiter.credentials(origin.address.0).await?;
     let context = origin.keyed(None, key, "POST /auth/signup", || fingerprint(&app, &input));
     let mut done = app.api.commands.sign_up(&context, input).await?;
     let body = SignUpAnswer {

@@ -48,8 +48,8 @@ pub(crate) async fn verify_otp(
     let email = fields.text("email", |text| validation::email(text.trim()));
     let otp = fields.text("otp", validation::otp);
     fields.finish()?;
-    app.limiter.credentials(origin.address.0)?;
-    app.limiter.account("otp", &email)?;
+    app.limiter.credentials(origin.address.0).await?;
+    app.limiter.account("otp", &email).await?;
     app.api.commands.verify_otp(email, otp).await?;
     Ok(respond::json(
         StatusCode::OK,

@@ -1,0 +1,384 @@
+//! The generations of the counters on Redis, and the pointer to the current one.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::{ScriptInvocation, Value};
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_projections::{
+    Checkpoint, GenerationId, ParkedLetter, ReadModelStore, StoreError,
+    counters::Counters,
+    runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
+};
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    FORMAT, Keys, RedisCounterReader, Reply, claim_key,
+    fence::RedisFence,
+    pairs, parse_checkpoints, scripts, snapshot,
+    store::{RedisCounterStore, read_letters},
+    token, words,
+};
+use crate::redis::{
+    link::{RedisFault, RedisLink},
+    renewal::{Renewal, TIME_TO_LIVE},
+};
+
+/// How often the pointer is read anew.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Instead of a generation: none is there, or none is known yet.
+pub(super) const MISSING: GenerationId = GenerationId(0);
+
+/// All generations of the counters on a Redis server.
+///
+/// When Redis holds none, at the first start or because it was emptied, [`Generations::current`] is generation 0, which
+/// cannot be opened; [`keep_filled`](super::keep_filled) then fills one from the log.
+pub struct RedisGenerations {
+    shared: Arc<Shared>,
+    following: Once,
+}
+
+pub(super) struct Shared {
+    pub(super) link: RedisLink,
+    pub(super) catalogue: String,
+    clock: Arc<dyn Clock>,
+    pointer: watch::Sender<GenerationId>,
+    /// The token of the generation that `pointer` says, so that another one of the same number is told apart.
+    token: Mutex<String>,
+    /// The highest number seen: a number is not used twice while anybody remembers it.
+    highest: AtomicU32,
+    /// The token of the claim that this process holds.
+    claim: Mutex<Option<String>>,
+}
+
+impl RedisGenerations {
+    /// The counters on the server at `url`, under keys that begin with `prefix` (`socialhub`). Nothing is sent yet: the
+    /// server may be away. Call [`RedisGenerations::check_server`] at start.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn open(url: &str, prefix: &str, clock: Arc<dyn Clock>) -> Result<Arc<Self>, RedisFault> {
+        Ok(Arc::new(Self {
+            shared: Arc::new(Shared {
+                link: RedisLink::new(url)?,
+                catalogue: format!("{prefix}:counters"),
+                clock,
+                pointer: watch::Sender::new(MISSING),
+                token: Mutex::default(),
+                highest: AtomicU32::new(0),
+                claim: Mutex::new(None),
+            }),
+            following: Once::new(),
+        }))
+    }
+
+    /// Checks that the server does not throw counters away when its memory is full; see [`RedisLink::check_server`].
+    ///
+    /// # Errors
+    /// [`RedisFault::Unsafe`]; [`RedisFault::Unavailable`].
+    pub async fn check_server(&self) -> Result<(), RedisFault> {
+        self.shared.link.check_server().await
+    }
+
+    /// A reader of whichever generation is current, on a connection of its own.
+    pub fn reader(&self) -> RedisCounterReader {
+        RedisCounterReader::new(self.shared.link.another(), self.shared.catalogue.clone())
+    }
+
+    /// Whether Redis holds no model, so that it has to be filled from the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn needs_filling(&self) -> Result<bool, StoreError> {
+        Ok(self.shared.refresh().await? == MISSING)
+    }
+
+    /// How far the current generation has read each source; nothing while the model is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn current_checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        let mut script = scripts::READ.prepare_invoke();
+        script
+            .key(&self.shared.catalogue)
+            .arg("")
+            .arg("checkpoints");
+        let reply = Reply::of(self.shared.link.invoke(&script).await?);
+        match reply.word.as_str() {
+            "done" => Ok(reply
+                .rest
+                .get(1)
+                .map(|state| parse_checkpoints(&pairs(state)))
+                .unwrap_or_default()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn follow(&self) {
+        // Without a runtime nobody follows it: `refresh` still looks.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        self.following.call_once(|| {
+            let shared = Arc::downgrade(&self.shared);
+            runtime.spawn(async move {
+                let mut failing = false;
+                while let Some(shared) = shared.upgrade() {
+                    let looked = shared.refresh().await;
+                    if let Err(error) = &looked
+                        && !failing
+                    {
+                        tracing::warn!(%error, "cannot see which generation of the counters is current");
+                    }
+                    failing = looked.is_err();
+                    drop(shared);
+                    tokio::time::sleep(FOLLOW_EVERY).await;
+                }
+            });
+        });
+    }
+}
+
+impl Shared {
+    /// Reads the pointer and tells whoever watches when it has moved, also to another generation of the same number.
+    pub(super) async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        let mut script = scripts::POINTER.prepare_invoke();
+        script.key(&self.catalogue);
+        let (id, found): (u32, String) = self.link.invoke(&script).await?;
+        let id = GenerationId(id);
+        self.highest.fetch_max(id.0, Ordering::AcqRel);
+        let mut token = self.token.lock();
+        if *self.pointer.borrow() != id || *token != found {
+            if id == MISSING {
+                tracing::warn!("the counters are missing from Redis");
+            } else {
+                tracing::info!(generation = %id, "another generation of the counters is current");
+            }
+            *token = found;
+            self.pointer.send_replace(id);
+        }
+        Ok(id)
+    }
+
+    pub(super) fn keys(&self, id: GenerationId) -> Keys {
+        Keys::new(&self.catalogue, id)
+    }
+
+    /// The token of the claim this process holds; what nobody holds when it has none.
+    pub(super) fn claimed(&self) -> String {
+        self.claim.lock().clone().unwrap_or_default()
+    }
+
+    pub(super) async fn call(&self, script: &ScriptInvocation<'_>) -> Result<Reply, StoreError> {
+        Ok(Reply::of(self.link.invoke(script).await?))
+    }
+
+    /// Renews a key that says `value` until the answer is dropped, and then removes it.
+    pub(super) fn hold(&self, key: &str, value: &str) -> Renewal {
+        let (again, last) = (self.link.clone(), self.link.clone());
+        let mut renew = scripts::RENEW.prepare_invoke();
+        renew
+            .key(key)
+            .arg(value)
+            .arg(TIME_TO_LIVE.as_millis() as u64);
+        let mut release = scripts::RELEASE.prepare_invoke();
+        release.key(key).arg(value);
+        let renew = Arc::new(renew);
+        Renewal::start(
+            move || quietly(again.clone(), Arc::clone(&renew)),
+            move || quietly(last, Arc::new(release)),
+        )
+    }
+
+    async fn bytes(&self, id: GenerationId) -> u64 {
+        let mut pipeline = redis::pipe();
+        for part in ["state", "posts", "people", "trending", "parked"] {
+            pipeline
+                .cmd("MEMORY")
+                .arg("USAGE")
+                .arg(self.keys(id).part(part));
+        }
+        // A server that does not tell is no reason to tell nothing.
+        let sizes: Vec<Option<u64>> = self.link.pipeline(&pipeline).await.unwrap_or_default();
+        sizes.into_iter().flatten().sum()
+    }
+}
+
+/// A failed renewal is noticed by whoever uses the right; a failed release runs out.
+fn quietly(
+    link: RedisLink,
+    script: Arc<ScriptInvocation<'static>>,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _ = link.invoke::<Value>(&script).await;
+    }
+}
+
+/// Gives the claim back when it is dropped.
+struct ClaimGuard {
+    shared: Arc<Shared>,
+    token: String,
+    _renewal: Renewal,
+}
+
+impl Drop for ClaimGuard {
+    fn drop(&mut self) {
+        let mut claim = self.shared.claim.lock();
+        if claim.as_ref() == Some(&self.token) {
+            *claim = None;
+        }
+    }
+}
+
+fn describe(row: &Value) -> Option<Generation> {
+    let Value::Array(row) = row else { return None };
+    let catalogued = words(row.get(1)?)?;
+    let (state, created_at) = catalogued.split_once(' ')?;
+    let count = |index: usize| words(row.get(index)?)?.parse::<u64>().ok();
+    Some(Generation {
+        id: GenerationId(words(row.first()?)?.parse().ok()?),
+        state: match state {
+            "current" => GenerationState::Current,
+            "previous" => GenerationState::Previous,
+            _ => GenerationState::Building,
+        },
+        created_at: Timestamp(created_at.parse().ok()?),
+        checkpoints: parse_checkpoints(&pairs(row.get(2)?)),
+        parked: count(3)?,
+        has_writer: count(4)? > 0,
+        bytes: 0,
+    })
+}
+
+#[async_trait]
+impl Generations<Counters> for RedisGenerations {
+    fn current(&self) -> watch::Receiver<GenerationId> {
+        self.follow();
+        self.shared.pointer.subscribe()
+    }
+
+    async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        self.shared.refresh().await
+    }
+
+    async fn list(&self) -> Result<Vec<Generation>, StoreError> {
+        let mut script = scripts::LIST.prepare_invoke();
+        script.key(&self.shared.catalogue);
+        let rows: Vec<Value> = self.shared.link.invoke(&script).await?;
+        let mut generations: Vec<_> = rows.iter().filter_map(describe).collect();
+        generations.sort_by_key(|generation| generation.id);
+        for generation in &mut generations {
+            generation.bytes = self.shared.bytes(generation.id).await;
+        }
+        Ok(generations)
+    }
+
+    async fn open(
+        &self,
+        id: GenerationId,
+        _mode: WriteMode,
+    ) -> Result<Arc<dyn ReadModelStore<Counters>>, StoreError> {
+        if id == MISSING {
+            return Err(StoreError::Unavailable(
+                "the counters are not in Redis (yet); they are filled from the log".to_owned(),
+            ));
+        }
+        let shared = &self.shared;
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(shared.keys(id).state()).arg("token").arg("format");
+        let (token, format): (Option<String>, Option<String>) = shared.link.query(&ask).await?;
+        let token = token
+            .ok_or_else(|| StoreError::Unusable(format!("generation {id} is not in Redis")))?;
+        if format.as_deref() != Some(FORMAT) {
+            return Err(StoreError::Unusable(
+                "it was made by another version of the program; run `socialhub replay rebuild counters`"
+                    .to_owned(),
+            ));
+        }
+        let catalogue = shared.catalogue.clone();
+        let store = RedisCounterStore::open(shared.link.another(), catalogue, id, token).await?;
+        Ok(Arc::new(store))
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
+        let shared = &self.shared;
+        let (key, token) = (claim_key(&shared.catalogue), token());
+        let mut take = redis::cmd("SET");
+        take.arg(&key)
+            .arg(&token)
+            .arg("NX")
+            .arg("PX")
+            .arg(TIME_TO_LIVE.as_millis() as u64);
+        let taken: Option<String> = shared.link.query(&take).await?;
+        if taken.is_none() {
+            return Ok(None);
+        }
+        *shared.claim.lock() = Some(token.clone());
+        let renewal = shared.hold(&key, &token);
+        Ok(Some(Claim::new(ClaimGuard {
+            shared: Arc::clone(shared),
+            token,
+            _renewal: renewal,
+        })))
+    }
+
+    async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
+        let shared = &self.shared;
+        let mut script = scripts::CREATE.prepare_invoke();
+        script
+            .key(&shared.catalogue)
+            .key(claim_key(&shared.catalogue))
+            .arg(shared.claimed())
+            .arg(shared.highest.load(Ordering::Acquire))
+            .arg(shared.clock.now().0)
+            .arg(token())
+            .arg(FORMAT);
+        let reply = shared.call(&script).await?;
+        match (reply.word.as_str(), reply.number()) {
+            ("done", Some(number)) => {
+                let number = u32::try_from(number).map_err(|_| reply.fault())?;
+                shared.highest.fetch_max(number, Ordering::AcqRel);
+                Ok(GenerationId(number))
+            }
+            _ => Err(reply.fault()),
+        }
+    }
+
+    async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let mut script = scripts::DROP.prepare_invoke();
+        script
+            .key(&shared.catalogue)
+            .key(claim_key(&shared.catalogue))
+            .arg(shared.claimed())
+            .arg(id.0);
+        let reply = shared.call(&script).await?;
+        if reply.word == "done" {
+            Ok(())
+        } else {
+            Err(reply.fault())
+        }
+    }
+
+    async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+        let fence = RedisFence::raise(Arc::clone(&self.shared)).await?;
+        Ok(Box::new(fence))
+    }
+
+    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+        snapshot::read(&self.shared, id).await
+    }
+
+    async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
+        read_letters(&self.shared.link, &self.shared.keys(id)).await
+    }
+}

@@ -1,0 +1,222 @@
+//! Queries on the counters, answered only while what Redis holds can be trusted.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::RwLock;
+use redis::{ScriptInvocation, Value};
+use socialhub_domain::{PostId, UserId};
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    ReadError, Source,
+    counters::{CounterReader, PersonCounts, PostCounts, TrendingPost},
+    page::{Page, PageRequest, PageStart},
+    source_position,
+};
+
+use super::{
+    Reply,
+    pack::{id, person_counts, post_counts},
+    pairs, parse_checkpoints, scripts, words,
+};
+use crate::redis::link::RedisLink;
+
+/// Reads the current generation of the counters.
+///
+/// Every answer comes in one script with the generation's marker. Counts are `None` when Redis is away, when the model is
+/// missing or lacks a part, and when a source is not as far as it was when this reader last answered: an old dump.
+#[derive(Debug, Clone)]
+pub struct RedisCounterReader {
+    link: RedisLink,
+    catalogue: String,
+    served: Arc<RwLock<Arc<Served>>>,
+}
+
+/// What has been served last.
+#[derive(Debug, Default)]
+struct Served {
+    /// Which generation, after which write.
+    stamp: String,
+    /// How far each source was; never lower than before.
+    sources: HashMap<Source, Position>,
+}
+
+/// Why there is no answer.
+enum Untrusted {
+    Away(String),
+    Missing,
+    Behind(Source),
+}
+
+impl RedisCounterReader {
+    pub(super) fn new(link: RedisLink, catalogue: String) -> Self {
+        Self {
+            link,
+            catalogue,
+            served: Arc::default(),
+        }
+    }
+
+    /// Runs a query of `read.lua`; answers its rows.
+    async fn ask(
+        &self,
+        query: impl FnOnce(&mut ScriptInvocation<'_>),
+    ) -> Result<Vec<Value>, Untrusted> {
+        // Taken before the question: the answer must be at least as new as what had been served by then.
+        let served = Arc::clone(&self.served.read());
+        let mut script = scripts::READ.prepare_invoke();
+        script.key(&self.catalogue).arg(&served.stamp);
+        query(&mut script);
+        let answer = self.link.invoke(&script).await;
+        let reply = Reply::of(answer.map_err(|error| Untrusted::Away(error.to_string()))?);
+        if reply.word != "done" {
+            return Err(Untrusted::Missing);
+        }
+        let mut rest = reply.rest.into_iter();
+        let stamp = rest.next().as_ref().and_then(words).unwrap_or_default();
+        let state = rest.next().unwrap_or_default();
+        if stamp != served.stamp {
+            self.check(&served, stamp, &state)?;
+        }
+        match rest.next() {
+            Some(Value::Array(rows)) => Ok(rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn check(&self, before: &Served, stamp: String, state: &Value) -> Result<(), Untrusted> {
+        let checkpoints = parse_checkpoints(&pairs(state));
+        let behind = before
+            .sources
+            .iter()
+            .find(|(source, position)| source_position(&checkpoints, source) < **position);
+        if let Some((source, _)) = behind {
+            return Err(Untrusted::Behind(source.clone()));
+        }
+        let mut served = self.served.write();
+        let mut sources = served.sources.clone();
+        for checkpoint in checkpoints {
+            let position = sources.entry(checkpoint.source).or_default();
+            *position = checkpoint.position.max(*position);
+        }
+        *served = Arc::new(Served { stamp, sources });
+        Ok(())
+    }
+
+    /// As the port wants it: what cannot be trusted is no answer.
+    async fn counts(&self, query: impl FnOnce(&mut ScriptInvocation<'_>)) -> Option<Vec<Value>> {
+        match self.ask(query).await {
+            Ok(rows) => Some(rows),
+            Err(why) => {
+                tracing::debug!(reason = why.reason(), "counts are not taken from Redis");
+                metrics::counter!("socialhub_counters_fallback_total").increment(1);
+                None
+            }
+        }
+    }
+}
+
+impl Untrusted {
+    fn reason(&self) -> String {
+        match self {
+            Self::Away(reason) => reason.clone(),
+            Self::Missing => "the counters are missing from Redis".to_owned(),
+            Self::Behind(source) => {
+                format!("the counters in Redis went back in time (source {source})")
+            }
+        }
+    }
+}
+
+fn damaged() -> ReadError {
+    ReadError("Redis holds what is no record of the counters".to_owned())
+}
+
+/// The bytes of a row; none for an entry that is not there.
+fn bytes(row: &Value) -> Option<&[u8]> {
+    match row {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl CounterReader for RedisCounterReader {
+    async fn post_counts(&self, ids: &[PostId]) -> Result<Option<Vec<PostCounts>>, ReadError> {
+        let rows = self.counts(|script| {
+            script.arg("posts");
+            for id in ids {
+                script.arg(id.0.as_bytes());
+            }
+        });
+        let Some(rows) = rows.await else {
+            return Ok(None);
+        };
+        rows.iter()
+            .map(|row| match bytes(row) {
+                None => Ok(PostCounts::default()),
+                Some(record) => post_counts(record).ok_or_else(damaged),
+            })
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    async fn person_counts(&self, id: UserId) -> Result<Option<PersonCounts>, ReadError> {
+        let rows = self.counts(|script| {
+            script.arg("person").arg(id.0.as_bytes());
+        });
+        let Some(rows) = rows.await else {
+            return Ok(None);
+        };
+        match rows.first().and_then(bytes) {
+            None => Ok(Some(PersonCounts::default())),
+            Some(record) => person_counts(record).map(Some).ok_or_else(damaged),
+        }
+    }
+
+    async fn trending(&self, page: &PageRequest) -> Result<Page<TrendingPost>, ReadError> {
+        let after = match &page.start {
+            PageStart::After(key) => parse_key(key),
+            PageStart::Page(_) => None,
+        };
+        let rows = self.ask(|script| {
+            script.arg("trending").arg(page.limit + 1);
+            match &after {
+                // Rust prints a number so that it is read as the same one.
+                Some((score, post)) => script.arg(format!("{score}")).arg(post.0.as_bytes()),
+                None => script.arg(page.offset().min(MAX_OFFSET)),
+            };
+        });
+        let rows = rows.await.map_err(|why| ReadError(why.reason()))?;
+        let mut items = rows
+            .chunks_exact(2)
+            .map(|pair| item(pair).ok_or_else(damaged))
+            .collect::<Result<Vec<_>, _>>()?;
+        let more = items.len() > page.limit;
+        items.truncate(page.limit);
+        let next = items.last().filter(|_| more).map(key);
+        Ok(Page { items, next })
+    }
+}
+
+/// Beyond what a list can hold.
+const MAX_OFFSET: u64 = 1 << 40;
+
+fn item(pair: &[Value]) -> Option<TrendingPost> {
+    Some(TrendingPost {
+        post_id: PostId(id(bytes(pair.first()?)?)?),
+        log2_score: words(pair.get(1)?)?.parse().ok()?,
+    })
+}
+
+/// The sort key as text: the score's bits, so that nothing is lost to decimals, and the post.
+fn key(item: &TrendingPost) -> String {
+    format!("{:016x}:{}", item.log2_score.to_bits(), item.post_id)
+}
+
+fn parse_key(key: &str) -> Option<(f64, PostId)> {
+    let (score, post) = key.split_once(':')?;
+    let score = f64::from_bits(u64::from_str_radix(score, 16).ok()?);
+    let post = post.parse().ok()?;
+    score.is_finite().then_some((score, post))
+}
