@@ -20,17 +20,16 @@ def _values(stack, instance):
             values[name] = [f"127.0.0.1:{stack.port(one, int(port))}" for one in stack.instances(service)]
         else:
             values[name] = [stack.localise(value, instance)]
-    # The image's user is not Debian's.
-    values["NGINX_USER"] = [next((name for name in ("www-data", "nobody") if _is_user(name)), "root")]
+    values["NGINX_USER"] = [user()]
     return values
 
 
-def _is_user(name):
+def user():
+    """The user that the workers run as: the image's own is not known to Debian."""
     try:
-        pwd.getpwnam(name)
+        return pwd.getpwnam("www-data").pw_name
     except KeyError:
-        return False
-    return True
+        return "nobody nogroup"
 
 
 def render(template, values):

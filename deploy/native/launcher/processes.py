@@ -139,6 +139,23 @@ class Process:
 _children = {}
 
 
+def is_zombie(pid):
+    """Whether it has ended and nobody has asked how: some first processes of containers never do."""
+    stat = _stat(pid)
+    return bool(stat) and stat["state"] in "ZX"
+
+
+def at_work_in(folder):
+    """Whether a process has the folder as its working directory."""
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/cwd") == str(folder):
+                return True
+        except OSError:
+            pass
+    return False
+
+
 def wait_until(condition, seconds, pause=0.05):
     """Polls until the condition holds. Says whether it did in time."""
     deadline = time.monotonic() + seconds

@@ -10,6 +10,7 @@ import tempfile
 
 from . import install, probes
 from .errors import StackError, say
+from .processes import at_work_in, is_zombie
 
 NATIVE = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = "ferretdb"
@@ -34,6 +35,7 @@ def postgres(stack, instance, environment):
     port = stack.port(instance, 5432)
     if not (folder / "PG_VERSION").exists():
         _initdb(folder, environment, user)
+    _forget_the_dead(folder)
     arguments = stack.services[instance.service].get("command", ["postgres"])[1:]
     fixed = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "logging_collector": "off"}
     for name, value in fixed.items():
@@ -86,6 +88,18 @@ def _initdb(folder, environment, user):
         command += ["--locale=C.UTF-8", "-A", "scram-sha-256", f"--pwfile={password.name}"]
         install.run(command, cwd="/", **as_user)
     partial.rename(folder)
+
+
+def _forget_the_dead(folder):
+    """Removes the lock of a killed server that is still a zombie: Postgres would take it for a living one.
+
+    Its children work in the data folder; while one of them lives the lock stays, and Postgres refuses to start.
+    """
+    lock = folder / "postmaster.pid"
+    if lock.exists():
+        first = lock.read_text().split()[0]
+        if is_zombie(int(first)) and not at_work_in(folder.resolve()):
+            lock.unlink()
 
 
 def address(stack, database=None):

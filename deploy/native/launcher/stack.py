@@ -89,7 +89,8 @@ class Stack:
         """Keeps the variables that the compose file refers to, so that a later `start` uses the same."""
         document = compose.parse(COMPOSE.read_text())
         names = compose.variables(document)
-        self.state["variables"].update({name: value for name, value in self.known().items() if name in names})
+        now = {**compose.dotenv(ROOT / ".env"), **os.environ}
+        self.state["variables"].update({name: value for name, value in now.items() if name in names})
         self.state["variables"].update(given)
         self._services = None
 
