@@ -161,10 +161,8 @@ def _binary(stack, arguments):
             raise StackError(f"there is no program {path}")
         stack.state["named_binary"] = str(path)
         return path
-    cargo = shutil.which("cargo")
-    if cargo:
-        say("building the program (cargo build --release --features distributed)")
-        install.run([cargo, "build", "--release", "--locked", "--features", "distributed"], cwd=ROOT)
+    if shutil.which("cargo"):
+        install.program(ROOT)
     if not built.exists():
         raise StackError("there is no cargo to build the program with: install Rust from https://rustup.rs, or give --bin")
     return built

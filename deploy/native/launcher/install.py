@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 from .errors import StackError, say
 
@@ -96,6 +97,14 @@ def _made(name, sources, make):
             make(partial)
             partial.rename(folder)
     return folder
+
+
+def program(root):
+    """Builds the program; what cargo says is shown, since it may take minutes. At once when nothing has changed."""
+    say("building the program (cargo build --release --features distributed)")
+    command = ["cargo", "build", "--release", "--locked", "--features", "distributed"]
+    if subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode != 0:
+        raise StackError("the program does not build")
 
 
 def run(command, **options):

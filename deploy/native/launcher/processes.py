@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pwd
+import resource
 import signal
 import subprocess
 import time
@@ -23,6 +24,9 @@ class Process:
         """Starts it in a session of its own, so that it outlives the launcher, with its output in its log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.record.parent.mkdir(parents=True, exist_ok=True)
+        # As many open files as may be: a child inherits the limit.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         extra = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
         with open(self.log, "ab") as log:
             try:

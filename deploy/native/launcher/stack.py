@@ -162,7 +162,7 @@ class Stack:
         if self.state["free_ports"]:
             return ports.choose_free(self.state_file)
         if container_port == METRICS_PORT:
-            place = [name for name in self.services if self.kind(name) == "process"].index(instance.service)
+            place = [name for name in self.services if self.kind(name) in ("job", "process")].index(instance.service)
             return FIRST_METRICS_PORT + 10 * place + instance.number - 1
         base = SERVER_PORTS.get(container_port, container_port)
         return base + 10 * (instance.number - 1)
