@@ -22,15 +22,27 @@ class Parsing(unittest.TestCase):
         self.assertEqual(compose.parse(text)["z"], {"a": "1", "b": "2"})
 
     def test_what_it_does_not_know_is_refused_with_its_line(self):
-        for text, line in (("a: |\n  x", 1), ("a: 1\nb: {c: 1}", 2), ("a: 1\n  b: 2", 2), ("a: *n", 1), ("a: 1\na: 2", 2)):
+        for text, line in (
+            ("a: |\n  x", 1),
+            ("a: 1\nb: {c: 1}", 2),
+            ("a: 1\n  b: 2", 2),
+            ("a: *n", 1),
+            ("a: 1\na: 2", 2),
+        ):
             with self.subTest(text), self.assertRaisesRegex(StackError, f"line {line}:"):
                 compose.parse(text)
 
     def test_variables(self):
         known = {"A": "1", "EMPTY": ""}
         cases = {
-            "${A}": "1", "$A-": "1-", "${B:-d}": "d", "${EMPTY:-d}": "d", "${EMPTY-d}": "", "$$A": "$A",
-            "${B:-a:b/c}": "a:b/c", "${B:-}": "",
+            "${A}": "1",
+            "$A-": "1-",
+            "${B:-d}": "d",
+            "${EMPTY:-d}": "d",
+            "${EMPTY-d}": "",
+            "$$A": "$A",
+            "${B:-a:b/c}": "a:b/c",
+            "${B:-}": "",
         }
         for text, expected in cases.items():
             with self.subTest(text):

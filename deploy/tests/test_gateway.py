@@ -69,9 +69,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             good = headers.get("authorization") == "Bearer good"
             if good:
                 return self.answer(204, b"", {"x-user-payload": USER})
-            return self.answer(401, b'{"valid":false}', {"WWW-Authenticate": "Bearer", "Content-Type": "application/json"})
+            return self.answer(
+                401, b'{"valid":false}', {"WWW-Authenticate": "Bearer", "Content-Type": "application/json"}
+            )
         if self.server.name not in ("auth", "chat1", "chat2") and "x-user-payload" not in headers:
-            problem = {"Content-Type": "application/problem+json", "WWW-Authenticate": "Bearer", "X-Request-Id": "theirs"}
+            problem = {
+                "Content-Type": "application/problem+json",
+                "WWW-Authenticate": "Bearer",
+                "X-Request-Id": "theirs",
+            }
             problem |= {"Access-Control-Allow-Origin": PAGE}
             return self.answer(401, json.dumps({"error": "Unauthorized", **asked}).encode(), problem)
         return self.answer(200, json.dumps(asked).encode(), {"Content-Type": "application/json"})
@@ -124,8 +130,12 @@ class Gateway(unittest.TestCase):
             probe.bind(("127.0.0.1", 0))
             cls.port = probe.getsockname()[1]
         values = {
-            "NGINX_USER": [gateway.user()], "RUN_DIR": [str(cls.folder)], "ACCESS_LOG": ["off"], "GATEWAY_SECRET": [SECRET],
-            "GATEWAY_LISTEN": [f"127.0.0.1:{cls.port}"], "CORS_ORIGINS": [f"https://other.example,{PAGE}"],
+            "NGINX_USER": [gateway.user()],
+            "RUN_DIR": [str(cls.folder)],
+            "ACCESS_LOG": ["off"],
+            "GATEWAY_SECRET": [SECRET],
+            "GATEWAY_LISTEN": [f"127.0.0.1:{cls.port}"],
+            "CORS_ORIGINS": [f"https://other.example,{PAGE}"],
             "CHAT_UPSTREAM": [cls.services["chat1"].address, cls.services["chat2"].address],
         }
         values |= {f"{name.upper()}_UPSTREAM": [cls.services[name].address] for name in names[:5]}
@@ -263,7 +273,9 @@ class Gateway(unittest.TestCase):
 
     def test_a_preflight_reaches_the_service_without_a_question(self):
         preflight = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
-        self.services["posts"].behaviour = lambda handler: handler.answer(204, b"", {"Access-Control-Allow-Origin": PAGE})
+        self.services["posts"].behaviour = lambda handler: handler.answer(
+            204, b"", {"Access-Control-Allow-Origin": PAGE}
+        )
         answer = self.ask("OPTIONS", "/posts/", headers=preflight, token=None)
         self.assertEqual((answer.status, answer.headers["Access-Control-Allow-Origin"]), (204, PAGE))
         self.assertEqual(self.services["auth"].asked, [])
@@ -277,7 +289,9 @@ class Gateway(unittest.TestCase):
     # ---- what is passed on --------------------------------------------------------------------------------------
 
     def test_the_clients_address_and_request_id(self):
-        headers = self.asked("GET", "/auth/me", headers={"X-Request-Id": "mine-1", "X-Forwarded-For": "9.9.9.9"})["headers"]
+        headers = self.asked("GET", "/auth/me", headers={"X-Request-Id": "mine-1", "X-Forwarded-For": "9.9.9.9"})[
+            "headers"
+        ]
         self.assertEqual(headers["x-request-id"], "mine-1")
         self.assertEqual(headers["x-forwarded-for"], "9.9.9.9, 127.0.0.1")
         self.assertEqual(headers["host"], f"127.0.0.1:{self.port}")
@@ -343,7 +357,9 @@ class Gateway(unittest.TestCase):
     def open_websocket(self, query):
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         head = f"GET /socket.io/?EIO=4&transport=websocket{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
-        connection.sendall(f"{head}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n".encode())
+        connection.sendall(
+            f"{head}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n".encode()
+        )
         self.assertTrue(connection.recv(1024).startswith(b"HTTP/1.1 101"))
         return connection
 
@@ -386,7 +402,9 @@ class Gateway(unittest.TestCase):
             # The first request may still find a connection that was kept.
             self.ask("GET", "/api/feed/")
             for method in ("GET", "POST"):
-                self.assert_problem(self.ask(method, "/api/feed/", headers={"Origin": PAGE}), 503, "Service unavailable")
+                self.assert_problem(
+                    self.ask(method, "/api/feed/", headers={"Origin": PAGE}), 503, "Service unavailable"
+                )
         finally:
             self.services["feed"] = Service("feed", port)
 
@@ -407,7 +425,10 @@ class Gateway(unittest.TestCase):
         self.assertEqual(answer.headers.get_all("Access-Control-Allow-Origin"), None)
 
     def test_what_is_not_http_gets_a_problem_too(self):
-        for text, status in ((b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"), (b"GET / HTTP/1.1\r\nA: " + b"x" * 9000 + b"\r\n\r\n", b"431")):
+        for text, status in (
+            (b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET / HTTP/1.1\r\nA: " + b"x" * 9000 + b"\r\n\r\n", b"431"),
+        ):
             connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
             connection.sendall(text)
             answer = connection.recv(4096)

@@ -1,4 +1,4 @@
-"""`./stack` with the real servers and a stand-in for the program: everything starts, can be hurt, and goes away again."""
+"""`./stack` with the real servers and a stand-in for the program: all of it starts, can be hurt, and goes away."""
 
 import http.client
 import json
@@ -81,7 +81,9 @@ class Stack(unittest.TestCase):
         # So that the servers' user can go through to its data.
         cls.parent.chmod(0o755)
         cls.stack = Launcher(cls.parent / "one")
-        cls.stack("up", "--free-ports", "--bin", str(FAKE), "--kafka-partitions", "3", "--scale", "feed=2", RATE_LIMITS="off")
+        cls.stack(
+            "up", "--free-ports", "--bin", str(FAKE), "--kafka-partitions", "3", "--scale", "feed=2", RATE_LIMITS="off"
+        )
 
     @classmethod
     def tearDownClass(cls):
@@ -162,7 +164,9 @@ class Stack(unittest.TestCase):
         for way in (["restart"], ["kill"]):
             self.stack(*way, "postgres", "redis", "kafka", "mongodb")
             if way == ["kill"]:
-                self.assertEqual([self.stack.process(name)["state"] for name in ("postgres", "redis")], ["down", "down"])
+                self.assertEqual(
+                    [self.stack.process(name)["state"] for name in ("postgres", "redis")], ["down", "down"]
+                )
                 self.stack("start", "postgres", "redis", "kafka", "mongodb")
             self.assertEqual((postgres("select n from kept"), cache("get", "kept"), record()), ("7", "7", "7"))
         # Every process still answers on its port.

@@ -52,7 +52,9 @@ def _parser():
 
     up = command("up", _up, "start what is not running, and wait until it answers")
     up.add_argument("--servers-only", action="store_true", help="only Postgres, Redis, Kafka and MongoDB's stand-in")
-    up.add_argument("--free-ports", action="store_true", help="free ports in place of the usual ones (a new stack only)")
+    up.add_argument(
+        "--free-ports", action="store_true", help="free ports in place of the usual ones (a new stack only)"
+    )
     up.add_argument("--gateway-port", type=int, metavar="N", help="port of the gateway [8080]")
     up.add_argument("--kafka-partitions", type=int, metavar="N", help="partitions of a topic when it is made [6]")
     up.add_argument("--scale", metavar="NAME=N,…", help="instances of a service, e.g. feed=2,chat=2,project-feed=3")
@@ -164,7 +166,9 @@ def _binary(stack, arguments):
     if shutil.which("cargo"):
         install.program(ROOT)
     if not built.exists():
-        raise StackError("there is no cargo to build the program with: install Rust from https://rustup.rs, or give --bin")
+        raise StackError(
+            "there is no cargo to build the program with: install Rust from https://rustup.rs, or give --bin"
+        )
     return built
 
 
@@ -176,13 +180,17 @@ def _start_together(stack, instances):
             process = stack.process(instance.name)
             state = process.state()
             if state == "stopped":
-                raise StackError(f"{instance.name} was stopped by a signal; `./stack kill {instance.name} --signal CONT`")
+                raise StackError(
+                    f"{instance.name} was stopped by a signal; `./stack kill {instance.name} --signal CONT`"
+                )
             if state == "down":
                 waiting.append((instance, process, _launch(stack, instance, process), time.monotonic()))
     for instance, process, spec, started in waiting:
         _await(stack, instance, process, spec)
-        say(f"{instance.name}: {'done' if stack.kind(instance.service) == 'job' else 'ready'} "
-            f"({time.monotonic() - started:.1f} s)")
+        say(
+            f"{instance.name}: {'done' if stack.kind(instance.service) == 'job' else 'ready'} "
+            f"({time.monotonic() - started:.1f} s)"
+        )
 
 
 def _launch(stack, instance, process):
@@ -190,7 +198,7 @@ def _launch(stack, instance, process):
     busy = [port for port in stack.ports_of(instance).values() if not ports.is_free(port)]
     if busy:
         raise StackError(
-            f"{instance.name}: port {busy[0]} is taken by somebody else; stop that, or bring up a new stack with --free-ports"
+            f"{instance.name}: port {busy[0]} is taken by somebody else; stop that, or use a new stack with --free-ports"
         )
     process.child = process.start(spec.command, spec.environment, spec.folder, spec.user)
     return spec
@@ -208,8 +216,10 @@ def _await(stack, instance, process, spec):
     if not process.pid():
         raise StackError(f"{instance.name} has ended; the end of {process.log}:\n{process.last_lines()}")
     if not ready():
-        raise StackError(f"{instance.name} does not answer after {spec.ready_seconds} s; the end of {process.log}:\n"
-                         f"{process.last_lines()}")
+        raise StackError(
+            f"{instance.name} does not answer after {spec.ready_seconds} s; the end of {process.log}:\n"
+            f"{process.last_lines()}"
+        )
     spec.complete()
 
 
@@ -237,7 +247,7 @@ def _print_addresses(stack, servers_only):
         if stack.kind(instance.service) == "server":
             print(f"{instance.name:<11} 127.0.0.1:{stack.ports_of(instance)['listen']}")
     folder = "" if stack.folder == ROOT / "stack-data" else f" --dir {shlex.quote(str(stack.folder))}"
-    print(f"\nenvironment: eval \"$(./stack env{folder})\"   logs: {stack.folder}/logs   stop: ./stack down{folder}")
+    print(f'\nenvironment: eval "$(./stack env{folder})"   logs: {stack.folder}/logs   stop: ./stack down{folder}')
 
 
 # ---- down -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Starting, finding and signalling processes, and being sure that they are ours."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ from .errors import StackError
 
 
 class Process:
-    """One named process of a stack. Its record outlives the launcher; pid and start time together say that it is ours."""
+    """One named process of a stack. Its record outlives the launcher: pid and start time tell that it is ours."""
 
     def __init__(self, name, folder):
         self.name = name
@@ -106,18 +107,18 @@ class Process:
         if not targets:
             raise StackError(f"{self.name} is not running")
         for pid in targets:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
 
     def ask_to_end(self, number):
         """Sends the signal that ends it, once: a second one makes many programs drop what they are at."""
         if self.state() == "stopped":
             self.signal(signal.SIGCONT)
         pid = self.pid()
-        if pid:
-            os.kill(pid, number)
+        # When it has gone without its children, they are asked.
+        for one in [pid] if pid else self.members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
 
     def see_it_end(self, seconds):
         """Waits until nothing of it is left, and kills what has not gone in time. Says whether it went by itself."""

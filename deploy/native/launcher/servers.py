@@ -15,7 +15,12 @@ from .processes import at_work_in, is_zombie
 NATIVE = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = "ferretdb"
 # Debian's packages, by a program of each.
-PACKAGES = {"postgres": "postgresql", "psql": "postgresql-client", "redis-server": "redis-server", "java": "default-jre-headless"}
+PACKAGES = {
+    "postgres": "postgresql",
+    "psql": "postgresql-client",
+    "redis-server": "redis-server",
+    "java": "default-jre-headless",
+}
 
 
 def _volume(stack, instance):
@@ -57,7 +62,9 @@ def _postgres_folder(stack, instance, user):
     folder = _volume(stack, instance)
     if user:
         shutil.chown(folder, user, user)
-        reaches = subprocess.run(["ls", folder], user=user, group=user, extra_groups=[], capture_output=True, check=False)
+        reaches = subprocess.run(
+            ["ls", folder], user=user, group=user, extra_groups=[], capture_output=True, check=False
+        )
         if reaches.returncode != 0:
             home = pathlib.Path(pwd.getpwnam(user).pw_dir) / "socialhub-stack"
             home.mkdir(parents=True, exist_ok=True)

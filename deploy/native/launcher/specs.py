@@ -41,7 +41,7 @@ def probe(stack, instance):
 
 
 def stop_signal(name):
-    """What asks a process to end. For Postgres it is the fast shutdown: connections are ended, what was committed stays."""
+    """What asks a process to end. For Postgres the fast shutdown: connections are ended, what was committed stays."""
     return signal.SIGINT if name == "postgres" else signal.SIGTERM
 
 

@@ -191,7 +191,7 @@ class Stack:
         pattern = rf"(?<![\w.-])(?:(?P<service>{names})|0\.0\.0\.0|127\.0\.0\.1):(?P<port>\d+)\b"
         text = re.sub(pattern, address, text)
         for inside, outside in self.volumes(instance).items():
-            text = re.sub(rf"(?<![\w.-]){re.escape(inside)}(?=[/,;:?\s]|$)", lambda _: str(outside), text)
+            text = re.sub(rf"(?<![\w.-]){re.escape(inside)}(?=[/,;:?\s]|$)", lambda _, path=str(outside): path, text)
         return text
 
     def environment(self, instance):
