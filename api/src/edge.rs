@@ -26,6 +26,7 @@ use crate::{
     address::client_address,
     cors,
     error::{ApiError, Problem},
+    extract::auth::is_gateway_check,
     respond::Wrote,
     state::{App, Shared},
 };
@@ -120,7 +121,7 @@ impl Exchange {
         request: Request,
         next: Next,
     ) -> Result<Response, ApiError> {
-        let _in_flight = self.admit(app)?;
+        let _in_flight = self.admit(app, request.headers())?;
         let limit = time_limit(app, request.headers());
         let guarded = AssertUnwindSafe(next.run(request)).catch_unwind();
         match tokio::time::timeout(limit, guarded).await {
@@ -137,11 +138,17 @@ impl Exchange {
     }
 
     /// Whether the request may be worked on now. Probes always may.
-    fn admit<'a>(&self, app: &'a Shared) -> Result<Option<InFlight<'a>>, ApiError> {
+    fn admit<'a>(
+        &self,
+        app: &'a Shared,
+        headers: &HeaderMap,
+    ) -> Result<Option<InFlight<'a>>, ApiError> {
         if matches!(self.route(), "/livez" | "/readyz" | "/metrics") {
             return Ok(None);
         }
-        if let Some(address) = self.address {
+        // What the gateway asks for itself belongs to a request that is counted where it goes on to.
+        let counted = self.address.filter(|_| !is_gateway_check(app, headers));
+        if let Some(address) = counted {
             app.limiter.request(address)?;
         }
         let before = app.in_flight.fetch_add(1, Ordering::Relaxed);

@@ -70,6 +70,8 @@ enum Command {
         /// Its address
         url: String,
     },
+    /// Bring the databases of the distributed profile up to date; before its processes are started
+    Migrate,
     /// Print the OpenAPI document
     Openapi,
     /// Print a reference of all settings
@@ -114,6 +116,10 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| error.to_string())
         }),
+        Command::Migrate => {
+            let config = distributed(cli.settings, cli.config.as_deref())?;
+            in_runtime(async { wire::migrate(&config).await.map(|()| ExitCode::SUCCESS) })
+        }
         Command::Healthcheck { url } => in_runtime(healthcheck::run(&url)),
         Command::Doctor => doctor::run(&load(cli.settings, cli.config.as_deref())?),
         Command::Serve => {

@@ -15,6 +15,8 @@ use crate::{
 
 /// What the gateway says about a person: `{"id", "username"}`.
 pub(crate) const USER_PAYLOAD: &str = "x-user-payload";
+/// On a question that the gateway asks for itself, not for a client.
+const GATEWAY_CHECK: &str = "x-gateway-check";
 /// What the gateway proves itself with.
 const GATEWAY_SECRET: &str = "x-gateway-secret";
 /// No token of ours is longer; a longer one is not worth a look.
@@ -61,13 +63,18 @@ fn vouched(app: &Shared, headers: &HeaderMap) -> bool {
 }
 
 /// Whether the request brings the gateway's secret.
-pub(crate) fn from_gateway(app: &Shared, headers: &HeaderMap) -> bool {
+fn from_gateway(app: &Shared, headers: &HeaderMap) -> bool {
     let Some(wanted) = &app.api.settings.gateway_secret else {
         return false;
     };
     headers
         .get(GATEWAY_SECRET)
         .is_some_and(|given| same(given.as_bytes(), wanted.as_bytes()))
+}
+
+/// Whether the gateway asks for itself, to find out about a client's token.
+pub(crate) fn is_gateway_check(app: &Shared, headers: &HeaderMap) -> bool {
+    headers.contains_key(GATEWAY_CHECK) && from_gateway(app, headers)
 }
 
 #[derive(Deserialize)]

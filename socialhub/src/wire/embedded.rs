@@ -74,7 +74,9 @@ pub async fn start(
     ];
     let closing = log.clone();
     // Drains the queue and brings the WAL into the file.
-    background.close.push(Box::new(move || closing.close()));
+    background.close = Some(Box::pin(async move {
+        let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    }));
 
     let chat_log = SqliteChatLog::open(&config.data_dir.join("chat.db"))
         .map_err(|error| format!("the chat log: {error}"))?;
@@ -91,6 +93,7 @@ pub async fn start(
         counters: counter_reader,
         positions,
         last_writes: Arc::new(RecentWrites::new(head)),
+        shared_limits: None,
         chat_log: Arc::new(chat_log),
         chat_bus: Arc::new(NoBus),
         readiness: Arc::new(Models::new(statuses, log)),

@@ -5,14 +5,17 @@
 //! behind the ports; what is built on them is the same for both.
 
 mod adapters;
+#[cfg(feature = "distributed")]
+mod distributed;
 mod embedded;
 mod program;
 mod replay;
 
 use std::{fmt, path::Path, sync::Arc};
 
+use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
-use socialhub_api::{LastWrites, Positions, Readiness, Service};
+use socialhub_api::{LastWrites, Positions, Readiness, Service, SharedLimits};
 use socialhub_chat::{ChatBus, ChatLog};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_domain::{Clock, upcast};
@@ -33,7 +36,7 @@ pub use self::{program::Program, replay::replay};
 use crate::config::{Config, Profile};
 
 /// What a process does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roles {
     /// The services it serves.
     pub services: Vec<Service>,
@@ -116,6 +119,7 @@ struct Parts {
     counters: Arc<dyn CounterReader>,
     positions: Positions,
     last_writes: Arc<dyn LastWrites>,
+    shared_limits: Option<Arc<dyn SharedLimits>>,
     chat_log: Arc<dyn ChatLog>,
     chat_bus: Arc<dyn ChatBus>,
     readiness: Arc<dyn Readiness>,
@@ -130,8 +134,8 @@ struct Background {
     tasks: Vec<JoinHandle<()>>,
     /// Ends what the tasks read from; after them.
     last: CancellationToken,
-    /// Closes the event log, at the very end. May block for a moment.
-    close: Vec<Box<dyn FnOnce() + Send>>,
+    /// Closes the event log, at the very end.
+    close: Option<BoxFuture<'static, ()>>,
 }
 
 /// Starts everything but the listening sockets.
@@ -149,9 +153,35 @@ pub async fn start(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (parts, background) = match &config.profile {
         Profile::Embedded { log_file } => embedded::start(config, log_file, clock).await?,
-        Profile::Distributed(_) => return Err("not yet".to_owned()),
+        #[cfg(feature = "distributed")]
+        Profile::Distributed(servers) => distributed::start(config, servers, roles, clock).await?,
+        #[cfg(not(feature = "distributed"))]
+        Profile::Distributed(_) => return Err(left_out()),
     };
     program::assemble(config, roles, parts, background, metrics)
+}
+
+/// Why a build without the adapters does not run the distributed profile. Its configuration is refused already.
+#[cfg(not(feature = "distributed"))]
+fn left_out() -> String {
+    "this build has no adapters of the distributed profile: build it with `--features distributed`"
+        .to_owned()
+}
+
+/// Brings the databases of the distributed profile up to date.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn migrate(config: &Config) -> Result<(), String> {
+    match &config.profile {
+        Profile::Embedded { .. } => Err(
+            "DATABASE_URL: files of SQLite are brought up to date when they are opened".to_owned(),
+        ),
+        #[cfg(feature = "distributed")]
+        Profile::Distributed(servers) => distributed::migrate(servers).await,
+        #[cfg(not(feature = "distributed"))]
+        Profile::Distributed(_) => Err(left_out()),
+    }
 }
 
 fn text(error: impl fmt::Display) -> String {

@@ -123,6 +123,7 @@ fn services(
         ids: Arc::new(RandomIds),
         media: parts.media,
         last_writes: parts.last_writes,
+        shared_limits: parts.shared_limits,
         readiness: parts.readiness,
         metrics: Arc::new(move || metrics.render()),
         shutdown: streams,
@@ -172,8 +173,9 @@ impl Program {
             let _ = task.await;
         }
         background.last.cancel();
-        let closing = move || background.close.into_iter().for_each(|close| close());
-        let _ = tokio::task::spawn_blocking(closing).await;
+        if let Some(close) = background.close {
+            close.await;
+        }
     }
 }
 

@@ -11,13 +11,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    extract::auth::{USER_PAYLOAD, from_gateway, verify_token},
+    extract::auth::{USER_PAYLOAD, is_gateway_check, verify_token},
     respond,
     state::App,
 };
-
-/// On a question that the gateway asks for itself, not for a client.
-const GATEWAY_CHECK: &str = "x-gateway-check";
 
 /// Whether the token is good.
 #[derive(Serialize, ToSchema)]
@@ -64,7 +61,7 @@ pub(crate) async fn verify_user(State(app): State<App>, headers: HeaderMap) -> R
         return response;
     };
     // A gateway that asks for itself wants no body: nginx would drop the connection after one.
-    let mut response = if headers.contains_key(GATEWAY_CHECK) && from_gateway(&app, &headers) {
+    let mut response = if is_gateway_check(&app, &headers) {
         StatusCode::NO_CONTENT.into_response()
     } else {
         respond::json(StatusCode::OK, &Valid { valid: true })

@@ -1,0 +1,303 @@
+//! The distributed profile: Postgres, Kafka, MongoDB and Redis behind the ports.
+//!
+//! Everything but the event log connects when it is used, so a process starts, and does what it can, while a server is
+//! away. Without the log nothing can be done, so it is waited for.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use socialhub_api::Positions;
+use socialhub_domain::{Clock, IdGenerator, UserId};
+use socialhub_event_log::{EventLog, FrontierReader, LogError, Position, Relay, RelaySettings};
+use socialhub_infra::{
+    clock::RandomIds,
+    kafka::{KafkaPublisher, KafkaSettings, KafkaSources},
+    mongo::{MongoGenerations, MongoNotificationReader},
+    postgres::{
+        chat_log::PgChatLog,
+        connect::OpenError,
+        event_log::PgEventLog,
+        feed::{PgFeed, PgFeedReader},
+        model::PgGenerations,
+        relay_store::PgRelayStore,
+    },
+    redis::{
+        LastPositions, RedisGenerations, RedisLastWrites, RedisLimits, RedisLink, RedisOtps,
+        keep_filled,
+    },
+    security::{JwtTokens, derive_key},
+};
+use socialhub_projections::{
+    Checkpoint, ModelPosition, Projection, ReadError, StoreError,
+    counters::Counters,
+    feed::Feed,
+    notifications::Notifications,
+    runtime::{CheckpointReader, Generations, PartitionProjector, StorePosition},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Background, Parts, Roles,
+    adapters::{MediaRemover, Processes},
+    mailer, media, text,
+};
+use crate::config::{Config, Servers};
+
+/// Between two looks for raised token epochs: older tokens must be refused everywhere within a second.
+const EPOCHS_EVERY: Duration = Duration::from_millis(400);
+/// Between two tries to reach the event log at the start.
+const CONNECT_EVERY: Duration = Duration::from_secs(1);
+
+/// The stores of the three read models.
+pub struct Stores {
+    /// The feed, on Postgres.
+    pub feed: Arc<PgGenerations<PgFeed>>,
+    /// Notifications, on MongoDB.
+    pub notifications: Arc<MongoGenerations>,
+    /// Counters, on Redis.
+    pub counters: Arc<RedisGenerations>,
+}
+
+impl Stores {
+    /// Opens them; they connect when they are used.
+    ///
+    /// # Errors
+    /// When an address is none.
+    pub async fn open(servers: &Servers, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+        let feed = PgGenerations::open(&servers.read_model_url, clock.clone())
+            .map_err(|error| format!("READ_MODEL_URL: {error}"))?;
+        let (url, database) = mongo_database(&servers.mongodb_url);
+        let notifications = MongoGenerations::open(url, database, clock.clone())
+            .await
+            .map_err(|error| format!("MONGODB_URL: {error}"))?;
+        let prefix = prefix(servers);
+        let counters = RedisGenerations::open(&servers.redis_url, &prefix, clock.clone())
+            .map_err(|error| format!("REDIS_URL: {error}"))?;
+        Ok(Self {
+            feed,
+            notifications,
+            counters,
+        })
+    }
+}
+
+/// The database that the address names, `socialhub` when it names none.
+fn mongo_database(url: &str) -> (&str, &str) {
+    let path = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .map(|(_, path)| path.split('?').next().unwrap_or_default());
+    let database = path.filter(|name| !name.is_empty()).unwrap_or("socialhub");
+    (url, database)
+}
+
+/// What the keys in Redis begin with.
+fn prefix(servers: &Servers) -> String {
+    if servers.namespace.is_empty() {
+        "socialhub".to_owned()
+    } else {
+        format!("socialhub:{}", servers.namespace)
+    }
+}
+
+/// Connects and starts what the roles ask for.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn start(
+    config: &Config,
+    servers: &Servers,
+    roles: &Roles,
+    clock: Arc<dyn Clock>,
+) -> Result<(Parts, Background), String> {
+    if *roles == Roles::all() {
+        migrate(servers).await?;
+    }
+    let log =
+        Arc::new(connected(|| PgEventLog::connect(&servers.database_url, clock.clone())).await?);
+    let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
+    let stores = Stores::open(servers, &clock).await?;
+    let mut background = Background::default();
+    let positions = positions(&stores, &relay_store, &log, &background.last);
+    let media = media(config)?;
+    let mut processes = Processes::new(log.clone());
+    if roles.relay {
+        start_relay(servers, &log, &relay_store, &mut processes, &mut background)?;
+    }
+    let shared = Shared {
+        servers,
+        log: &log,
+        frontier: relay_store,
+        clock: &clock,
+    };
+    for name in &roles.projections {
+        shared.project(name, &stores, &media, &mut processes, &mut background)?;
+    }
+    let closing = log.clone();
+    background.close = Some(Box::pin(async move { closing.close().await }));
+
+    let tokens = tokens(config, &log, &background.stop).await?;
+    let link = RedisLink::new(&servers.redis_url).map_err(|error| format!("REDIS_URL: {error}"))?;
+    let prefix = prefix(servers);
+    let secret = secret(config, b"socialhub codes and limits in redis");
+    let chat_log = PgChatLog::lazy(&servers.chat_database_url)
+        .map_err(|error| format!("CHAT_DATABASE_URL: {error}"))?;
+    let parts = Parts {
+        credentials: log.clone(),
+        tokens,
+        otps: Arc::new(RedisOtps::new(link.clone(), &prefix, secret)),
+        mailer: mailer(config)?,
+        media,
+        feed: Arc::new(PgFeedReader::new(stores.feed.clone())),
+        notifications: Arc::new(MongoNotificationReader::new(stores.notifications.clone())),
+        counters: Arc::new(stores.counters.reader()),
+        positions,
+        last_writes: Arc::new(RedisLastWrites::new(
+            link.clone(),
+            &prefix,
+            Arc::new(FromTheLog(log.clone())),
+        )),
+        shared_limits: Some(Arc::new(RedisLimits::new(link, &prefix, secret))),
+        chat_log: Arc::new(chat_log),
+        chat_bus: Arc::new(socialhub_chat::NoBus),
+        readiness: Arc::new(processes),
+        log,
+        clock,
+    };
+    Ok((parts, background))
+}
+
+/// Brings the databases up to date.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn migrate(servers: &Servers) -> Result<(), String> {
+    connected(|| PgEventLog::migrate(&servers.database_url)).await?;
+    connected(|| PgChatLog::migrate(&servers.chat_database_url)).await
+}
+
+/// Tries until the database answers.
+async fn connected<T, F>(mut connect: impl FnMut() -> F) -> Result<T, String>
+where
+    F: Future<Output = Result<T, OpenError>>,
+{
+    loop {
+        match connect().await {
+            Ok(done) => return Ok(done),
+            Err(error @ OpenError::Unreachable(_)) => {
+                tracing::warn!(%error, "waiting for the database");
+                tokio::time::sleep(CONNECT_EVERY).await;
+            }
+            Err(error) => return Err(format!("DATABASE_URL: {error}")),
+        }
+    }
+}
+
+/// A key for one purpose, the same in all processes.
+fn secret(config: &Config, purpose: &[u8]) -> [u8; 32] {
+    let shared = config.jwt_secret.as_deref().unwrap_or_default();
+    derive_key(shared.as_bytes(), purpose)
+}
+
+async fn tokens(
+    config: &Config,
+    log: &Arc<PgEventLog>,
+    stop: &CancellationToken,
+) -> Result<Arc<JwtTokens>, String> {
+    let secret = config.jwt_secret.as_deref().unwrap_or_default();
+    let (raised, mut cursor) = log.epochs_since(0).await.map_err(text)?;
+    let tokens = Arc::new(JwtTokens::new(secret.as_bytes(), raised));
+    let (log, stop, told) = (log.clone(), stop.clone(), tokens.clone());
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(EPOCHS_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            // While the log is away the last known epochs hold.
+            if let Ok((raised, next)) = log.epochs_since(cursor).await {
+                cursor = next;
+                for (user, epoch) in raised {
+                    told.learn(user, epoch);
+                }
+            }
+        }
+    });
+    Ok(tokens)
+}
+
+fn positions(
+    stores: &Stores,
+    frontier: &Arc<PgRelayStore>,
+    log: &Arc<PgEventLog>,
+    stop: &CancellationToken,
+) -> Positions {
+    fn position<P: Projection>(
+        checkpoints: impl CheckpointReader + 'static,
+        frontier: &Arc<PgRelayStore>,
+        log: &Arc<PgEventLog>,
+        stop: &CancellationToken,
+    ) -> Arc<dyn ModelPosition> {
+        let frontier: Arc<dyn FrontierReader> = frontier.clone();
+        let head = log.watch_head();
+        let checkpoints = Arc::new(checkpoints);
+        StorePosition::start(
+            P::NAME,
+            P::TOPICS,
+            checkpoints,
+            frontier,
+            head,
+            stop.clone(),
+        )
+    }
+    Positions {
+        feed: position::<Feed>(FeedAt(stores.feed.clone()), frontier, log, stop),
+        notifications: position::<Notifications>(
+            NotificationsAt(stores.notifications.clone()),
+            frontier,
+            log,
+            stop,
+        ),
+        counters: position::<Counters>(CountersAt(stores.counters.clone()), frontier, log, stop),
+    }
+}
+
+struct FeedAt(Arc<PgGenerations<PgFeed>>);
+struct NotificationsAt(Arc<MongoGenerations>);
+struct CountersAt(Arc<RedisGenerations>);
+
+fn unread(error: StoreError) -> ReadError {
+    ReadError(error.to_string())
+}
+
+#[async_trait]
+impl CheckpointReader for FeedAt {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
+        self.0.current_checkpoints().await.map_err(unread)
+    }
+}
+
+#[async_trait]
+impl CheckpointReader for NotificationsAt {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
+        self.0.current_checkpoints().await
+    }
+}
+
+#[async_trait]
+impl CheckpointReader for CountersAt {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
+        self.0.current_checkpoints().await.map_err(unread)
+    }
+}
+
+/// What a person wrote last, when Redis cannot say.
+struct FromTheLog(Arc<PgEventLog>);
+
+#[async_trait]
+impl LastPositions for FromTheLog {
+    async fn last_position_of(&self, actor: UserId) -> Result<Position, LogError> {
+        self.0.last_position_of(actor).await
+    }
+}
