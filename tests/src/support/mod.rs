@@ -1,6 +1,7 @@
 //! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
 
 pub mod client;
+pub mod postgres;
 pub mod server;
 pub mod servers;
 
