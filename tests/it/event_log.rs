@@ -32,7 +32,7 @@ use tempfile::TempDir;
 const CHILD_LOG: &str = "SOCIALHUB_TEST_CHILD_LOG";
 
 /// A clock that stands still.
-struct ClockAt(Timestamp);
+pub(super) struct ClockAt(pub(super) Timestamp);
 
 impl Clock for ClockAt {
     fn now(&self) -> Timestamp {
@@ -61,7 +61,7 @@ event_log_contract!(memory => memory(); sqlite => sqlite());
 
 /// What is done to both logs; small numbers, so that commands meet.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Append {
         stream: u8,
         expected: u64,
@@ -78,7 +78,7 @@ enum Step {
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let key = prop::option::of(0..3_u8);
     // Times on both sides of an answer's life.
     let at = prop::sample::select(vec![0, StoredAnswer::LIFETIME_MS]);
@@ -92,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Turns steps into commands; a step of the past is sent again with its old command id.
-fn commands(steps: &[Step]) -> Vec<Append> {
+pub(super) fn commands(steps: &[Step]) -> Vec<Append> {
     let mut commands: Vec<Append> = Vec::new();
     for step in steps {
         let command = match step {
@@ -341,13 +341,13 @@ async fn child_that_is_killed() -> TestResult {
 
 /// The smallest aggregate cqrs-es can load: it counts the events of a post.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Post {
-    events: usize,
+pub(super) struct Post {
+    pub(super) events: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct AnyEvent(serde_json::Value);
+pub(super) struct AnyEvent(serde_json::Value);
 
 impl DomainEvent for AnyEvent {
     fn event_type(&self) -> String {

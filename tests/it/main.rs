@@ -9,12 +9,18 @@ mod architecture;
 mod auth;
 mod bad_input;
 mod chat;
+mod chat_log;
 mod concurrency;
 mod durability;
 mod event_log;
 mod flow;
 mod media;
+<<<<<<< HEAD
 mod postgres_feed;
+=======
+mod postgres_log;
+mod postgres_stress;
+>>>>>>> pglog
 mod program;
 mod replay;
 mod social;

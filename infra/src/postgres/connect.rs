@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Connection, PgConnection, PgPool,
+    Connection, Executor, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSeverity},
 };
 
@@ -110,6 +110,11 @@ pub(super) async fn within<T>(
         .map_err(timed_out)?
 }
 
+/// Whether an error says that nothing answered in time.
+pub(super) fn is_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut)
+}
+
 /// Whether an error says that the server carried out nothing: it refused the statement and lives on. With every other
 /// error the connection is lost, and what the server did is not known.
 pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
@@ -169,17 +174,12 @@ impl Schema {
             .map_err(failed)?;
         let versions = "CREATE TABLE IF NOT EXISTS schema_versions (
              component text PRIMARY KEY, version bigint NOT NULL)";
-        sqlx::raw_sql(versions)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed)?;
+        transaction.execute(versions).await.map_err(failed)?;
         let found = self.version(&mut transaction).await.map_err(failed)?;
         self.refuse_newer(found)?;
         for sql in self.migrations.iter().skip(found) {
-            sqlx::raw_sql(sql)
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
+            // As one text: a step may be several statements.
+            transaction.execute(*sql).await.map_err(failed)?;
         }
         let note = "INSERT INTO schema_versions VALUES ($1, $2)
              ON CONFLICT (component) DO UPDATE SET version = excluded.version";

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::batch::{self, Answer, Outcome, waves};
 use crate::{
     event_rows::EncodedAppend,
-    postgres::connect::{CONNECT_TIMEOUT, connect, is_refusal, within},
+    postgres::connect::{CONNECT_TIMEOUT, connect, is_refusal, is_timeout, within},
 };
 
 /// How many waves of commands that share something a call carries at most: each costs as much as a small batch.
@@ -96,6 +96,21 @@ struct Backend {
 struct Link {
     connection: PgConnection,
     backend: Backend,
+}
+
+impl Link {
+    async fn new(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let mut connection = connect(options).await?;
+        let who = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint
+             FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let who = sqlx::query_as(who).fetch_one(&mut connection);
+        let (pid, started) = within(CONNECT_TIMEOUT, who).await?;
+        let backend = Backend { pid, started };
+        Ok(Self {
+            connection,
+            backend,
+        })
+    }
 }
 
 /// Commands of a call that was lost, and the backend that may still carry it out.
@@ -198,20 +213,14 @@ impl Appender {
         true
     }
 
+    /// Connects, if there is no connection. One that breaks at once is no reason to refuse anybody: it is tried twice.
     async fn connect(&mut self) -> Result<(), sqlx::Error> {
-        if self.link.is_some() {
-            return Ok(());
+        if self.link.is_none() {
+            self.link = match Link::new(&self.options).await {
+                Err(error) if !is_timeout(&error) => Some(Link::new(&self.options).await?),
+                link => Some(link?),
+            };
         }
-        let mut connection = connect(&self.options).await?;
-        let who = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint
-             FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-        let who = sqlx::query_as(who).fetch_one(&mut connection);
-        let (pid, started) = within(CONNECT_TIMEOUT, who).await?;
-        let backend = Backend { pid, started };
-        self.link = Some(Link {
-            connection,
-            backend,
-        });
         Ok(())
     }
 
