@@ -15,5 +15,6 @@ mod event_log;
 mod flow;
 mod media;
 mod program;
+mod redis_stores;
 mod replay;
 mod social;
