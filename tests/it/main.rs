@@ -15,12 +15,10 @@ mod durability;
 mod event_log;
 mod flow;
 mod media;
-<<<<<<< HEAD
 mod postgres_feed;
-=======
 mod postgres_log;
 mod postgres_stress;
->>>>>>> pglog
 mod program;
+mod redis_stores;
 mod replay;
 mod social;

@@ -158,21 +158,20 @@ impl RedisLink {
         calls: impl IntoIterator<Item = Cmd>,
     ) -> Result<Vec<Value>, RedisFault> {
         let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
         for call in calls {
             pipeline.add_command(call);
         }
         let mut connected = self.connected().await?;
         let connection = &mut connected.connection;
-        let mut answer = pipeline.query_async(connection).await;
-        if let Err(error) = &answer
-            && error.to_string().contains("NOSCRIPT")
-        {
-            answer = match script.load_async(connection).await {
-                Ok(_) => pipeline.query_async(connection).await,
+        let mut answers = send(&pipeline, connection).await;
+        if answers.as_ref().is_err_and(is_unknown_script) {
+            answers = match script.load_async(connection).await {
+                Ok(_) => send(&pipeline, connection).await,
                 Err(error) => Err(error),
             };
         }
-        self.settle(&connected, answer).await
+        self.settle(&connected, answers).await
     }
 
     async fn connected(&self) -> Result<Connected, RedisFault> {
@@ -244,6 +243,19 @@ impl RedisLink {
         }
         Err(fault)
     }
+}
+
+/// The answers of all, or the first error.
+async fn send(
+    pipeline: &Pipeline,
+    connection: &mut MultiplexedConnection,
+) -> Result<Vec<Value>, RedisError> {
+    let answers: Vec<Result<Value, RedisError>> = pipeline.query_async(connection).await?;
+    answers.into_iter().collect()
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Only a server that ran the command and found the wrong thing is broken; all else may be better in a while.

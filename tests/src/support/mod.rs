@@ -1,11 +1,8 @@
 //! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
 
 pub mod client;
-<<<<<<< HEAD
 pub mod profile;
-=======
 pub mod postgres;
->>>>>>> pglog
 pub mod server;
 pub mod servers;
 
