@@ -18,3 +18,5 @@ pub mod postgres;
 pub mod redis;
 pub mod security;
 pub mod sqlite;
+#[cfg(feature = "distributed")]
+pub mod tls;

@@ -14,6 +14,8 @@ mod durability;
 mod event_log;
 mod flow;
 mod media;
+mod object_media;
 mod program;
 mod replay;
+mod smtp;
 mod social;

@@ -2,3 +2,4 @@
 //! one test for each case and adapter.
 
 pub mod event_log;
+pub mod media;

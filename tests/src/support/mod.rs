@@ -1,8 +1,11 @@
 //! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
 
 pub mod client;
+pub mod fake_cloudinary;
+pub mod s3_server;
 pub mod server;
 pub mod servers;
+pub mod smtp_server;
 
 pub use client::{Answer, Client};
 pub use server::Server;
