@@ -48,6 +48,16 @@ pub fn sniff(start: &[u8]) -> Result<MediaKind, Option<&'static str>> {
         .ok_or(found)
 }
 
+/// The kind of what is served as this media type.
+#[cfg(feature = "distributed")]
+pub(super) fn served_as(content_type: &str) -> Option<MediaKind> {
+    let taken = TAKEN.iter().find(|(_, served, _)| *served == content_type);
+    taken.map(|&(_, content_type, extension)| MediaKind {
+        content_type,
+        extension,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

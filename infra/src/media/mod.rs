@@ -1,15 +1,56 @@
-//! Uploaded files on the local file system.
+//! Uploaded files: in a local folder, or with the feature `distributed` in an S3-compatible bucket or at Cloudinary.
+//! [`open_media`] chooses by the address.
 //!
-//! A file lies at `<shard>/<postId>-<index>`, 256 shards by the last byte of the post's id (the first bytes of a
-//! UUIDv7 are its time and would fill one shard after the other). Its type is not part of the name: it is read from its
-//! first bytes, so that a file is found, or removed, by post and index alone.
+//! Whatever the store, a file is found and removed by its post and its index in it alone, has one address
+//! (`/media/<post>/<index>.<ending>`), and is served by us, so that who may see it is never the store's question. Its
+//! type is told by its first bytes.
 
+#[cfg(feature = "distributed")]
+pub mod cloudinary;
+mod intake;
 mod kind;
-mod reader;
-mod store;
-mod sweep;
-mod upload;
+mod local;
+mod name;
+mod open;
+#[cfg(feature = "distributed")]
+mod remote;
+#[cfg(feature = "distributed")]
+pub mod s3;
 
+use std::io;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use socialhub_api::MediaReader;
+use socialhub_commands::ports::MediaStore;
+use socialhub_domain::{PostId, Timestamp};
+
+pub use intake::MediaLimits;
 pub use kind::{MediaKind, sniff};
-pub use store::{LocalMedia, MediaLimits};
-pub use sweep::Swept;
+pub use local::LocalMedia;
+pub use open::{OpenMediaError, open_media};
+
+/// Answers whether a post is there and not deleted. Asked of the log, which alone is right: a read model may be behind.
+pub type PostExists = dyn Fn(PostId) -> BoxFuture<'static, bool> + Send + Sync;
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Unfinished files.
+    pub staged: u64,
+    /// Posts whose files were removed.
+    pub posts: u64,
+}
+
+/// All that the program asks of a store of files.
+#[async_trait]
+pub trait Media: MediaStore + MediaReader {
+    /// Removes what no post has: leftovers of crashes, and files whose post was refused or deleted while the process
+    /// was going down. Only what was last written before `older_than` is looked at (an hour ago: long past any upload
+    /// that is still under way). A remote store looks at a bounded number of files at a time and goes on from there the
+    /// next time.
+    ///
+    /// # Errors
+    /// When the store cannot be read. What was removed until then stays removed; the next sweep goes on.
+    async fn sweep(&self, older_than: Timestamp, exists: &PostExists) -> io::Result<Swept>;
+}

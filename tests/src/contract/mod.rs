@@ -5,3 +5,4 @@ pub mod chat_log;
 pub mod event_log;
 pub mod history;
 pub mod read_model;
+pub mod media;

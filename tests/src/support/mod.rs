@@ -3,8 +3,11 @@
 pub mod client;
 pub mod profile;
 pub mod postgres;
+pub mod fake_cloudinary;
+pub mod s3_server;
 pub mod server;
 pub mod servers;
+pub mod smtp_server;
 
 pub use client::{Answer, Client};
 pub use profile::Profile;

@@ -17,10 +17,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use socialhub_api::{ByteRange, MediaError, MediaReader, OpenMedia};
 use socialhub_domain::PostId;
 
-use super::{
-    kind::{MediaKind, SNIFF_BYTES, sniff},
-    store::{FileName, Folder, LocalMedia},
-};
+use super::{FileName, Folder, LocalMedia};
+use crate::media::kind::{MediaKind, SNIFF_BYTES, sniff};
 
 /// Bytes read at a time.
 const PIECE: u64 = 256 * 1024;
@@ -33,12 +31,8 @@ impl MediaReader for LocalMedia {
         name: &str,
         range: Option<ByteRange>,
     ) -> Result<OpenMedia, MediaError> {
-        let (index, extension) = match name.split_once('.') {
-            Some((index, extension)) => (index, Some(extension.to_owned())),
-            None => (name, None),
-        };
-        let index = index.parse().map_err(|_| MediaError::NotFound)?;
-        let file = FileName { post, index };
+        let (file, extension) = FileName::asked(post, name)?;
+        let extension = extension.map(str::to_owned);
         let opened = self
             .folder
             .run(move |folder| Ok(open(folder, file, extension.as_deref(), range)))

@@ -1,4 +1,12 @@
-//! The folder: where files lie, and how they become durable there.
+//! Uploaded files on the local file system: where they lie, and how they become durable there.
+//!
+//! A file lies at `<shard>/<postId>-<index>`, 256 shards by the last byte of the post's id (the first bytes of a
+//! UUIDv7 are its time and would fill one shard after the other). Its type is not part of the name: it is read from its
+//! first bytes, so that a file is found, or removed, by post and index alone.
+
+mod reader;
+mod sweep;
+mod upload;
 
 use std::{
     fs::{self, File},
@@ -13,7 +21,11 @@ use socialhub_domain::PostId;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::Semaphore;
 
-use super::upload::LocalUpload;
+use self::upload::LocalUpload;
+use super::{
+    intake::{Intake, MediaLimits},
+    name::FileName,
+};
 
 /// Where unfinished files lie, in the same file system as the finished ones.
 const STAGING: &str = "staging";
@@ -21,25 +33,6 @@ const STAGING: &str = "staging";
 /// How many files may be written or flushed at once. Flushes that run together share the file system's journal
 /// commits, so this is far more than there are cores.
 const CONCURRENT_WRITES: usize = 64;
-
-/// What is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MediaLimits {
-    /// Bytes of one file.
-    pub max_file_bytes: u64,
-    /// Files of one post.
-    pub max_files: usize,
-}
-
-/// Ten files of 10 MiB.
-impl Default for MediaLimits {
-    fn default() -> Self {
-        Self {
-            max_file_bytes: 10 * 1024 * 1024,
-            max_files: 10,
-        }
-    }
-}
 
 /// A media store in a local folder.
 #[derive(Debug, Clone)]
@@ -64,12 +57,8 @@ impl LocalMedia {
 #[async_trait]
 impl MediaStore for LocalMedia {
     async fn begin(&self, post: PostId, index: usize) -> Result<Box<dyn Upload>, UploadError> {
-        if index >= self.limits.max_files {
-            let message = format!("a post may have at most {} files", self.limits.max_files);
-            return Err(UploadError::TooLarge(message));
-        }
-        let name = FileName { post, index };
-        let upload = LocalUpload::new(self.folder.clone(), name, self.limits.max_file_bytes);
+        let intake = Intake::begin(FileName { post, index }, self.limits)?;
+        let upload = LocalUpload::new(self.folder.clone(), intake);
         Ok(Box::new(upload))
     }
 
@@ -82,13 +71,6 @@ impl MediaStore for LocalMedia {
     }
 }
 
-/// Which file of which post.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileName {
-    pub(super) post: PostId,
-    pub(super) index: usize,
-}
-
 impl FileName {
     fn shard(self) -> String {
         format!("{:02x}", self.post.0.as_bytes()[15])
@@ -99,7 +81,7 @@ impl FileName {
     }
 
     /// Reads the name of a finished file.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    fn parse(name: &str) -> Option<Self> {
         let (post, index) = name.split_at_checked(36)?;
         Some(Self {
             post: post.parse().ok()?,

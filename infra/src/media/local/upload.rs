@@ -11,10 +11,7 @@ use sha2::{Digest, Sha256};
 use socialhub_commands::ports::{StagedFile, Upload, UploadError};
 use tempfile::NamedTempFile;
 
-use super::{
-    kind::{MediaKind, SNIFF_BYTES, sniff},
-    store::{FileName, Folder, Published},
-};
+use super::{Folder, Intake, Published};
 
 /// Bytes gathered before anything is written, and written at a time after that.
 const IN_MEMORY: usize = 256 * 1024;
@@ -35,58 +32,26 @@ impl Spilled {
 
 pub(super) struct LocalUpload {
     folder: Arc<Folder>,
-    name: FileName,
-    max_bytes: u64,
-    size: u64,
-    kind: Option<MediaKind>,
+    intake: Intake,
     gathered: Vec<u8>,
     spilled: Option<Spilled>,
-    /// After a refusal, or when a write was broken off, there is nothing to finish.
-    broken: bool,
 }
 
 impl LocalUpload {
-    pub(super) fn new(folder: Arc<Folder>, name: FileName, max_bytes: u64) -> Self {
+    pub(super) fn new(folder: Arc<Folder>, intake: Intake) -> Self {
         Self {
             folder,
-            name,
-            max_bytes,
-            size: 0,
-            kind: None,
+            intake,
             gathered: Vec::new(),
             spilled: None,
-            broken: false,
         }
-    }
-
-    /// Whose fault it is, in words for the client; files count from 1.
-    fn refusal(&self, what: &str) -> String {
-        format!("file {} {what}", self.name.index + 1)
     }
 
     fn take(&mut self, chunk: &[u8]) -> Result<(), UploadError> {
-        self.size += chunk.len() as u64;
-        if self.size > self.max_bytes {
-            let what = format!("has more than {} bytes", self.max_bytes);
-            return Err(UploadError::TooLarge(self.refusal(&what)));
-        }
+        self.intake.count(chunk)?;
         self.gathered.extend_from_slice(chunk);
-        if self.kind.is_none() && self.gathered.len() >= SNIFF_BYTES {
-            self.decide()?;
-        }
+        self.intake.look(&self.gathered)?;
         Ok(())
-    }
-
-    /// Decides the type by what has been gathered.
-    fn decide(&mut self) -> Result<MediaKind, UploadError> {
-        let start = &self.gathered[..self.gathered.len().min(SNIFF_BYTES)];
-        let kind = sniff(start).map_err(|found| {
-            let found = found.unwrap_or("of an unknown type");
-            let what = format!("is {found}: only images, video and audio are taken");
-            UploadError::UnsupportedType(self.refusal(&what))
-        })?;
-        self.kind = Some(kind);
-        Ok(kind)
     }
 
     /// Moves what has been gathered to the staging file.
@@ -105,20 +70,20 @@ impl LocalUpload {
             Ok(spilled)
         };
         // Should this future be dropped here, the job owns the staging file and removes it.
-        self.broken = true;
+        self.intake.set_broken(true);
         self.spilled = Some(
             self.folder
                 .run(job)
                 .await
                 .map_err(|error| unavailable(&error))?,
         );
-        self.broken = false;
+        self.intake.set_broken(false);
         Ok(())
     }
 
     /// Makes the file durable under its final name.
     async fn publish(&mut self) -> Result<(Published, [u8; 32]), UploadError> {
-        let (name, gathered) = (self.name, std::mem::take(&mut self.gathered));
+        let (name, gathered) = (self.intake.name(), std::mem::take(&mut self.gathered));
         let spilled = self.spilled.take();
         let job = move |folder: &Folder| {
             let Some(mut spilled) = spilled else {
@@ -143,11 +108,9 @@ fn unavailable(error: &io::Error) -> UploadError {
 #[async_trait]
 impl Upload for LocalUpload {
     async fn write(&mut self, chunk: Bytes) -> Result<(), UploadError> {
-        if self.broken {
-            return Err(UploadError::Broken(self.refusal("was broken off")));
-        }
+        self.intake.unbroken()?;
         if let Err(error) = self.take(&chunk) {
-            self.broken = true;
+            self.intake.set_broken(true);
             self.gathered = Vec::new();
             self.spilled = None;
             return Err(error);
@@ -159,26 +122,11 @@ impl Upload for LocalUpload {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<StagedFile, UploadError> {
-        if self.broken {
-            return Err(UploadError::Broken(self.refusal("was broken off")));
-        }
-        if self.size == 0 {
-            return Err(UploadError::Broken(self.refusal("is empty")));
-        }
-        let kind = match self.kind {
-            Some(kind) => kind,
-            None => self.decide()?,
-        };
+        let kind = self.intake.complete(&self.gathered)?;
         let (published, sha256) = self.publish().await?;
         // From here on the caller knows of it. Before, dropping this future removed it.
         published.keep().map_err(|error| unavailable(&error))?;
-        let FileName { post, index } = self.name;
-        Ok(StagedFile {
-            url: format!("/media/{post}/{index}.{}", kind.extension),
-            content_type: kind.content_type.to_owned(),
-            size: self.size,
-            sha256,
-        })
+        Ok(self.intake.stored(kind, sha256))
     }
 }
 
@@ -192,7 +140,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::media::{LocalMedia, MediaLimits};
+    use crate::media::{LocalMedia, MediaLimits, kind::SNIFF_BYTES};
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 

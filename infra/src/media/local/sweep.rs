@@ -8,17 +8,17 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use async_trait::async_trait;
 use socialhub_domain::{PostId, Timestamp};
 
-use super::store::{FileName, LocalMedia};
+use super::{FileName, LocalMedia};
+use crate::media::{Media, PostExists, Swept};
 
-/// What a sweep removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// Unfinished files.
-    pub staged: u64,
-    /// Posts whose files were removed.
-    pub posts: u64,
+#[async_trait]
+impl Media for LocalMedia {
+    async fn sweep(&self, older_than: Timestamp, exists: &PostExists) -> io::Result<Swept> {
+        Self::sweep(self, older_than, exists).await
+    }
 }
 
 impl LocalMedia {

@@ -1,0 +1,115 @@
+//! Mail as files in the data folder, one message each, that any mail program opens.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use chrono::DateTime;
+use lettre::{Address, message::Mailbox};
+use socialhub_commands::ports::{Mailer, PortError};
+use socialhub_domain::{Clock, IdGenerator, Timestamp};
+use uuid::Uuid;
+
+use super::compose;
+use crate::clock::{RandomIds, SystemClock};
+
+/// The host part of the sender's address; reserved for what never leaves the machine.
+const HOST: &str = "socialhub.localhost";
+
+/// Writes each mail as an `.eml` file (RFC 5322) into a folder.
+#[derive(Debug, Clone)]
+pub struct EmlMailer {
+    folder: PathBuf,
+}
+
+impl EmlMailer {
+    /// A mailer into `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(folder: impl Into<PathBuf>) -> io::Result<Self> {
+        let folder = folder.into();
+        fs::create_dir_all(&folder)?;
+        Ok(Self { folder })
+    }
+}
+
+#[async_trait]
+impl Mailer for EmlMailer {
+    async fn send(&self, to: &str, subject: &str, text: &str) -> Result<(), PortError> {
+        let (now, id) = (SystemClock.now(), RandomIds.next_id());
+        let message = compose(&sender()?, to, subject, text, now, id)?.formatted();
+        let path = self.folder.join(file_name(now, id));
+        let written = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || write_atomically(&path, &message)
+        });
+        written
+            .await
+            .map_err(|_| PortError("the mail was not written".to_owned()))?
+            .map_err(|error| PortError(format!("the mail was not written: {error}")))?;
+        // Neither the address nor the text: both are secrets.
+        tracing::info!(file = %path.display(), "a mail was written to a file");
+        Ok(())
+    }
+}
+
+fn sender() -> Result<Mailbox, PortError> {
+    let address = Address::new("no-reply", HOST)
+        .map_err(|_| PortError("the sender's address is bad".to_owned()))?;
+    Ok(Mailbox::new(Some("SocialHub".to_owned()), address))
+}
+
+fn file_name(now: Timestamp, id: Uuid) -> String {
+    let time = DateTime::from_timestamp_millis(now.0).unwrap_or_default();
+    format!("{}-{id}.eml", time.format("%Y%m%dT%H%M%S%3fZ"))
+}
+
+/// Whole or not there; readable by the owner alone, for it may hold a code.
+fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_mail_becomes_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mails = folder.path().join("mail");
+        let mailer = EmlMailer::new(&mails).unwrap();
+        mailer
+            .send("john@example.com", "Your code", "The code is 012345.")
+            .await
+            .unwrap();
+        let files: Vec<PathBuf> = fs::read_dir(&mails)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(files.len(), 1);
+        assert_eq!(files[0].extension().unwrap(), "eml");
+        assert!(!files[0].to_string_lossy().contains("john"));
+        let text = fs::read_to_string(&files[0]).unwrap();
+        assert!(text.contains("To: john@example.com\r\n"), "{text}");
+        assert!(text.contains("Subject: Your code\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\nThe code is 012345."), "{text}");
+    }
+
+    #[test]
+    fn files_sort_by_time() {
+        let name = file_name(Timestamp(1_700_000_000_123), Uuid::from_u128(1));
+        assert_eq!(
+            name,
+            "20231114T221320123Z-00000000-0000-0000-0000-000000000001.eml"
+        );
+    }
+}
