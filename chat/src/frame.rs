@@ -7,15 +7,26 @@ use crate::ports::Message;
 
 /// A message and its JSON text, made once for all who get it.
 #[derive(Debug)]
-pub(crate) struct Frame {
+pub struct Frame {
     pub(crate) message: Message,
     body: Box<RawValue>,
 }
 
 impl Frame {
-    pub(crate) fn new(message: Message) -> Self {
+    /// Makes the text of a message.
+    pub fn new(message: Message) -> Self {
         let body = body(&message);
         Self { message, body }
+    }
+
+    /// The message.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Its text.
+    pub fn json(&self) -> &str {
+        self.body.get()
     }
 
     pub(crate) fn seq(&self) -> u64 {

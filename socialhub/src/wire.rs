@@ -7,7 +7,7 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socialhub_api::{ApiState, Positions, Rate, RateLimits, RecentWrites, Settings as ApiSettings};
-use socialhub_chat::{Chat, ChatDeps, ChatLimits, NoBus};
+use socialhub_chat::{Chat, ChatDeps, ChatLimits, NoBus, NoPresence};
 use socialhub_commands::{Commands, Ports, ports::Tokens};
 use socialhub_domain::{Clock, upcast};
 use socialhub_event_log::{CredentialsReader, EventLog};
@@ -250,8 +250,10 @@ fn chat(folder: &Path, tokens: Arc<dyn Tokens>, clock: Arc<dyn Clock>) -> Result
         log: Arc::new(log),
         tokens: Arc::new(ChatTokens::new(tokens, clock.clone())),
         bus: Arc::new(NoBus),
+        presence: Arc::new(NoPresence),
         clock,
         ids: Arc::new(RandomIds),
+        gateway_secret: None,
         limits: ChatLimits::default(),
     }))
 }
