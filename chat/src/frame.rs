@@ -25,16 +25,12 @@ impl Frame {
     }
 
     /// Its text.
-    pub fn json(&self) -> &str {
-        self.body.get()
+    pub fn json(&self) -> &RawValue {
+        &self.body
     }
 
     pub(crate) fn seq(&self) -> u64 {
         self.message.seq
-    }
-
-    pub(crate) fn body(&self) -> &RawValue {
-        &self.body
     }
 }
 

@@ -79,7 +79,7 @@ impl Member {
         if frame.seq() <= self.sent {
             return Ok(());
         }
-        match self.outlet.emit("new_message", frame.body()) {
+        match self.outlet.emit("new_message", frame.json()) {
             Ok(()) => {
                 self.sent = frame.seq();
                 Ok(())

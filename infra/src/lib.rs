@@ -16,5 +16,7 @@ pub mod mongo;
 pub mod postgres;
 #[cfg(feature = "distributed")]
 pub mod redis;
+#[cfg(feature = "distributed")]
+pub mod redis_chat;
 pub mod security;
 pub mod sqlite;
