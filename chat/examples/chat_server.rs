@@ -4,7 +4,9 @@
 use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::serve::ListenerExt;
-use socialhub_chat::{Chat, ChatDeps, ChatLimits, ChatUser, MemoryChatLog, NoBus, TokenCheck};
+use socialhub_chat::{
+    Chat, ChatDeps, ChatLimits, ChatUser, MemoryChatLog, NoBus, NoPresence, TokenCheck,
+};
 use socialhub_domain::{Clock, IdGenerator, Timestamp};
 use tokio::{net::TcpListener, signal};
 use uuid::Uuid;
@@ -45,8 +47,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         log: Arc::new(MemoryChatLog::default()),
         tokens: Arc::new(Anybody),
         bus: Arc::new(NoBus),
+        presence: Arc::new(NoPresence),
         clock: Arc::new(Machine),
         ids: Arc::new(Machine),
+        gateway_secret: None,
         limits: ChatLimits::default(),
     });
     let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:5004".to_owned());

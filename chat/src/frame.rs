@@ -7,23 +7,30 @@ use crate::ports::Message;
 
 /// A message and its JSON text, made once for all who get it.
 #[derive(Debug)]
-pub(crate) struct Frame {
+pub struct Frame {
     pub(crate) message: Message,
     body: Box<RawValue>,
 }
 
 impl Frame {
-    pub(crate) fn new(message: Message) -> Self {
+    /// Makes the text of a message.
+    pub fn new(message: Message) -> Self {
         let body = body(&message);
         Self { message, body }
     }
 
-    pub(crate) fn seq(&self) -> u64 {
-        self.message.seq
+    /// The message.
+    pub fn message(&self) -> &Message {
+        &self.message
     }
 
-    pub(crate) fn body(&self) -> &RawValue {
+    /// Its text.
+    pub fn json(&self) -> &RawValue {
         &self.body
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.message.seq
     }
 }
 

@@ -3,11 +3,14 @@
 //!
 //! One ordered pipeline carries everything: a socket's handler checks an event and queues it; [`pipeline`] takes what
 //! waits, commits all the messages in one append of the [`ChatLog`], hands each to its room strictly in `seq` order
-//! ([`room`]), and only then acknowledges. The ports are in [`ports`]; this crate knows neither the write side nor any
-//! driver. [`Chat::start`] wires it all.
+//! ([`room`]), and only then acknowledges. Several instances share the log; hints of each other ([`inbox`]) spare them
+//! reading it. The ports are in [`ports`]; this crate knows neither the write side nor any driver. [`Chat::start`] wires
+//! it all.
 
 mod ack;
+mod admission;
 mod frame;
+mod inbox;
 mod limits;
 mod memory;
 mod payload;
@@ -22,12 +25,13 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use frame::Frame;
+pub use inbox::Inbox;
 pub use limits::ChatLimits;
 pub use memory::MemoryChatLog;
 pub use ports::{
     Appended, ChatBus, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery, Message,
-    NewMessage, NoBus, TokenCheck,
+    NewMessage, NoBus, NoPresence, PresenceError, PresenceStore, RoomPeople, Sign, TokenCheck,
 };
-pub use rest::{RestState, rest_router};
 pub use room_id::{InvalidRoomId, RoomId};
 pub use service::{Chat, ChatDeps};

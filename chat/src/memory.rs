@@ -78,4 +78,10 @@ impl ChatLog for MemoryChatLog {
             .get(room)
             .map_or_else(History::default, |log| log.read(query)))
     }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
+        let logs = self.rooms.lock();
+        let last = |room| logs.get(room).map_or(0, |log| log.messages.len() as u64);
+        Ok(rooms.iter().map(last).collect())
+    }
 }

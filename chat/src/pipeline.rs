@@ -4,6 +4,8 @@
 //! Everything that waits is taken at once; the messages among it become one append of the log, over all rooms. While
 //! that append is under way the next ones gather, so the group grows with the load and a lone message waits for nobody.
 
+mod cluster;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -14,19 +16,21 @@ use socialhub_domain::{Clock, IdGenerator};
 use socketioxide::socket::Sid;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, Interval, MissedTickBehavior},
 };
 
 use crate::{
     ack::{Ack, Refusal, Reply},
     frame::{Frame, Outlet},
+    inbox::{Ears, Link},
     ports::{
         Appended, ChatBus, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery,
-        Message, NewMessage,
+        Message, NewMessage, PresenceStore,
     },
     room::{Next, Room},
     room_id::RoomId,
 };
+use cluster::{Cluster, Learnt};
 
 /// Events taken at once.
 const TAKEN: usize = 1_024;
@@ -36,8 +40,10 @@ const FIRST_HISTORY: usize = 50;
 const RECOVERY: usize = 1_000;
 /// Messages read at once for a member who is behind, or to fill a hole.
 const PAGE: usize = 200;
-/// How often those behind are looked at.
+/// How often those behind, and holes, are looked at.
 const TICK: Duration = Duration::from_millis(25);
+/// How often the log is asked for rooms of which nothing may have been heard.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A message to commit.
 pub(crate) struct Send {
@@ -61,7 +67,12 @@ pub(crate) struct Join {
 /// What a read of the log was for.
 pub(crate) enum Purpose {
     /// The history of one who joins.
-    Welcome { after: Option<u64>, reply: Reply },
+    Welcome {
+        after: Option<u64>,
+        reply: Reply,
+        /// Where it ended when it was read before, and was older than what they had seen.
+        ended: Option<u64>,
+    },
     /// What one who is behind lacks.
     Feed,
 }
@@ -73,6 +84,8 @@ pub(crate) struct Loaded {
     ticket: u64,
     purpose: Purpose,
     outcome: Result<History, ChatLogError>,
+    /// Who is there on other instances, if that was asked and answered.
+    elsewhere: Option<Vec<ChatUser>>,
 }
 
 /// Something to do, in order.
@@ -98,8 +111,8 @@ pub(crate) enum Command {
     },
     /// A socket is gone: leave these rooms.
     Gone { socket: Sid, rooms: Vec<RoomId> },
-    /// Another instance took the room's log to this `seq`.
-    CatchUp { room: RoomId, seq: u64 },
+    /// Something asked because there are other instances has been answered.
+    Learnt(Learnt),
     /// Say when everything queued before this is done.
     Drain(oneshot::Sender<()>),
     /// End.
@@ -118,12 +131,20 @@ impl Command {
     }
 }
 
-/// The task that does it all.
-pub(crate) struct Pipeline {
+/// What a pipeline works with.
+pub(crate) struct Tools {
     pub(crate) log: Arc<dyn ChatLog>,
     pub(crate) bus: Arc<dyn ChatBus>,
+    pub(crate) presence: Arc<dyn PresenceStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn IdGenerator>,
+    /// Its own queue.
+    pub(crate) queue: mpsc::Sender<Command>,
+}
+
+/// The task that does it all.
+pub(crate) struct Pipeline {
+    tools: Tools,
     rooms: HashMap<RoomId, Room>,
     batch: Vec<Send>,
     /// Rooms to tell of a change of presence.
@@ -133,46 +154,45 @@ pub(crate) struct Pipeline {
     tickets: u64,
     /// Messages handed to sockets since they were last counted.
     deliveries: u64,
-    queue: mpsc::Sender<Command>,
+    ears: Ears,
+    cluster: Cluster,
 }
 
 impl Pipeline {
-    pub(crate) fn new(
-        log: Arc<dyn ChatLog>,
-        bus: Arc<dyn ChatBus>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn IdGenerator>,
-        queue: mpsc::Sender<Command>,
-    ) -> Self {
+    pub(crate) fn new(tools: Tools, ears: Ears) -> Self {
         Self {
-            log,
-            bus,
-            clock,
-            ids,
+            tools,
             rooms: HashMap::new(),
             batch: Vec::new(),
             touched: HashSet::new(),
             lagging: HashSet::new(),
             tickets: 0,
             deliveries: 0,
-            queue,
+            ears,
+            cluster: Cluster::new(),
         }
     }
 
     /// Works until told to stop.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut taken = Vec::with_capacity(TAKEN);
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = pulse(TICK);
+        let mut look = pulse(LOOK);
         loop {
+            let waits = !self.lagging.is_empty() || self.cluster.waits();
             tokio::select! {
                 count = commands.recv_many(&mut taken, TAKEN) => {
                     if count == 0 || self.work(&mut taken).await {
+                        self.leave_cluster().await;
                         return;
                     }
                 }
-                _ = tick.tick(), if !self.lagging.is_empty() => self.retry(),
+                Some(heard) = self.ears.heard.recv() => self.hear_all(heard),
+                () = self.ears.standing.changed() => {}
+                _ = look.tick(), if self.cluster.link() != Link::Alone => self.look_regularly(),
+                _ = tick.tick(), if waits => self.retry(),
             }
+            self.tend_cluster();
             self.tell_presence();
         }
     }
@@ -190,9 +210,7 @@ impl Pipeline {
                     user,
                     reply,
                 } => {
-                    if let Some(room) = self.rooms.get(&room) {
-                        room.signal("typing", &user, socket);
-                    }
+                    self.typing(&room, socket, &user);
                     reply(&Ack::Done);
                 }
                 // Who leaves still gets what they sent before.
@@ -202,6 +220,7 @@ impl Pipeline {
                     reply,
                 } => {
                     self.flush().await;
+                    self.fill_now(&room).await;
                     self.leave(&room, socket);
                     reply(&Ack::Done);
                 }
@@ -211,10 +230,7 @@ impl Pipeline {
                         self.leave(&room, socket);
                     }
                 }
-                Command::CatchUp { room, seq } => {
-                    self.flush().await;
-                    self.fill_hole(&room, seq).await;
-                }
+                Command::Learnt(learnt) => self.learnt(learnt),
                 Command::Drain(done) => {
                     self.flush().await;
                     let _ = done.send(());
@@ -231,13 +247,13 @@ impl Pipeline {
         if self.batch.is_empty() {
             return;
         }
-        let now = self.clock.now();
+        let now = self.tools.clock.now();
         let sends = std::mem::take(&mut self.batch);
         let mut replies = Vec::with_capacity(sends.len());
         let mut batch = Vec::with_capacity(sends.len());
         for send in sends {
             batch.push(NewMessage {
-                id: self.ids.next_id(),
+                id: self.tools.ids.next_id(),
                 room: send.room,
                 user: send.user,
                 text: send.text,
@@ -247,12 +263,10 @@ impl Pipeline {
             replies.push(send.reply);
         }
         metrics::histogram!("chat_group_size").record(batch.len() as f64);
-        match self.log.append(batch).await {
+        match self.append(batch).await {
             Ok(appended) => {
                 metrics::counter!("chat_messages_total").increment(appended.len() as u64);
-                for (one, reply) in appended.into_iter().zip(replies) {
-                    self.appended(one, reply).await;
-                }
+                self.appended(appended, replies);
                 metrics::counter!("chat_deliveries_total")
                     .increment(std::mem::take(&mut self.deliveries));
             }
@@ -265,114 +279,98 @@ impl Pipeline {
         }
     }
 
-    async fn appended(&mut self, one: Appended, reply: Reply) {
-        let frame = Arc::new(Frame::new(one.message));
-        let room = frame.message.room_id.clone();
-        if !one.duplicate {
-            self.bus.announce(&room, frame.seq());
-        }
-        // A repeat was shown before, unless the first time it was stored without our learning of it.
-        if !one.duplicate || self.rooms.get(&room).is_some_and(|r| r.cursor().is_some()) {
-            self.deliver(&room, &frame).await;
-        }
-        reply(&Ack::Sent(frame));
-    }
-
-    /// Hands a message to its room in its turn: what another instance put before it is read and handed over first.
-    async fn deliver(&mut self, room: &RoomId, frame: &Arc<Frame>) {
-        let Some(cursor) = self.rooms.get(room).map(Room::cursor) else {
-            return;
-        };
-        if cursor.is_some_and(|cursor| frame.seq() > cursor + 1) {
-            self.fill_hole(room, frame.seq() - 1).await;
-        }
-        let now = Instant::now();
-        let Some(here) = self.rooms.get_mut(room) else {
-            return;
-        };
-        if here.cursor().is_none_or(|cursor| frame.seq() == cursor + 1) {
-            here.deliver(frame, now);
-            self.deliveries += here.size() as u64;
-            self.note(room);
-        }
-    }
-
-    /// Reads and delivers what lies between a room's cursor and `seq`.
-    async fn fill_hole(&mut self, room: &RoomId, seq: u64) {
-        while let Some(cursor) = self.rooms.get(room).and_then(Room::cursor)
-            && cursor < seq
-        {
-            let query = HistoryQuery {
-                after: cursor,
-                before: Some(seq + 1),
-                direction: Direction::Oldest,
-                limit: PAGE,
-            };
-            let page = match self.log.read(room, query).await {
-                Ok(history) if !history.messages.is_empty() => history.messages,
-                Ok(_) => return,
-                Err(error) => {
-                    // The next message of the room tries again.
-                    tracing::warn!(%error, "a hole in a room's messages could not be filled");
-                    return;
-                }
-            };
-            let Some(here) = self.rooms.get_mut(room) else {
-                return;
-            };
-            let now = Instant::now();
-            for message in page {
-                here.deliver(&Arc::new(Frame::new(message)), now);
+    /// Appends, and goes on hearing the other instances meanwhile.
+    async fn append(&mut self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
+        let log = self.tools.log.clone();
+        let mut appending = log.append(batch);
+        loop {
+            tokio::select! {
+                outcome = &mut appending => return outcome,
+                Some(heard) = self.ears.heard.recv() => self.hear_all(heard),
             }
-            self.note(room);
+        }
+    }
+
+    /// Tells the other instances, hands each message to its room, and only then acknowledges it.
+    fn appended(&mut self, appended: Vec<Appended>, replies: Vec<Reply>) {
+        let framed = |one: Appended| (Arc::new(Frame::new(one.message)), one.duplicate);
+        let frames: Vec<(Arc<Frame>, bool)> = appended.into_iter().map(framed).collect();
+        let fresh = frames.iter().filter(|(_, duplicate)| !duplicate);
+        self.announce(fresh.map(|(frame, _)| frame));
+        for ((frame, duplicate), reply) in frames.into_iter().zip(replies) {
+            let room = &frame.message.room_id;
+            // A repeat was shown before, unless the first time it was stored without our learning of it.
+            if !duplicate || self.rooms.get(room).is_some_and(|r| r.cursor().is_some()) {
+                self.deliver(&frame);
+            }
+            reply(&Ack::Sent(frame));
+        }
+    }
+
+    /// Hands a message to its room, which shows it in its turn.
+    fn deliver(&mut self, frame: &Arc<Frame>) {
+        let grace = self.cluster.grace();
+        let id = &frame.message.room_id;
+        if let Some(room) = self.rooms.get_mut(id) {
+            self.deliveries += room.take(frame, Instant::now(), grace) as u64;
+            self.note(id);
         }
     }
 
     fn join(&mut self, join: Join) {
         self.tickets += 1;
-        let room = self
-            .rooms
-            .entry(join.room.clone())
-            .or_insert_with(|| Room::new(join.room.clone()));
+        let room = self.rooms.entry(join.room.clone()).or_insert_with(|| {
+            self.ears.standing.open(&join.room);
+            Room::new(join.room.clone())
+        });
         let ticket = room.enter(join.socket, join.user, join.outlet, self.tickets);
-        let query = HistoryQuery {
-            after: join.after.unwrap_or(0),
-            before: None,
-            direction: Direction::Newest,
-            limit: join.after.map_or(FIRST_HISTORY, |_| RECOVERY),
-        };
+        let query = welcoming(join.after);
         let purpose = Purpose::Welcome {
             after: join.after,
             reply: join.reply,
+            ended: None,
         };
-        self.read(join.room, join.socket, ticket, purpose, query);
+        let asks = self.cluster.link() == Link::Up && !room.knows_elsewhere();
+        self.read(join.room, join.socket, ticket, purpose, query, asks);
     }
 
-    /// Reads the log beside the pipeline; the outcome comes back as a command.
-    fn read(&self, room: RoomId, socket: Sid, ticket: u64, purpose: Purpose, query: HistoryQuery) {
-        let (log, queue) = (self.log.clone(), self.queue.clone());
+    /// Reads the log beside the pipeline, and asks who is elsewhere if need be; the outcome comes back as a command.
+    fn read(
+        &self,
+        room: RoomId,
+        socket: Sid,
+        ticket: u64,
+        purpose: Purpose,
+        query: HistoryQuery,
+        asks: bool,
+    ) {
+        let (log, queue) = (self.tools.log.clone(), self.tools.queue.clone());
+        let presence = asks.then(|| self.tools.presence.clone());
         tokio::spawn(async move {
-            let outcome = match log.read(&room, query).await {
-                // A client that knows more than the log (it was restored from a copy) starts afresh.
-                Ok(history) if history.last_seq < query.after => {
-                    let afresh = HistoryQuery {
-                        after: 0,
-                        limit: FIRST_HISTORY,
-                        ..query
-                    };
-                    log.read(&room, afresh).await
-                }
-                outcome => outcome,
-            };
+            let history = read_or_start_afresh(&*log, &room, query);
+            let people = cluster::ask_elsewhere(presence.as_deref(), &room);
+            let (outcome, elsewhere) = tokio::join!(history, people);
             let loaded = Loaded {
                 room,
                 socket,
                 ticket,
                 purpose,
                 outcome,
+                elsewhere,
             };
             let _ = queue.send(Command::Loaded(loaded)).await;
         });
+    }
+
+    fn feed_from_log(&self, room: RoomId, socket: Sid, ticket: u64, after: u64) {
+        self.read(
+            room,
+            socket,
+            ticket,
+            Purpose::Feed,
+            page_after(after),
+            false,
+        );
     }
 
     fn loaded(&mut self, loaded: Loaded) {
@@ -391,8 +389,14 @@ impl Pipeline {
             ticket,
             purpose,
             outcome,
+            elsewhere,
         } = loaded;
-        let Purpose::Welcome { after, reply } = purpose else {
+        let Purpose::Welcome {
+            after,
+            reply,
+            ended,
+        } = purpose
+        else {
             return;
         };
         let Some(room) = self.rooms.get_mut(&id) else {
@@ -409,14 +413,30 @@ impl Pipeline {
                 return;
             }
         };
+        let advances = ended.is_none_or(|ended| history.last_seq > ended);
+        if advances && room.is_past(socket, ticket, &history) {
+            let purpose = Purpose::Welcome {
+                after,
+                reply,
+                ended: Some(history.last_seq),
+            };
+            self.read(id, socket, ticket, purpose, welcoming(after), false);
+            return;
+        }
+        if elsewhere.is_some() && !room.knows_elsewhere() {
+            room.set_elsewhere(elsewhere);
+        }
         let recovered = after.is_none_or(|after| leaves_no_hole(&history, after));
+        // The history may know more than any hint that came.
+        let now = Instant::now();
+        room.know_head(history.last_seq, now + self.cluster.grace());
         let mut reply = Some(reply);
         let answer = |members| {
             if let Some(reply) = reply.take() {
                 reply(&Ack::Joined { members, recovered });
             }
         };
-        let next = room.welcome(socket, ticket, history, answer, Instant::now());
+        let next = room.welcome(socket, ticket, history, answer, now);
         if let Some(reply) = reply {
             reply(&Ack::Refused(Refusal::left()));
         }
@@ -443,7 +463,7 @@ impl Pipeline {
 
     fn go_on(&mut self, room: RoomId, socket: Sid, ticket: u64, next: Option<Next>) {
         if let Some(Next::Read { after }) = next {
-            self.read(room, socket, ticket, Purpose::Feed, page_after(after));
+            self.feed_from_log(room, socket, ticket, after);
         }
     }
 
@@ -452,27 +472,33 @@ impl Pipeline {
             return;
         };
         room.leave(socket);
-        self.drop_if_empty(id);
         self.note(id);
+        self.drop_if_empty(id);
     }
 
     fn drop_if_empty(&mut self, id: &RoomId) {
         if self.rooms.get(id).is_some_and(Room::is_empty) {
             self.rooms.remove(id);
+            self.ears.standing.close(id);
         }
     }
 
     /// Remembers what a room that something happened in may need.
     fn note(&mut self, id: &RoomId) {
-        let Some(room) = self.rooms.get(id) else {
+        let Some(room) = self.rooms.get_mut(id) else {
             return;
         };
+        let news = room.take_news();
         if room.presence_is_due() && !self.touched.contains(id) {
             self.touched.insert(id.clone());
         }
         if room.has_stragglers() && !self.lagging.contains(id) {
             self.lagging.insert(id.clone());
         }
+        if room.has_hole() {
+            self.cluster.note_hole(id);
+        }
+        self.share(id, &news);
     }
 
     fn tell_presence(&mut self) {
@@ -493,9 +519,44 @@ impl Pipeline {
             let reads = room.retry(now);
             self.note(&id);
             for (socket, ticket, after) in reads {
-                self.read(id.clone(), socket, ticket, Purpose::Feed, page_after(after));
+                self.feed_from_log(id.clone(), socket, ticket, after);
             }
         }
+    }
+}
+
+fn pulse(period: Duration) -> Interval {
+    let mut pulse = tokio::time::interval(period);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pulse
+}
+
+async fn read_or_start_afresh(
+    log: &dyn ChatLog,
+    room: &RoomId,
+    query: HistoryQuery,
+) -> Result<History, ChatLogError> {
+    match log.read(room, query).await {
+        // A client that knows more than the log (it was restored from a copy) starts afresh.
+        Ok(history) if history.last_seq < query.after => {
+            let afresh = HistoryQuery {
+                after: 0,
+                limit: FIRST_HISTORY,
+                ..query
+            };
+            log.read(room, afresh).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// What one who joins reads.
+fn welcoming(after: Option<u64>) -> HistoryQuery {
+    HistoryQuery {
+        after: after.unwrap_or(0),
+        before: None,
+        direction: Direction::Newest,
+        limit: after.map_or(FIRST_HISTORY, |_| RECOVERY),
     }
 }
 

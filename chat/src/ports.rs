@@ -1,19 +1,20 @@
 //! What the chat service needs from outside: a durable log of messages, a way to know who a token speaks for, and
-//! (when several instances run) a way to tell the others that a room has moved on.
+//! (when several instances run) a way to tell the others that a room has moved on, and a place that knows who is where.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socialhub_domain::{Timestamp, UserId};
 use uuid::Uuid;
 
-use crate::room_id::RoomId;
+use crate::{frame::Frame, inbox::Inbox, room_id::RoomId};
 
 /// A person who chats, as their token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatUser {
     /// The person's id.
+    #[serde(rename = "userId")]
     pub id: UserId,
     /// The person's public name.
     pub username: Arc<str>,
@@ -44,7 +45,7 @@ pub struct NewMessage {
 }
 
 /// A message of the log. Serializes as it goes out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
     /// Its id.
@@ -144,12 +145,49 @@ pub trait ChatLog: Send + Sync {
     /// # Errors
     /// [`ChatLogError`].
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError>;
+
+    /// The last `seq` of each of these rooms, in their order; 0 for one without a message. It is asked every few seconds
+    /// for all the rooms that have members, so it should be one query.
+    ///
+    /// # Errors
+    /// [`ChatLogError`].
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError>;
 }
 
-/// Tells the other instances that a room has moved on; they answer with [`crate::Chat::catch_up`].
+/// A passing sign of somebody in a room. It is not ordered with messages, and may be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// They came.
+    UserJoined,
+    /// They left.
+    UserLeft,
+    /// They are typing.
+    Typing,
+}
+
+impl Sign {
+    /// The event that clients see.
+    pub(crate) fn event(self) -> &'static str {
+        match self {
+            Self::UserJoined => "user_joined",
+            Self::UserLeft => "user_left",
+            Self::Typing => "typing",
+        }
+    }
+}
+
+/// The way to the other instances. What they say comes in through the [`Inbox`]. Nothing here may block, and everything
+/// may be lost: the log knows every message, and the [`PresenceStore`] everybody.
 pub trait ChatBus: Send + Sync {
-    /// A hint, which may be lost: the room's log reaches `seq` now. Must not block.
-    fn announce(&self, room: &RoomId, seq: u64);
+    /// Where to bring what the others say. Called once, before anything else.
+    fn attach(&self, inbox: Inbox);
+
+    /// A hint: these messages, by rising `seq`, are in the room's log now.
+    fn announce(&self, room: &RoomId, messages: Vec<Arc<Frame>>);
+
+    /// A sign of somebody here, for the members elsewhere.
+    fn signal(&self, room: &RoomId, sign: Sign, user: &ChatUser);
 }
 
 /// The bus of a single instance: there is nobody to tell.
@@ -157,5 +195,61 @@ pub trait ChatBus: Send + Sync {
 pub struct NoBus;
 
 impl ChatBus for NoBus {
-    fn announce(&self, _: &RoomId, _: u64) {}
+    fn attach(&self, _: Inbox) {}
+
+    fn announce(&self, _: &RoomId, _: Vec<Arc<Frame>>) {}
+
+    fn signal(&self, _: &RoomId, _: Sign, _: &ChatUser) {}
+}
+
+/// Who is in a room on this instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomPeople {
+    /// The room.
+    pub room: RoomId,
+    /// Each of them once.
+    pub people: Vec<ChatUser>,
+}
+
+/// The place that knows who is in a room on the other instances cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("who is on the other instances is not known: {0}")]
+pub struct PresenceError(pub String);
+
+/// Knows who is in which room, on all instances together. What an instance put there ends with it, within seconds, also
+/// when it is killed; the others are then told to ask again ([`Inbox::presence_is_stale`]).
+#[async_trait]
+pub trait PresenceStore: Send + Sync {
+    /// Replaces what is known of this instance (no people: it has nobody there), tells the others if that is a change
+    /// ([`Inbox::presence_changed`]), and answers who is there on the other instances, for each room in order.
+    ///
+    /// # Errors
+    /// [`PresenceError`]; then some of it may have been done.
+    async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError>;
+
+    /// Who is in a room on the other instances.
+    ///
+    /// # Errors
+    /// [`PresenceError`].
+    async fn elsewhere(&self, room: &RoomId) -> Result<Vec<ChatUser>, PresenceError>;
+
+    /// This instance ends: nobody is on it any more.
+    async fn leave(&self);
+}
+
+/// The presence of a single instance: nobody is elsewhere.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPresence;
+
+#[async_trait]
+impl PresenceStore for NoPresence {
+    async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError> {
+        Ok(vec![Vec::new(); here.len()])
+    }
+
+    async fn elsewhere(&self, _: &RoomId) -> Result<Vec<ChatUser>, PresenceError> {
+        Ok(Vec::new())
+    }
+
+    async fn leave(&self) {}
 }

@@ -15,7 +15,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ports::{ChatLog, ChatUser, Direction, History, HistoryQuery, Message, TokenCheck},
+    admission::Admission,
+    ports::{ChatLog, ChatUser, Direction, History, HistoryQuery, Message},
     problem::Problem,
     room_id::RoomId,
 };
@@ -26,28 +27,19 @@ const MOST: usize = 100;
 
 /// What the REST side needs.
 #[derive(Clone)]
-pub struct RestState {
+pub(crate) struct RestState {
     /// Where messages are kept.
-    pub log: Arc<dyn ChatLog>,
-    /// Who a token speaks for.
-    pub tokens: Arc<dyn TokenCheck>,
+    pub(crate) log: Arc<dyn ChatLog>,
+    /// Who may read.
+    pub(crate) admission: Admission,
 }
 
 /// The routes of the REST side, on the service's and the gateway's path.
-pub fn rest_router(state: RestState) -> Router {
+pub(crate) fn rest_router(state: RestState) -> Router {
     Router::new()
         .route("/chat/rooms/{room_id}/messages", get(messages))
         .route("/api/v1/chat/rooms/{room_id}/messages", get(messages))
         .with_state(state)
-}
-
-/// The token of an `Authorization` header or of a client's `auth` payload: the word `Bearer` before it may be missing.
-pub(crate) fn bearer(value: &str) -> &str {
-    let value = value.trim();
-    match value.split_at_checked(7) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => token.trim(),
-        _ => value,
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -86,17 +78,15 @@ async fn messages(
 }
 
 fn authenticate(state: &RestState, headers: &HeaderMap) -> Result<ChatUser, Problem> {
-    headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| state.tokens.check(bearer(value)))
-        .ok_or_else(|| {
-            Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "Unauthorized",
-                "a valid bearer token is needed",
-            )
-        })
+    let admitted = state.admission.admit(None, headers);
+    let (user, _) = admitted.ok_or_else(|| {
+        Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthorized",
+            "a valid bearer token is needed",
+        )
+    })?;
+    Ok(user)
 }
 
 async fn page(
@@ -220,14 +210,6 @@ fn parse_cursor(cursor: &str) -> Option<(Option<u64>, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bearer_may_be_missing() {
-        assert_eq!(bearer("Bearer abc"), "abc");
-        assert_eq!(bearer("bearer  abc "), "abc");
-        assert_eq!(bearer("abc"), "abc");
-        assert_eq!(bearer("Bearer é"), "é");
-    }
 
     #[test]
     fn questions_are_checked() {

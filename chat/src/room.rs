@@ -4,8 +4,15 @@
 //! cursor), *reading* (a read of the log for them is under way: they have just joined, or are catching up) or *behind*
 //! (their socket was full: they are served from the log when it has room). A member's `sent` says up to where they have
 //! seen the room, so a message reaches everybody once and in order, whatever the state they are in.
+//!
+//! With several instances the messages of a room come from here and from hints of the others, in any order. What is
+//! ahead of the cursor is held until the hole before it is closed, by a hint that is on its way or by the log.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 use socialhub_domain::UserId;
@@ -15,17 +22,21 @@ use tokio::time::Instant;
 use crate::{
     ack::Present,
     frame::{Frame, Full, Outlet, body},
-    ports::{ChatUser, History},
+    ports::{ChatUser, History, Sign},
     room_id::RoomId,
 };
 
 /// Messages kept for members who are not live, so that most of them need no second read of the log.
 const RECENT: usize = 512;
+/// Messages held ahead of the cursor. Those after them are read from the log.
+const HELD: usize = 1_024;
 /// How many people a presence event lists at most.
 const LISTED: usize = 500;
 /// How long a full socket is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a hole is left alone that the log could not close.
+const HOLE_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -68,7 +79,7 @@ impl Member {
         if frame.seq() <= self.sent {
             return Ok(());
         }
-        match self.outlet.emit("new_message", frame.body()) {
+        match self.outlet.emit("new_message", frame.json()) {
             Ok(()) => {
                 self.sent = frame.seq();
                 Ok(())
@@ -90,13 +101,33 @@ pub(crate) enum Next {
     Read { after: u64 },
 }
 
+/// What the other instances must be told of a room.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Who came and left, of those who are on no other instance.
+    pub(crate) signs: Vec<(Sign, ChatUser)>,
+    /// Whether those here are others than before.
+    pub(crate) people: bool,
+}
+
 /// A room with at least one socket of this process in it.
 pub(crate) struct Room {
     id: RoomId,
     cursor: Option<u64>,
     members: Vec<Member>,
     recent: VecDeque<Arc<Frame>>,
+    /// Messages ahead of the cursor, which wait for those before them.
+    held: BTreeMap<u64, Arc<Frame>>,
+    /// The greatest `seq` that is known to be in the log.
+    head: u64,
+    /// When the log is to be read if the cursor still stands before a hole.
+    hole_due: Instant,
+    /// Whether the log is being read for the hole.
+    filling: bool,
+    /// Who is here on other instances, if that is known.
+    elsewhere: Option<Vec<ChatUser>>,
     presence_changed: bool,
+    news: News,
 }
 
 #[derive(Serialize)]
@@ -121,7 +152,13 @@ impl Room {
             cursor: None,
             members: Vec::new(),
             recent: VecDeque::new(),
+            held: BTreeMap::new(),
+            head: 0,
+            hole_due: Instant::now(),
+            filling: false,
+            elsewhere: None,
             presence_changed: false,
+            news: News::default(),
         }
     }
 
@@ -132,10 +169,6 @@ impl Room {
     /// How far the room has got, if that is known yet.
     pub(crate) fn cursor(&self) -> Option<u64> {
         self.cursor
-    }
-
-    pub(crate) fn size(&self) -> usize {
-        self.members.len()
     }
 
     fn position(&self, socket: Sid, ticket: u64) -> Option<usize> {
@@ -206,14 +239,24 @@ impl Room {
         Some(next)
     }
 
+    /// Whether a history ends before what its asker has seen, and what lies between is not at hand: they asked twice, and
+    /// the later read came back first.
+    pub(crate) fn is_past(&self, socket: Sid, ticket: u64, history: &History) -> bool {
+        self.position(socket, ticket).is_some_and(|index| {
+            let sent = self.members[index].sent;
+            history.last_seq < sent && !self.has_recent(history.last_seq + 1, sent)
+        })
+    }
+
     /// One who asks again while live may have seen more than the read did: a history never ends before that.
     fn top_up(&mut self, index: usize, history: &mut History) {
-        let member = &mut self.members[index];
-        if history.last_seq >= member.sent {
+        let (last, sent) = (history.last_seq, self.members[index].sent);
+        if last >= sent {
             return;
         }
-        let last = history.last_seq;
-        if !reaches_back_to(&self.recent, last + 1) {
+        let at_hand = self.has_recent(last + 1, sent);
+        let member = &mut self.members[index];
+        if !at_hand {
             // Rather twice than not at all.
             member.flow = Flow::Reading;
             return;
@@ -225,6 +268,12 @@ impl Room {
             .map(|frame| frame.message.clone());
         history.messages.extend(missing);
         history.last_seq = member.sent;
+    }
+
+    /// Whether all from one `seq` to another are at hand.
+    fn has_recent(&self, first: u64, last: u64) -> bool {
+        let end = self.recent.back().map_or(0, |frame| frame.seq());
+        reaches_back_to(&self.recent, first) && end >= last
     }
 
     fn resume_reading(&mut self, index: usize, now: Instant) -> Next {
@@ -242,10 +291,20 @@ impl Room {
         }
         let (socket, user) = (member.socket, member.user.clone());
         if !self.is_here(user.id) {
-            self.signal("user_joined", &user, socket);
-            self.presence_changed = true;
+            self.moved(Sign::UserJoined, &user, socket);
         }
         self.members[index].present = true;
+    }
+
+    /// A person came or left as far as this instance goes; it is news only if they are on no other.
+    fn moved(&mut self, sign: Sign, user: &ChatUser, socket: Sid) {
+        self.news.people = true;
+        let elsewhere = self.elsewhere.iter().flatten().any(|one| one.id == user.id);
+        if !elsewhere {
+            self.signal(sign, user, Some(socket));
+            self.news.signs.push((sign, user.clone()));
+            self.presence_changed = true;
+        }
     }
 
     fn is_here(&self, user: UserId) -> bool {
@@ -282,8 +341,84 @@ impl Room {
         }
     }
 
-    /// Hands the next message to everybody who is live. The caller brings them strictly in order.
-    pub(crate) fn deliver(&mut self, frame: &Arc<Frame>, now: Instant) {
+    /// Takes a message of the log, in whatever order they come: it goes out now if it is the next, and with it what was
+    /// held for it; it waits if it is ahead, and is forgotten if it is past. Returns how many copies went out. A hole
+    /// that this leaves is read from the log unless it closes within `grace`.
+    pub(crate) fn take(&mut self, frame: &Arc<Frame>, now: Instant, grace: Duration) -> usize {
+        let seq = frame.seq();
+        match self.cursor {
+            Some(cursor) if seq <= cursor => return 0,
+            Some(cursor) if seq > cursor + 1 => {
+                self.know_head(seq, now + grace);
+                self.held.insert(seq, frame.clone());
+                if self.held.len() > HELD {
+                    self.held.pop_last();
+                }
+                return 0;
+            }
+            _ => {}
+        }
+        self.deliver(frame, now);
+        let mut passed = 1;
+        let mut cursor = seq;
+        while let Some(first) = self.held.first_entry()
+            && *first.key() <= cursor + 1
+        {
+            let next = first.remove();
+            if next.seq() == cursor + 1 {
+                cursor += 1;
+                self.deliver(&next, now);
+                passed += 1;
+            }
+        }
+        self.head = self.head.max(cursor);
+        self.hole_due = now + grace;
+        passed * self.members.len()
+    }
+
+    /// Learns that the log reaches `seq`; what is missing up to there is to be read from `due` on.
+    pub(crate) fn know_head(&mut self, seq: u64, due: Instant) {
+        if !self.has_hole() {
+            self.hole_due = due;
+        }
+        self.head = self.head.max(seq);
+    }
+
+    /// Whether the log is known to reach further than the cursor.
+    pub(crate) fn has_hole(&self) -> bool {
+        self.cursor.is_some_and(|cursor| cursor < self.head)
+    }
+
+    /// The read that closes the hole, if there is one and it is time: after which `seq`. It is under way then.
+    pub(crate) fn begin_fill(&mut self, now: Instant) -> Option<u64> {
+        let due = self.has_hole() && !self.filling && self.hole_due <= now;
+        let after = self.cursor.filter(|_| due)?;
+        self.filling = true;
+        Some(after)
+    }
+
+    /// The read for the hole came back with this; nothing when it failed. Returns how many copies went out.
+    pub(crate) fn fill(&mut self, history: Option<History>, now: Instant) -> usize {
+        self.filling = false;
+        let before = self.cursor;
+        let mut copies = 0;
+        if let Some(history) = history {
+            for message in history.messages {
+                copies += self.take(&Arc::new(Frame::new(message)), now, Duration::ZERO);
+            }
+            if self.cursor == before {
+                // The log does not go as far as was said.
+                let held = self.held.last_key_value().map_or(0, |(seq, _)| *seq);
+                self.head = history.last_seq.max(held);
+            }
+        }
+        if self.cursor == before {
+            self.hole_due = now + HOLE_PAUSE;
+        }
+        copies
+    }
+
+    fn deliver(&mut self, frame: &Arc<Frame>, now: Instant) {
         self.cursor = Some(frame.seq());
         let mut settled = true;
         for member in &mut self.members {
@@ -370,23 +505,48 @@ impl Room {
         };
         let member = self.members.remove(index);
         if member.present && !self.is_here(member.user.id) {
-            self.signal("user_left", &member.user, socket);
-            self.presence_changed = true;
+            self.moved(Sign::UserLeft, &member.user, socket);
         }
         self.forget_recent();
         true
     }
 
-    /// Sends a passing event to everybody else. A full socket misses it.
-    pub(crate) fn signal(&self, event: &'static str, user: &ChatUser, from: Sid) {
+    /// Sends a passing event to everybody, but not to the socket it is from. A full socket misses it.
+    pub(crate) fn signal(&self, sign: Sign, user: &ChatUser, from: Option<Sid>) {
         let body = body(&Signal {
             room_id: &self.id,
             user_id: user.id,
             username: &user.username,
         });
-        for member in self.members.iter().filter(|m| m.socket != from) {
-            let _ = member.outlet.emit(event, &body);
+        for member in self.members.iter().filter(|m| Some(m.socket) != from) {
+            let _ = member.outlet.emit(sign.event(), &body);
         }
+    }
+
+    /// Passes on a sign of somebody on another instance. That one who is here came or left there is no news.
+    pub(crate) fn relay(&self, sign: Sign, user: &ChatUser) {
+        if sign == Sign::Typing || !self.is_here(user.id) {
+            self.signal(sign, user, None);
+        }
+    }
+
+    /// What the other instances must be told since this was last asked.
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether it is known who is here on other instances.
+    pub(crate) fn knows_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Learns who is here on other instances; nothing when nobody can say.
+    pub(crate) fn set_elsewhere(&mut self, people: Option<Vec<ChatUser>>) {
+        let ids = |people: &Option<Vec<ChatUser>>| -> HashSet<UserId> {
+            people.iter().flatten().map(|one| one.id).collect()
+        };
+        self.presence_changed |= ids(&people) != ids(&self.elsewhere);
+        self.elsewhere = people;
     }
 
     /// Whether who is here has changed since it was last sent out.
@@ -408,16 +568,27 @@ impl Room {
         }
     }
 
-    /// The people here, each once, in the order they came; at most 500.
+    /// The people in the room, each once: those here in the order they came, then those elsewhere; at most 500.
     fn people(&self) -> Vec<Present> {
-        let mut seen = std::collections::HashSet::new();
-        self.members
-            .iter()
-            .filter(|m| m.present && seen.insert(m.user.id))
-            .take(LISTED)
-            .map(|m| Present(m.user.clone()))
+        let here = self.members.iter().filter(|m| m.present).map(|m| &m.user);
+        listed(here.chain(self.elsewhere.iter().flatten()))
+            .map(Present)
             .collect()
     }
+
+    /// The people who are here on this instance, each once; at most 500.
+    pub(crate) fn people_here(&self) -> Vec<ChatUser> {
+        let here = self.members.iter().filter(|m| m.present).map(|m| &m.user);
+        listed(here).collect()
+    }
+}
+
+fn listed<'a>(people: impl Iterator<Item = &'a ChatUser>) -> impl Iterator<Item = ChatUser> {
+    let mut seen = HashSet::new();
+    people
+        .filter(move |one| seen.insert(one.id))
+        .take(LISTED)
+        .cloned()
 }
 
 fn reaches_back_to(recent: &VecDeque<Arc<Frame>>, seq: u64) -> bool {

@@ -30,12 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ack::{Ack, Refusal, Reply},
+    admission::Admission,
     frame::{Full, Outlet},
+    inbox::Inbox,
     limits::ChatLimits,
     payload::{ConnectAuth, Fields},
-    pipeline::{Command, Join, Pipeline, Send},
-    ports::{ChatBus, ChatLog, TokenCheck},
-    rest::{RestState, bearer, rest_router},
+    pipeline::{Command, Join, Pipeline, Send, Tools},
+    ports::{ChatBus, ChatLog, PresenceStore, TokenCheck},
+    rest::{RestState, rest_router},
     room_id::RoomId,
     session::{Session, Sessions, Verdict, answer, reply_later},
 };
@@ -56,17 +58,22 @@ pub struct ChatDeps {
     pub tokens: Arc<dyn TokenCheck>,
     /// The other instances; [`crate::NoBus`] when there are none.
     pub bus: Arc<dyn ChatBus>,
+    /// Who is on the other instances; [`crate::NoPresence`] when there are none.
+    pub presence: Arc<dyn PresenceStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Ids of messages.
     pub ids: Arc<dyn IdGenerator>,
+    /// What a gateway in front proves itself with: then it may say in `x-user-payload` who asks, when they brought no
+    /// token.
+    pub gateway_secret: Option<Arc<str>>,
     /// What a socket may ask for.
     pub limits: ChatLimits,
 }
 
 struct Context {
     queue: mpsc::Sender<Command>,
-    tokens: Arc<dyn TokenCheck>,
+    admission: Admission,
     limits: ChatLimits,
     sessions: Sessions,
     closing: AtomicBool,
@@ -87,17 +94,21 @@ impl Chat {
     /// Outside a Tokio runtime.
     pub fn start(deps: ChatDeps) -> Self {
         let (queue, commands) = mpsc::channel(deps.limits.queue);
-        let pipeline = Pipeline::new(
-            deps.log.clone(),
-            deps.bus,
-            deps.clock,
-            deps.ids,
-            queue.clone(),
-        );
-        tokio::spawn(pipeline.run(commands));
+        let ears = Inbox::open();
+        deps.bus.attach(ears.inbox.clone());
+        let tools = Tools {
+            log: deps.log.clone(),
+            bus: deps.bus,
+            presence: deps.presence,
+            clock: deps.clock,
+            ids: deps.ids,
+            queue: queue.clone(),
+        };
+        tokio::spawn(Pipeline::new(tools, ears).run(commands));
+        let admission = Admission::new(deps.tokens, deps.gateway_secret);
         let context = Arc::new(Context {
             queue,
-            tokens: deps.tokens.clone(),
+            admission: admission.clone(),
             limits: deps.limits,
             sessions: Sessions::default(),
             closing: AtomicBool::new(false),
@@ -106,7 +117,7 @@ impl Chat {
         let (sockets, io) = socket_router(&context);
         let rest = rest_router(RestState {
             log: deps.log,
-            tokens: deps.tokens,
+            admission,
         });
         Self {
             io,
@@ -119,12 +130,6 @@ impl Chat {
     /// request may take must not lie around it: a polling request waits for up to 25 s.
     pub fn router(&self) -> Router {
         self.router.clone()
-    }
-
-    /// Another instance says that a room's log reaches `seq`: what is missing here is read and delivered. A hint that
-    /// finds the queue full is dropped; the room's next message makes up for it.
-    pub fn catch_up(&self, room: RoomId, seq: u64) {
-        let _ = self.context.queue.try_send(Command::CatchUp { room, seq });
     }
 
     /// Sockets that are open.
@@ -162,7 +167,7 @@ async fn sweep(context: Weak<Context>) {
         let Some(context) = context.upgrade() else {
             return;
         };
-        context.sessions.sweep(&*context.tokens);
+        context.sessions.sweep(&context.admission);
     }
 }
 
@@ -221,21 +226,13 @@ fn admit(
     if context.sessions.count() >= context.limits.sockets {
         return Err("Too many connections");
     }
-    let header = socket.req_parts().headers.get(header::AUTHORIZATION);
-    let tokens = [
-        auth.map(|auth| auth.token),
-        header.and_then(|value| value.to_str().ok().map(str::to_owned)),
-    ];
-    let session = tokens
-        .into_iter()
-        .flatten()
-        .find_map(|token| {
-            let token = bearer(&token);
-            let user = context.tokens.check(token)?;
-            Some(Session::new(user, token.to_owned(), &context.limits))
-        })
+    let auth = auth.map(|auth| auth.token);
+    let headers = &socket.req_parts().headers;
+    let (user, proof) = context
+        .admission
+        .admit(auth.as_deref(), headers)
         .ok_or("Unauthorized")?;
-    let session = Arc::new(session);
+    let session = Arc::new(Session::new(user, proof, &context.limits));
     listen(context, socket, &session);
     context.sessions.add(socket.clone(), session);
     Ok(())

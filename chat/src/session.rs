@@ -18,8 +18,9 @@ use socketioxide::{
 
 use crate::{
     ack::{Ack, Refusal, Reply},
+    admission::{Admission, Proof},
     limits::{Bucket, ChatLimits},
-    ports::{ChatUser, TokenCheck},
+    ports::ChatUser,
     room_id::RoomId,
 };
 
@@ -44,7 +45,7 @@ struct Tally {
 /// One authenticated socket.
 pub(crate) struct Session {
     pub(crate) user: ChatUser,
-    token: String,
+    proof: Proof,
     waiting: AtomicUsize,
     closed: AtomicBool,
     /// Sweeps that found the socket not connected.
@@ -54,10 +55,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(user: ChatUser, token: String, limits: &ChatLimits) -> Self {
+    pub(crate) fn new(user: ChatUser, proof: Proof, limits: &ChatLimits) -> Self {
         Self {
             user,
-            token,
+            proof,
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             absences: AtomicUsize::new(0),
@@ -186,7 +187,7 @@ impl Sessions {
     }
 
     /// Disconnects those whose token no longer counts, and those that were to be disconnected but were too full.
-    pub(crate) fn sweep(&self, tokens: &dyn TokenCheck) {
+    pub(crate) fn sweep(&self, admission: &Admission) {
         let open: Vec<_> = self.open.lock().values().cloned().collect();
         for (socket, session) in open {
             if !socket.connected() {
@@ -194,7 +195,7 @@ impl Sessions {
                 continue;
             }
             let severed = session.severed.load(Ordering::Relaxed);
-            if severed || tokens.check(&session.token).is_none() {
+            if severed || !admission.still_holds(&session.proof) {
                 session.sever(&socket);
             }
         }
@@ -220,7 +221,7 @@ mod tests {
             id: UserId(Uuid::from_u128(1)),
             username: "ann".into(),
         };
-        Session::new(user, "token".to_owned(), limits)
+        Session::new(user, Proof::Gateway, limits)
     }
 
     #[test]

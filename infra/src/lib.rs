@@ -17,6 +17,8 @@ pub mod mongo;
 pub mod postgres;
 #[cfg(feature = "distributed")]
 pub mod redis;
+#[cfg(feature = "distributed")]
+pub mod redis_chat;
 pub mod security;
 pub mod sqlite;
 pub mod tls;

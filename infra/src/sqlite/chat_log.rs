@@ -101,10 +101,24 @@ impl ChatLog for SqliteChatLog {
             let transaction = connection.transaction()?;
             history(&transaction, &room, query)
         });
-        read.await.map_err(|error| match error {
-            SqliteError::Busy => ChatLogError::Busy,
-            other => unavailable(other),
-        })
+        read.await.map_err(fault)
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
+        let rooms = rooms.to_vec();
+        let read = self.readers.run(move |connection| {
+            let transaction = connection.transaction()?;
+            let last = |room| Ok(find_place(&transaction, room)?.map_or(0, |place| place.last_seq));
+            rooms.iter().map(last).collect()
+        });
+        read.await.map_err(fault)
+    }
+}
+
+fn fault(error: SqliteError) -> ChatLogError {
+    match error {
+        SqliteError::Busy => ChatLogError::Busy,
+        other => unavailable(other),
     }
 }
 

@@ -1,0 +1,215 @@
+//! Who is in which room: a hash for each room, with a field for each instance that has people there.
+//!
+//! What an instance wrote counts while its lease lasts. All leases are in one sorted set, so that an instance renews one
+//! entry however many rooms it has people in; what is left of one that ended is taken out by whoever meets it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use redis::{RedisResult, Script, ScriptInvocation};
+use socialhub_chat::{ChatUser, Inbox, PresenceError, RoomId, RoomPeople};
+use tokio::time::MissedTickBehavior;
+
+use super::{
+    connection::Connection,
+    wire::{Kind, Names, SignalOut, text},
+};
+
+/// How long a room's hash is kept that nobody writes to. Every instance writes to each of its rooms well within it.
+const KEPT: Duration = Duration::from_secs(300);
+
+/// Renews the lease of the instance in `ARGV[1]`, by the server's clock; `gone` is 1 when it had none. Then `alive` has
+/// the instances with a lease.
+const RENEW: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
+local gone = redis.call('ZSCORE', KEYS[1], ARGV[1]) and 0 or 1
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local names = redis.call('ZRANGE', KEYS[1], 0, -1)
+";
+
+/// For each room in `KEYS`: three arguments, the people of this instance (`?` to leave them as they are, nothing for
+/// nobody), and the channel and the text that tell the others of a change. Answers `gone`, then the people of the other instances.
+const EXCHANGE: &str = "
+local alive = {}
+for _, name in ipairs(names) do alive[name] = true end
+local answer = {}
+for i = 2, #KEYS do
+    local key, at = KEYS[i], 4 + (i - 2) * 3
+    local people = ARGV[at]
+    if people ~= '?' then
+        local before = redis.call('HGET', key, ARGV[1])
+        if people == '' then
+            redis.call('HDEL', key, ARGV[1])
+        else
+            redis.call('HSET', key, ARGV[1], people)
+            redis.call('PEXPIRE', key, ARGV[3])
+        end
+        if (before or '') ~= people then redis.call('PUBLISH', ARGV[at + 1], ARGV[at + 2]) end
+    end
+    local others, all = {}, redis.call('HGETALL', key)
+    for j = 1, #all, 2 do
+        if not alive[all[j]] then
+            redis.call('HDEL', key, all[j])
+        elseif all[j] ~= ARGV[1] then
+            others[#others + 1] = all[j + 1]
+        end
+    end
+    answer[#answer + 1] = others
+end
+return {gone, answer}
+";
+
+static RENEWING: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{RENEW} return {{gone, names}}")));
+static EXCHANGING: LazyLock<Script> = LazyLock::new(|| Script::new(&format!("{RENEW}{EXCHANGE}")));
+
+fn begin<'a>(script: &'a Script, names: &Names, lease: Duration) -> ScriptInvocation<'a> {
+    let mut invocation = script.prepare_invoke();
+    invocation
+        .key(names.instances())
+        .arg(&names.instance)
+        .arg(millis(lease))
+        .arg(millis(KEPT));
+    invocation
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the store answered.
+pub(super) struct Exchanged {
+    /// Whether this instance had no lease: what it wrote before may have been taken out.
+    pub(super) gone: bool,
+    /// Who is elsewhere, room by room.
+    pub(super) elsewhere: Vec<Vec<ChatUser>>,
+}
+
+/// Writes who is here and reads who is elsewhere.
+pub(super) async fn exchange(
+    connection: &Connection,
+    names: &Names,
+    lease: Duration,
+    here: &[RoomPeople],
+) -> Result<Exchanged, PresenceError> {
+    let mut invocation = begin(&EXCHANGING, names, lease);
+    for RoomPeople { room, people } in here {
+        let people = match &people[..] {
+            [] => String::new(),
+            people => text(&people),
+        };
+        let notice = SignalOut {
+            from: &names.instance,
+            room_id: room,
+            kind: Kind::Presence,
+            user: None,
+        };
+        invocation
+            .key(names.presence(room))
+            .arg(people)
+            .arg(names.signal(room))
+            .arg(text(&notice));
+    }
+    ask(connection, &invocation).await
+}
+
+/// Reads who is elsewhere, in one room.
+pub(super) async fn elsewhere(
+    connection: &Connection,
+    names: &Names,
+    lease: Duration,
+    room: &RoomId,
+) -> Result<Exchanged, PresenceError> {
+    let mut invocation = begin(&EXCHANGING, names, lease);
+    let key = names.presence(room);
+    invocation.key(key).arg("?").arg("").arg("");
+    ask(connection, &invocation).await
+}
+
+async fn ask(
+    connection: &Connection,
+    invocation: &ScriptInvocation<'_>,
+) -> Result<Exchanged, PresenceError> {
+    let (gone, lists): (u8, Vec<Vec<String>>) = invoke(connection, invocation)
+        .await
+        .map_err(|error| PresenceError(error.to_string()))?;
+    Ok(Exchanged {
+        gone: gone == 1,
+        elsewhere: lists.iter().map(|lists| together(lists)).collect(),
+    })
+}
+
+async fn invoke<T: redis::FromRedisValue>(
+    connection: &Connection,
+    invocation: &ScriptInvocation<'_>,
+) -> RedisResult<T> {
+    let outcome = match connection.get().await {
+        Ok(mut open) => invocation.invoke_async(&mut open).await,
+        Err(error) => Err(error),
+    };
+    connection.checked(outcome).await
+}
+
+/// The people of several instances, each once, by name.
+fn together(lists: &[String]) -> Vec<ChatUser> {
+    let mut people = BTreeMap::new();
+    for list in lists {
+        let list: Vec<ChatUser> = serde_json::from_str(list).unwrap_or_default();
+        people.extend(
+            list.into_iter()
+                .map(|one| ((one.username.clone(), one.id), one)),
+        );
+    }
+    people.into_values().collect()
+}
+
+/// Ends the lease of this instance.
+pub(super) async fn leave(connection: &Connection, names: &Names) {
+    let outcome = match connection.get().await {
+        Ok(mut open) => {
+            let mut command = redis::cmd("ZREM");
+            command.arg(names.instances()).arg(&names.instance);
+            command.query_async::<()>(&mut open).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "the chat's lease could not be ended; it runs out");
+    }
+}
+
+/// The task that keeps the lease, and watches those of the others.
+pub(super) struct Renewer {
+    pub(super) connection: Connection,
+    pub(super) names: Arc<Names>,
+    pub(super) lease: Duration,
+    pub(super) inbox: Inbox,
+}
+
+impl Renewer {
+    pub(super) async fn run(self) {
+        let mut tick = tokio::time::interval(self.lease / 5);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = HashSet::new();
+        loop {
+            tick.tick().await;
+            let invocation = begin(&RENEWING, &self.names, self.lease);
+            match invoke::<(u8, HashSet<String>)>(&self.connection, &invocation).await {
+                Ok((gone, alive)) => {
+                    // Its people were taken out with it, or those of another are to be.
+                    if gone == 1 || !known.is_subset(&alive) {
+                        self.inbox.presence_is_stale();
+                    }
+                    known = alive;
+                }
+                Err(error) => tracing::debug!(%error, "the chat's lease could not be renewed"),
+            }
+        }
+    }
+}
