@@ -117,6 +117,12 @@ impl ChatLog for PgChatLog {
         let rows = retrying(|| history(&self.pool, room, query)).await;
         read_history(&rows.map_err(unavailable)?, room, query).map_err(unavailable)
     }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
+        let seqs = retrying(|| last_seqs(&self.pool, rooms)).await;
+        let seqs = seqs.map_err(unavailable)?;
+        Ok(seqs.into_iter().map(from_sql).collect())
+    }
 }
 
 fn closed() -> ChatLogError {
@@ -373,6 +379,19 @@ async fn history(
         .bind(to_sql(query.limit as u64))
         .fetch_all(pool)
         .await
+}
+
+async fn last_seqs(pool: &PgPool, rooms: &[RoomId]) -> Result<Vec<i64>, sqlx::Error> {
+    let names: Vec<&str> = rooms.iter().map(RoomId::as_str).collect();
+    sqlx::query_scalar(
+        "SELECT coalesce(r.last_seq, 0)
+         FROM unnest($1::text[]) WITH ORDINALITY AS asked (name, place)
+         LEFT JOIN chat_rooms AS r ON r.name = asked.name COLLATE \"C\"
+         ORDER BY asked.place",
+    )
+    .bind(names)
+    .fetch_all(pool)
+    .await
 }
 
 fn read_history(

@@ -25,6 +25,7 @@ use socialhub_infra::{
         LastPositions, RedisGenerations, RedisLastWrites, RedisLimits, RedisLink, RedisOtps,
         keep_filled,
     },
+    redis_chat::{self, RedisBus},
     security::{JwtTokens, derive_key},
 };
 use socialhub_projections::{
@@ -140,6 +141,8 @@ pub async fn start(
     let link = RedisLink::new(&servers.redis_url).map_err(|error| format!("REDIS_URL: {error}"))?;
     let prefix = prefix(servers);
     let secret = secret(config, b"socialhub codes and limits in redis");
+    let bus = RedisBus::start(&servers.redis_url, &prefix, redis_chat::LEASE)
+        .map_err(|error| format!("REDIS_URL: {error}"))?;
     let chat_log = PgChatLog::lazy(&servers.chat_database_url)
         .map_err(|error| format!("CHAT_DATABASE_URL: {error}"))?;
     let parts = Parts {
@@ -159,7 +162,8 @@ pub async fn start(
         )),
         shared_limits: Some(Arc::new(RedisLimits::new(link, &prefix, secret))),
         chat_log: Arc::new(chat_log),
-        chat_bus: Arc::new(socialhub_chat::NoBus),
+        chat_bus: bus.clone(),
+        presence: bus,
         readiness: Arc::new(processes),
         log,
         clock,
@@ -219,7 +223,7 @@ async fn tokens(
             if let Ok((raised, next)) = log.epochs_since(cursor).await {
                 cursor = next;
                 for (user, epoch) in raised {
-                    told.learn(user, epoch);
+                    told.raise_epoch(user, epoch);
                 }
             }
         }
@@ -297,7 +301,8 @@ struct FromTheLog(Arc<PgEventLog>);
 
 #[async_trait]
 impl LastPositions for FromTheLog {
-    async fn last_position_of(&self, actor: UserId) -> Result<Position, LogError> {
-        self.0.last_position_of(actor).await
+    async fn last_position_of(&self, actor: UserId) -> Result<Position, PortError> {
+        let position = self.0.last_position_of(actor).await;
+        position.map_err(|error| PortError(error.to_string()))
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use socialhub_api::{Positions, RecentWrites};
-use socialhub_chat::NoBus;
+use socialhub_chat::{NoBus, NoPresence};
 use socialhub_domain::Clock;
 use socialhub_event_log::{CredentialsReader, EventLog};
 use socialhub_infra::{
@@ -96,6 +96,7 @@ pub async fn start(
         shared_limits: None,
         chat_log: Arc::new(chat_log),
         chat_bus: Arc::new(NoBus),
+        presence: Arc::new(NoPresence),
         readiness: Arc::new(Models::new(statuses, log)),
         clock,
     };

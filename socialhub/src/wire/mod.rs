@@ -16,14 +16,14 @@ use std::{fmt, path::Path, sync::Arc};
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socialhub_api::{LastWrites, Positions, Readiness, Service, SharedLimits};
-use socialhub_chat::{ChatBus, ChatLog};
+use socialhub_chat::{ChatBus, ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_domain::{Clock, upcast};
 use socialhub_event_log::{CredentialsReader, EventLog};
 use socialhub_infra::{
     clock::SystemClock,
     mail::EmlMailer,
-    media::{LocalMedia, MediaLimits},
+    media::{Media, MediaLimits, open_media},
     security::{JwtTokens, load_or_create_secret},
 };
 use socialhub_projections::{
@@ -113,7 +113,7 @@ struct Parts {
     tokens: Arc<JwtTokens>,
     otps: Arc<dyn OtpStore>,
     mailer: Arc<dyn Mailer>,
-    media: Arc<LocalMedia>,
+    media: Arc<dyn Media>,
     feed: Arc<dyn FeedReader>,
     notifications: Arc<dyn NotificationReader>,
     counters: Arc<dyn CounterReader>,
@@ -122,6 +122,7 @@ struct Parts {
     shared_limits: Option<Arc<dyn SharedLimits>>,
     chat_log: Arc<dyn ChatLog>,
     chat_bus: Arc<dyn ChatBus>,
+    presence: Arc<dyn PresenceStore>,
     readiness: Arc<dyn Readiness>,
 }
 
@@ -188,16 +189,31 @@ fn text(error: impl fmt::Display) -> String {
     error.to_string()
 }
 
-fn media(config: &Config) -> Result<Arc<LocalMedia>, String> {
-    let folder = config.data_dir.join("media");
-    LocalMedia::open(folder, MediaLimits::default())
-        .map(Arc::new)
-        .map_err(text)
+fn media(config: &Config) -> Result<Arc<dyn Media>, String> {
+    let url = config.media_url.as_deref();
+    open_media(url, &config.data_dir, MediaLimits::default())
+        .map_err(|error| format!("MEDIA_URL: {error}"))
 }
 
 fn mailer(config: &Config) -> Result<Arc<dyn Mailer>, String> {
+    if let Some(url) = &config.smtp_url {
+        return smtp(url, &config.mail_from);
+    }
     let mailer = EmlMailer::new(config.data_dir.join("mail")).map_err(text)?;
     Ok(Arc::new(mailer))
+}
+
+#[cfg(feature = "distributed")]
+fn smtp(url: &str, from: &str) -> Result<Arc<dyn Mailer>, String> {
+    let mailer = socialhub_infra::mail::SmtpMailer::open(url, from);
+    Ok(Arc::new(
+        mailer.map_err(|error| format!("SMTP_URL: {error}"))?,
+    ))
+}
+
+#[cfg(not(feature = "distributed"))]
+fn smtp(_: &str, _: &str) -> Result<Arc<dyn Mailer>, String> {
+    Err(format!("SMTP_URL: {}", left_out()))
 }
 
 /// A secret kept in the data folder, made at the first start.

@@ -107,6 +107,8 @@ fn services(
             log: parts.chat_log,
             tokens: Arc::new(ChatTokens::new(parts.tokens.clone(), parts.clock.clone())),
             bus: parts.chat_bus,
+            presence: parts.presence,
+            gateway_secret: config.gateway_secret.as_deref().map(Into::into),
             clock: parts.clock.clone(),
             ids: Arc::new(RandomIds),
             limits: ChatLimits::default(),
