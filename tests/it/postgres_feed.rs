@@ -6,8 +6,12 @@ use socialhub_domain::{PostId, UserId};
 use socialhub_event_log::Position;
 use socialhub_infra::{
     clock::SystemClock,
+    postgres::{
+        feed::{PgFeed, PgFeedReader},
+        model::PgGenerations,
+    },
     sqlite::{
-        feed::{SqliteFeed, SqliteFeedReader},
+        feed::{FeedLimits, SqliteFeed, SqliteFeedReader},
         generations::SqliteGenerations,
     },
 };
@@ -24,8 +28,11 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
+    support::servers::postgres_url,
 };
+use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 /// The whole home feed, page by page: by keys, or by numbers.
 async fn whole_home(
@@ -118,3 +125,75 @@ impl Subject for OnSqlite {
 }
 
 read_model_contract!(one_writer: sqlite_feed => OnSqlite::new());
+
+/// Bounds so small that every history goes through them.
+const SMALL: FeedLimits = FeedLimits {
+    fanout_limit: 2,
+    timeline_rows: 3,
+    trim_every: 2,
+};
+
+/// A database of its own, removed at the end.
+struct OnPostgres {
+    url: String,
+    name: String,
+    limits: FeedLimits,
+}
+
+impl OnPostgres {
+    async fn new(limits: FeedLimits) -> Self {
+        let name = format!("feed_{}", Uuid::new_v4().simple());
+        let mut server = PgConnection::connect(&postgres_url()).await.unwrap();
+        let create = format!("CREATE DATABASE {name}");
+        server.execute(&*create).await.unwrap();
+        let (server, _) = postgres_url()
+            .rsplit_once('/')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        Self {
+            url: format!("{server}/{name}"),
+            name,
+            limits,
+        }
+    }
+
+    fn generations(&self) -> Arc<PgGenerations<PgFeed>> {
+        let model = PgFeed::with_limits(self.limits);
+        PgGenerations::with_model(&self.url, model, Arc::new(SystemClock)).unwrap()
+    }
+}
+
+impl Drop for OnPostgres {
+    fn drop(&mut self) {
+        // Not on the test's runtime, which may be gone already.
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let removed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut server = PgConnection::connect(&postgres_url()).await.unwrap();
+                server.execute(&*drop).await.unwrap();
+            });
+        });
+        let _ = removed.join();
+    }
+}
+
+impl Subject for OnPostgres {
+    type Projection = Feed;
+    type Fold = FeedFold;
+    const MANY_WRITERS: bool = true;
+
+    async fn open(&self) -> Arc<dyn Generations<Feed>> {
+        self.generations()
+    }
+
+    async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {
+        check_positions(log, rows);
+        check_homes(&PgFeedReader::new(self.generations()), log).await;
+    }
+}
+
+read_model_contract!(many_writers: postgres_feed => OnPostgres::new(SMALL).await);

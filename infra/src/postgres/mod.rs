@@ -4,3 +4,5 @@ pub mod chat_log;
 pub mod connect;
 pub mod event_log;
 pub mod relay_store;
+pub mod feed;
+pub mod model;

@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use socialhub_api::readiness::{NotReady, Readiness};
 use socialhub_chat::{ChatUser, TokenCheck};
 use socialhub_commands::ports::{
-    LikeCountLookup, MediaStore, NotificationLookup, PortError, Tokens,
+    LikeCountLookup, NotificationLookup, PortError, Tokens,
 };
 use socialhub_domain::{
     Aggregate, Clock, Event, NotificationId, PostId, Timestamp, UserId, post::Post,
 };
-use socialhub_event_log::{EventLog, Position};
-use socialhub_infra::media::LocalMedia;
+use socialhub_event_log::{EventLog, Position, RelayState, RelayStatus};
+use socialhub_infra::media::Media;
 use socialhub_projections::{
     ModelPosition, PublicRecord, counters::CounterReader, notifications::NotificationReader,
     reactor::Reactor, status::ProjectionStatus,
@@ -96,21 +97,29 @@ impl TokenCheck for ChatTokens {
     }
 }
 
-/// What `/readyz` says: the log answers and every projector runs.
-pub struct Models {
-    projectors: Vec<Arc<ProjectionStatus>>,
+/// What `/readyz` says: the log answers, and every projector and the relay of this process run. What other processes do
+/// is theirs to say: a service goes on while a projector is away.
+pub struct Workers {
     log: Arc<dyn EventLog>,
+    /// This process's projectors.
+    pub projectors: Vec<Arc<ProjectionStatus>>,
+    /// This process's relay, if it has one.
+    pub relay: Option<Arc<RelayStatus>>,
 }
 
-impl Models {
-    /// Looks at these.
-    pub fn new(projectors: Vec<Arc<ProjectionStatus>>, log: Arc<dyn EventLog>) -> Self {
-        Self { projectors, log }
+impl Workers {
+    /// None yet, on this log.
+    pub fn new(log: Arc<dyn EventLog>) -> Self {
+        Self {
+            log,
+            projectors: Vec::new(),
+            relay: None,
+        }
     }
 }
 
 #[async_trait]
-impl Readiness for Models {
+impl Readiness for Workers {
     async fn not_ready(&self) -> Vec<NotReady> {
         let mut parts = Vec::new();
         if let Err(error) = self.log.head().await {
@@ -126,6 +135,14 @@ impl Readiness for Models {
                 reason,
             });
         }
+        if let Some(report) = self.relay.as_ref().map(|status| status.report())
+            && !matches!(report.state, RelayState::Leading | RelayState::Following)
+        {
+            parts.push(NotReady {
+                name: "relay".to_owned(),
+                reason: report.last_error.unwrap_or_else(|| "is starting".to_owned()),
+            });
+        }
         parts
     }
 }
@@ -137,7 +154,7 @@ pub struct MediaRemover {
 
 impl MediaRemover {
     /// Starts removing in the background.
-    pub fn new(media: Arc<LocalMedia>) -> Self {
+    pub fn new(media: Arc<dyn Media>) -> Self {
         let (deleted, mut posts) = mpsc::channel(1024);
         tokio::spawn(async move {
             while let Some(post) = posts.recv().await {
@@ -164,7 +181,7 @@ impl Reactor for MediaRemover {
 
 /// Every ten minutes, removes files that are an hour old and that no post in the log names.
 pub async fn sweep_media(
-    media: Arc<LocalMedia>,
+    media: Arc<dyn Media>,
     log: Arc<dyn EventLog>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -176,10 +193,9 @@ pub async fn sweep_media(
             _ = ticks.tick() => {}
         }
         let older_than = Timestamp(clock.now().0 - SWEEP_AGE_MS);
-        match media
-            .sweep(older_than, |post| post_exists(Arc::clone(&log), post))
-            .await
-        {
+        let asked = Arc::clone(&log);
+        let exists = move |post| post_exists(Arc::clone(&asked), post).boxed();
+        match media.sweep(older_than, &exists).await {
             Ok(swept) if swept.staged + swept.posts > 0 => {
                 tracing::info!(
                     staged = swept.staged,

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Background, Parts, Roles,
-    adapters::{MediaRemover, Processes},
+    adapters::{MediaRemover, Workers},
     mailer, media, text,
 };
 use crate::config::{Config, Servers};
@@ -121,9 +121,9 @@ pub async fn start(
     let mut background = Background::default();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
-    let mut processes = Processes::new(log.clone());
+    let mut workers = Workers::new(log.clone());
     if roles.relay {
-        start_relay(servers, &log, &relay_store, &mut processes, &mut background)?;
+        start_relay(servers, &log, &relay_store, &mut workers, &mut background)?;
     }
     let shared = Shared {
         servers,
@@ -132,7 +132,7 @@ pub async fn start(
         clock: &clock,
     };
     for name in &roles.projections {
-        shared.project(name, &stores, &media, &mut processes, &mut background)?;
+        shared.project(name, &stores, &media, &mut workers, &mut background)?;
     }
     let closing = log.clone();
     background.close = Some(Box::pin(async move { closing.close().await }));
@@ -164,7 +164,7 @@ pub async fn start(
         chat_log: Arc::new(chat_log),
         chat_bus: bus.clone(),
         presence: bus,
-        readiness: Arc::new(processes),
+        readiness: Arc::new(workers),
         log,
         clock,
     };

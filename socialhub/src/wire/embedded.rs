@@ -22,7 +22,7 @@ use socialhub_projections::runtime::LogTail;
 
 use super::{
     Background, Parts,
-    adapters::{MediaRemover, Models},
+    adapters::{MediaRemover, Workers},
     mailer, media, secret_in, text,
 };
 use crate::config::Config;
@@ -57,7 +57,8 @@ pub async fn start(
     let notification_reader =
         Arc::new(SqliteNotificationReader::new(notifications.readers.clone()));
     let counter_reader = Arc::new(SqliteCounterReader::new(counters.readers.clone()));
-    let statuses = vec![
+    let mut workers = Workers::new(log.clone());
+    workers.projectors = vec![
         feed.projector.status(),
         notifications.projector.status(),
         counters.projector.status(),
@@ -82,7 +83,6 @@ pub async fn start(
         .map_err(|error| format!("the chat log: {error}"))?;
     let head = log.head().await.map_err(text)?;
     let parts = Parts {
-        log: log.clone(),
         credentials: log.clone(),
         tokens,
         otps: Arc::new(MemoryOtps::new()),
@@ -97,7 +97,8 @@ pub async fn start(
         chat_log: Arc::new(chat_log),
         chat_bus: Arc::new(NoBus),
         presence: Arc::new(NoPresence),
-        readiness: Arc::new(Models::new(statuses, log)),
+        readiness: Arc::new(workers),
+        log,
         clock,
     };
     Ok((parts, background))

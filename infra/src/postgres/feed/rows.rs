@@ -1,0 +1,178 @@
+//! Every row of the model for verification, in the form of its fold.
+
+use serde_json::{Value, json};
+use socialhub_domain::{PostId, UserId};
+use socialhub_projections::{
+    feed::fold::{HORIZON, MERGED, TIMELINE, timeline_key, timeline_value},
+    verify::ModelRow,
+};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::postgres::{feed::visibility_of, model::from_sql};
+
+/// All of them, sorted by table and key.
+pub(super) async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
+    let mut rows = Vec::new();
+    for (sql, read) in TABLES {
+        let found = sqlx::query(sql).fetch_all(&mut *connection).await?;
+        for row in &found {
+            rows.push(read(row)?);
+        }
+    }
+    rows.sort_unstable_by(|left, right| (left.table, &left.key).cmp(&(right.table, &right.key)));
+    Ok(rows)
+}
+
+type ReadRow = fn(&PgRow) -> sqlx::Result<ModelRow>;
+
+/// Timelines as readers see them: above the horizon, of posts that are there.
+const TABLES: &[(&str, ReadRow)] = &[
+    (
+        "SELECT id, position, username, name, NULLIF(bio, ''), NULLIF(avatar, ''),
+                COALESCE(created_at, 0) FROM people",
+        person,
+    ),
+    (
+        "SELECT user_id, position, followers, following, posts FROM tallies WHERE position > 0",
+        tally,
+    ),
+    (
+        "SELECT followed_id, follower_id, position, since, followed_at FROM follows",
+        follow,
+    ),
+    (
+        "SELECT s.id, s.position, s.deleted, s.likes, s.comments, p.author_id, p.username,
+                p.content, p.visibility, p.media, p.created_at, p.position
+         FROM post_states s LEFT JOIN posts p ON s.created <> 0 AND p.position = s.created",
+        post,
+    ),
+    ("SELECT post_id, user_id, position, active FROM likes", like),
+    (
+        "SELECT post_id, id, position, created, user_id, username, comment, created_at
+         FROM comments",
+        comment,
+    ),
+    (
+        "SELECT t.user_id, t.position, p.id, p.author_id
+         FROM timeline t JOIN posts p ON p.position = t.position
+         LEFT JOIN horizons h ON h.user_id = t.user_id
+         WHERE t.position > COALESCE(h.position, 0)",
+        timeline,
+    ),
+    ("SELECT user_id, position FROM horizons", horizon),
+    (
+        "SELECT follower_id, author_id FROM merged_authors",
+        merged_author,
+    ),
+];
+
+fn model_row(table: &'static str, key: String, value: Value, position: i64) -> ModelRow {
+    ModelRow {
+        table,
+        key,
+        value,
+        position: from_sql(position),
+    }
+}
+
+fn id(row: &PgRow, column: usize) -> sqlx::Result<Uuid> {
+    row.try_get(column)
+}
+
+fn pair(row: &PgRow) -> sqlx::Result<String> {
+    Ok(format!("{}/{}", id(row, 0)?, id(row, 1)?))
+}
+
+fn person(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let text = |column: usize| row.try_get::<Option<String>, _>(column);
+    let value = json!({
+        "username": text(2)?, "name": text(3)?, "bio": text(4)?, "avatar": text(5)?,
+        "createdAt": row.try_get::<i64, _>(6)?,
+    });
+    let key = id(row, 0)?.to_string();
+    Ok(model_row("person", key, value, row.try_get(1)?))
+}
+
+fn tally(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let value = json!({
+        "followers": row.try_get::<i64, _>(2)?, "following": row.try_get::<i64, _>(3)?,
+        "posts": row.try_get::<i64, _>(4)?,
+    });
+    let key = id(row, 0)?.to_string();
+    Ok(model_row("tally", key, value, row.try_get(1)?))
+}
+
+fn follow(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let since: Option<i64> = row.try_get(3)?;
+    let value = json!({
+        "active": since.is_some(), "since": since,
+        "followedAt": row.try_get::<Option<i64>, _>(4)?,
+    });
+    Ok(model_row("follow", pair(row)?, value, row.try_get(2)?))
+}
+
+fn post(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let value = if row.try_get(2)? {
+        json!({ "deleted": true })
+    } else {
+        json!({
+            "post": post_content(row)?, "likes": row.try_get::<i64, _>(3)?,
+            "comments": row.try_get::<i64, _>(4)?,
+        })
+    };
+    let key = id(row, 0)?.to_string();
+    Ok(model_row("post", key, value, row.try_get(1)?))
+}
+
+fn post_content(row: &PgRow) -> sqlx::Result<Value> {
+    let Some(author) = row.try_get::<Option<Uuid>, _>(5)? else {
+        return Ok(Value::Null);
+    };
+    // Raw, not typed: what cannot be read shows as a difference instead of failing the whole verification.
+    let media = match row.try_get::<Option<String>, _>(9)? {
+        Some(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        None => Value::Array(Vec::new()),
+    };
+    Ok(json!({
+        "author": author, "username": row.try_get::<String, _>(6)?,
+        "content": row.try_get::<String, _>(7)?, "visibility": visibility_of(row.try_get(8)?),
+        "media": media, "createdAt": row.try_get::<i64, _>(10)?,
+        "created": row.try_get::<i64, _>(11)?,
+    }))
+}
+
+fn like(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let value = json!({ "active": row.try_get::<bool, _>(3)? });
+    Ok(model_row("like", pair(row)?, value, row.try_get(2)?))
+}
+
+fn comment(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let value = match row.try_get::<Option<i64>, _>(3)? {
+        None => Value::Null,
+        Some(created) => json!({
+            "user": id(row, 4)?, "username": row.try_get::<String, _>(5)?,
+            "text": row.try_get::<String, _>(6)?, "createdAt": row.try_get::<i64, _>(7)?,
+            "created": created,
+        }),
+    };
+    Ok(model_row("comment", pair(row)?, value, row.try_get(2)?))
+}
+
+fn timeline(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let user = UserId(id(row, 0)?);
+    let position: i64 = row.try_get(1)?;
+    let value = timeline_value(PostId(id(row, 2)?), UserId(id(row, 3)?));
+    let key = timeline_key(user, from_sql(position));
+    Ok(model_row(TIMELINE, key, value, position))
+}
+
+fn horizon(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let position: i64 = row.try_get(1)?;
+    let key = id(row, 0)?.to_string();
+    Ok(model_row(HORIZON, key, json!(position), position))
+}
+
+fn merged_author(row: &PgRow) -> sqlx::Result<ModelRow> {
+    Ok(model_row(MERGED, pair(row)?, json!(true), 0))
+}

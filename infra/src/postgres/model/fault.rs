@@ -1,0 +1,69 @@
+//! What an error of Postgres means for the batch that met it.
+
+use socialhub_event_log::Position;
+use socialhub_projections::StoreError;
+
+enum Fault {
+    /// Not now.
+    Unavailable,
+    /// Never again with these tables or this program.
+    Unusable,
+    /// Not this batch.
+    Rejected,
+}
+
+fn classify(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(told) => told.code().map_or(Fault::Unusable, |code| by_code(&code)),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => Fault::Unavailable,
+        _ => Fault::Unusable,
+    }
+}
+
+/// By the class of the SQLSTATE, its first two characters.
+fn by_code(code: &str) -> Fault {
+    match code.get(..2).unwrap_or_default() {
+        // A value that does not fit, a broken constraint, a row beyond a limit: the event's fault.
+        "22" | "23" | "54" => Fault::Rejected,
+        // Lost connections; rolled back for another transaction's sake, deadlocks included; resources, operators and
+        // the system; locks that did not come in time; a role or database that is not there (yet); plans out of date;
+        // a standby that may not write.
+        "08" | "40" | "53" | "57" | "58" | "55" | "28" | "3D" | "0A" | "25" => Fault::Unavailable,
+        // Missing tables and the like: parking every event there is would help nobody.
+        _ => Fault::Unusable,
+    }
+}
+
+/// The error of a batch whose first record is at `position`.
+pub(super) fn of_batch(error: &sqlx::Error, position: Position) -> StoreError {
+    match classify(error) {
+        Fault::Rejected => StoreError::Rejected {
+            position,
+            reason: error.to_string(),
+        },
+        _ => outside(error),
+    }
+}
+
+/// The error of a call that has no record to blame.
+pub(super) fn outside(error: &sqlx::Error) -> StoreError {
+    if matches!(error, sqlx::Error::PoolClosed) {
+        return StoreError::Unusable("it has been closed".to_owned());
+    }
+    let reason = error.to_string();
+    match classify(error) {
+        Fault::Unavailable => StoreError::Unavailable(reason),
+        Fault::Unusable | Fault::Rejected => StoreError::Unusable(reason),
+    }
+}
+
+/// Whether a query failed because what it names does not exist.
+pub(super) fn is_missing(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|told| told.code());
+    matches!(code.as_deref(), Some("42P01" | "3F000"))
+}

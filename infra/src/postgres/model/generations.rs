@@ -1,0 +1,477 @@
+//! Generations of a Postgres read model, and readers that follow the current one.
+
+use std::{
+    str::FromStr,
+    sync::{Arc, Once, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::RwLock;
+use socialhub_domain::Clock;
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
+    runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
+    verify::ModelSnapshot,
+};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::sync::{Mutex, OnceCell, watch};
+
+use crate::postgres::model::{
+    PgModel, PgModelStore, catalogue, execute,
+    fault::{is_missing, outside},
+    locks::{Key, Purpose},
+    tables,
+};
+
+/// How often the pointer is read anew: another process may have moved it.
+const FOLLOW_EVERY: Duration = Duration::from_millis(400);
+/// How long a connection is waited for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many connections the readers of a process share.
+const READERS: u32 = 12;
+/// A connection that has rested this long is tried before it is used: the server may have restarted.
+const TRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a fence waits for the batches in hand.
+const GATE_TIMEOUT: &str = "30s";
+
+/// Queries are written for index look-ups from small to large. Plans made while a table was new and empty are kept, so
+/// the planner is not to prefer a scan of it then.
+const PLAN: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
+
+/// The generations of one read model in a Postgres database.
+///
+/// Nothing is connected before it is needed, so a program can start while the server is away. The catalogue and a first,
+/// empty generation are made when they are first looked for and not there; until then the pointer says generation 0,
+/// which is none. A task follows the pointer from the first call of [`PgGenerations::readers`] or
+/// [`Generations::current`] on. To be made and used within a Tokio runtime.
+pub struct PgGenerations<M: PgModel> {
+    shared: Arc<Shared<M>>,
+    following: Once,
+}
+
+struct Shared<M> {
+    model: Arc<M>,
+    options: PgConnectOptions,
+    clock: Arc<dyn Clock>,
+    catalogue: PgPool,
+    ready: OnceCell<()>,
+    pointer: watch::Sender<GenerationId>,
+    /// The readers of the generation that the pointer says; none before somebody asked for them.
+    readers: RwLock<Option<PgPool>>,
+    /// One look at the pointer at a time.
+    looking: Mutex<()>,
+}
+
+impl<M: PgModel> PgGenerations<M> {
+    /// The generations of the model in the database at a URL, `postgres://…`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn open(url: &str, clock: Arc<dyn Clock>) -> sqlx::Result<Arc<Self>>
+    where
+        M: Default,
+    {
+        Self::with_model(url, M::default(), clock)
+    }
+
+    /// As [`PgGenerations::open`], with a model of one's own making.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn with_model(url: &str, model: M, clock: Arc<dyn Clock>) -> sqlx::Result<Arc<Self>> {
+        let options = PgConnectOptions::from_str(url)?
+            .application_name(&format!("socialhub-{}", M::Projection::NAME))
+            .disable_statement_logging();
+        let catalogue = PgPoolOptions::new()
+            .max_connections(3)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .connect_lazy_with(options.clone().options([("jit", "off")]));
+        let shared = Shared {
+            model: Arc::new(model),
+            options,
+            clock,
+            catalogue,
+            ready: OnceCell::new(),
+            pointer: watch::Sender::new(GenerationId(0)),
+            readers: RwLock::new(None),
+            looking: Mutex::new(()),
+        };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            following: Once::new(),
+        }))
+    }
+
+    /// Connections to the current generation, for queries whose names stand without a schema. Ask anew for each query.
+    ///
+    /// # Errors
+    /// [`StoreError`] as long as it is not known which generation is current.
+    pub async fn readers(&self) -> Result<PgPool, StoreError> {
+        self.follow();
+        if let Some(readers) = self.shared.readers.read().clone() {
+            return Ok(readers);
+        }
+        self.shared.start_readers().await
+    }
+
+    /// How far the current generation has read each of its sources.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn current_checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        let readers = self.readers().await?;
+        tables::checkpoints(&readers)
+            .await
+            .map_err(|error| outside(&error))
+    }
+
+    fn follow(&self) {
+        self.following.call_once(|| {
+            tokio::spawn(follow(Arc::downgrade(&self.shared)));
+        });
+    }
+}
+
+/// Follows the pointer as long as somebody holds the generations.
+async fn follow<M: PgModel>(shared: Weak<Shared<M>>) {
+    let mut failing = false;
+    loop {
+        let Some(held) = shared.upgrade() else { return };
+        match held.refresh().await {
+            Ok(_) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(model = %M::Projection::NAME, %error, "cannot read which generation is current");
+            }
+            Err(_) => {}
+        }
+        drop(held);
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+impl<M: PgModel> Shared<M> {
+    const NAME: ModelName = M::Projection::NAME;
+
+    /// Makes the catalogue where it is not there yet.
+    async fn ready(&self) -> sqlx::Result<()> {
+        let prepare = || async {
+            let mut connection = self.catalogue.acquire().await?;
+            match catalogue::current(&mut connection, Self::NAME).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => {}
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(error),
+            }
+            catalogue::prepare::<M>(&mut connection, self.clock.now()).await?;
+            Ok(())
+        };
+        self.ready.get_or_try_init(prepare).await.map(|_| ())
+    }
+
+    async fn read_pointer(&self) -> Result<GenerationId, StoreError> {
+        let read = async {
+            self.ready().await?;
+            let mut connection = self.catalogue.acquire().await?;
+            catalogue::current(&mut connection, Self::NAME).await
+        };
+        read.await
+            .map_err(|error| outside(&error))?
+            .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))
+    }
+
+    /// Reads the pointer; when it has moved, the readers move first and then whoever watches is told.
+    async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        let _one = self.looking.lock().await;
+        let current = self.read_pointer().await?;
+        if current == *self.pointer.borrow() {
+            return Ok(current);
+        }
+        {
+            let mut readers = self.readers.write();
+            if readers.is_some() {
+                *readers = Some(self.reader_pool(current));
+            }
+        }
+        let before = self.pointer.send_replace(current);
+        if before != GenerationId(0) {
+            tracing::info!(model = %Self::NAME, generation = %current, "another generation is current");
+        }
+        Ok(current)
+    }
+
+    async fn start_readers(&self) -> Result<PgPool, StoreError> {
+        self.refresh().await?;
+        let _one = self.looking.lock().await;
+        let current = *self.pointer.borrow();
+        let mut readers = self.readers.write();
+        Ok(readers
+            .get_or_insert_with(|| self.reader_pool(current))
+            .clone())
+    }
+
+    fn options_of(&self, id: GenerationId) -> PgConnectOptions {
+        self.options
+            .clone()
+            .options(PLAN)
+            .options([("search_path", catalogue::schema_of(Self::NAME, id))])
+    }
+
+    fn reader_pool(&self, id: GenerationId) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, rest| {
+                Box::pin(async move {
+                    if rest.idle_for > TRY_AFTER {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(self.options_of(id))
+    }
+
+    /// A transaction on the catalogue's connections that sees one state throughout.
+    async fn look(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+        self.ready().await?;
+        self.catalogue
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+    }
+
+    /// As [`Shared::look`], in a generation's schema.
+    async fn look_into(
+        &self,
+        id: GenerationId,
+    ) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let mut transaction = self.look().await.map_err(|error| outside(&error))?;
+        let there = catalogue::enter(&mut transaction, Self::NAME, id)
+            .await
+            .map_err(|error| outside(&error))?;
+        if there {
+            Ok(transaction)
+        } else {
+            Err(no_generation(id))
+        }
+    }
+
+    async fn create(&self) -> sqlx::Result<GenerationId> {
+        self.ready().await?;
+        let mut transaction = self.catalogue.begin().await?;
+        let id = catalogue::insert::<M>(
+            &mut transaction,
+            GenerationState::Building,
+            self.clock.now(),
+        )
+        .await?;
+        transaction.commit().await?;
+        Ok(id)
+    }
+
+    /// Answers whether there was such a generation to remove.
+    async fn remove(&self, id: GenerationId) -> sqlx::Result<bool> {
+        self.ready().await?;
+        let gate = Key::new(Purpose::Gate, Self::NAME, id);
+        let mut transaction = self.catalogue.begin_with(closing(gate)).await?;
+        let removed = sqlx::query(
+            "DELETE FROM read_models.generations
+             WHERE model = $1 AND id = $2 AND state <> 'current'",
+        )
+        .bind(Self::NAME.0)
+        .bind(id.0.cast_signed())
+        .execute(&mut *transaction)
+        .await?;
+        if removed.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let schema = catalogue::schema_of(Self::NAME, id);
+        execute(
+            &mut *transaction,
+            &format!(
+                "SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS {schema} CASCADE"
+            ),
+        )
+        .await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    async fn claim(&self) -> sqlx::Result<Option<Claim>> {
+        let key = Key::new(Purpose::Claim, Self::NAME, GenerationId(0));
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let taken: bool = sqlx::query_scalar(&format!("SELECT pg_try_advisory_lock({key})"))
+            .fetch_one(&mut connection)
+            .await?;
+        // The lock is the connection's: it goes when the claim is dropped, and the connection with it.
+        Ok(taken.then(|| Claim::new(parking_lot::Mutex::new(connection))))
+    }
+}
+
+/// Begins a transaction that has a generation's gate alone.
+fn closing(gate: Key) -> String {
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = '{GATE_TIMEOUT}'; SELECT pg_advisory_xact_lock({gate})"
+    )
+}
+
+pub(super) fn no_generation(id: GenerationId) -> StoreError {
+    StoreError::Unusable(format!("there is no generation {id}"))
+}
+
+/// A transaction that has the current generation's gate alone: as long as it is open, no batch goes in.
+struct PgFence<M: PgModel> {
+    shared: Arc<Shared<M>>,
+    connection: PgConnection,
+    id: GenerationId,
+    position: Position,
+}
+
+impl<M: PgModel> PgFence<M> {
+    async fn raise(shared: &Arc<Shared<M>>) -> Result<Self, StoreError> {
+        let id = shared.refresh().await?;
+        Self::close_gate(Arc::clone(shared), id)
+            .await
+            .map_err(|error| outside(&error))
+    }
+
+    async fn close_gate(shared: Arc<Shared<M>>, id: GenerationId) -> sqlx::Result<Self> {
+        let model = Shared::<M>::NAME;
+        let mut connection = PgConnection::connect_with(&shared.options).await?;
+        // Its end is the connection's: a fence that is dropped leaves nothing to be rolled back by hand.
+        let gate = Key::new(Purpose::Gate, model, id);
+        execute(&mut connection, &closing(gate)).await?;
+        let checkpoints = match catalogue::enter(&mut connection, model, id).await? {
+            true => tables::checkpoints(&mut connection).await?,
+            // Broken as it is, it can be replaced.
+            false => Vec::new(),
+        };
+        // As far as any of its sources: what is filled to here has everything that this generation shows, and what a
+        // partition brings between its offset and here can be skipped.
+        let position = checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.position)
+            .max()
+            .unwrap_or(0);
+        Ok(Self {
+            shared,
+            connection,
+            id,
+            position,
+        })
+    }
+}
+
+#[async_trait]
+impl<M: PgModel> Fence for PgFence<M> {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    async fn switch(mut self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
+        let moved = catalogue::switch(&mut self.connection, Shared::<M>::NAME, self.id, to).await;
+        if !moved.map_err(|error| outside(&error))? {
+            return Err(no_generation(to));
+        }
+        execute(&mut self.connection, "COMMIT")
+            .await
+            .map_err(|error| outside(&error))?;
+        self.shared.refresh().await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
+    fn current(&self) -> watch::Receiver<GenerationId> {
+        self.follow();
+        self.shared.pointer.subscribe()
+    }
+
+    async fn refresh(&self) -> Result<GenerationId, StoreError> {
+        self.shared.refresh().await
+    }
+
+    async fn list(&self) -> Result<Vec<Generation>, StoreError> {
+        let read = async {
+            let mut transaction = self.shared.look().await?;
+            catalogue::list(&mut transaction, M::Projection::NAME).await
+        };
+        read.await.map_err(|error| outside(&error))
+    }
+
+    async fn open(
+        &self,
+        id: GenerationId,
+        mode: WriteMode,
+    ) -> Result<Arc<dyn ReadModelStore<M::Projection>>, StoreError> {
+        let read = async {
+            self.shared.ready().await?;
+            let mut connection = self.shared.catalogue.acquire().await?;
+            catalogue::entry(&mut connection, M::Projection::NAME, id).await
+        };
+        let entry = read
+            .await
+            .map_err(|error| outside(&error))?
+            .ok_or_else(|| no_generation(id))?;
+        let options = self.shared.options_of(id);
+        let model = Arc::clone(&self.shared.model);
+        let store = PgModelStore::open(model, options, id, mode, &entry).await?;
+        Ok(Arc::new(store))
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, StoreError> {
+        self.shared.claim().await.map_err(|error| outside(&error))
+    }
+
+    async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
+        self.shared.create().await.map_err(|error| outside(&error))
+    }
+
+    async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+        let removed = self.shared.remove(id).await;
+        if removed.map_err(|error| outside(&error))? {
+            return Ok(());
+        }
+        Err(StoreError::Unusable(format!(
+            "generation {id} is current or does not exist"
+        )))
+    }
+
+    async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+        let fence = PgFence::raise(&self.shared).await?;
+        Ok(Box::new(fence))
+    }
+
+    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+        let mut transaction = self.shared.look_into(id).await?;
+        let read = async {
+            Ok(Snapshot {
+                model: ModelSnapshot {
+                    checkpoints: tables::checkpoints(&mut *transaction).await?,
+                    rows: M::rows(&mut transaction).await?,
+                },
+                parked: tables::letters(&mut *transaction).await?,
+            })
+        };
+        read.await.map_err(|error| outside(&error))
+    }
+
+    async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
+        let mut transaction = self.shared.look_into(id).await?;
+        tables::letters(&mut *transaction)
+            .await
+            .map_err(|error| outside(&error))
+    }
+}

@@ -1,0 +1,362 @@
+//! The generic store of one generation of a read model: the model's effects, its checkpoint, its letters and its attempts
+//! in the same transaction.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
+    StoreError,
+    projection::Projected,
+    record::SequenceKey,
+    runtime::{GenerationState, WriteMode},
+    store::WriteBatch,
+};
+use sqlx::{
+    PgConnection, PgPool, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use uuid::Uuid;
+
+use crate::postgres::model::{
+    Change, PgModel, catalogue, execute, fault, from_sql,
+    locks::{Key, Purpose},
+    tables, to_sql,
+};
+
+/// How many sources of a process are written at the same time; others wait for a connection.
+const WRITERS: u32 = 4;
+/// How long a batch waits for locks: a fence, another partition's batch on the same rows.
+const LOCK_TIMEOUT: &str = "30s";
+
+/// The store of one generation on Postgres, as one of its writers sees it.
+pub struct PgModelStore<M: PgModel> {
+    model: Arc<M>,
+    mode: WriteMode,
+    pool: PgPool,
+    id: GenerationId,
+    /// How often the generation had been retired when it was opened.
+    retired: i32,
+    /// Whether attempts were recorded through this store, so that there may be some to be forgotten.
+    careful: AtomicBool,
+}
+
+/// Who may pass a generation's gate together.
+enum Gate {
+    /// With the batches of other sources.
+    Shared,
+    /// Alone.
+    Alone,
+}
+
+impl<M: PgModel> PgModelStore<M> {
+    const NAME: ModelName = M::Projection::NAME;
+
+    pub(super) async fn open(
+        model: Arc<M>,
+        options: PgConnectOptions,
+        id: GenerationId,
+        mode: WriteMode,
+        entry: &catalogue::Entry,
+    ) -> Result<Self, StoreError> {
+        if entry.tables != catalogue::fingerprint::<M>() {
+            return Err(StoreError::Unusable(format!(
+                "it was made with other tables than this program has; run `socialhub replay rebuild {}`",
+                Self::NAME
+            )));
+        }
+        // A rebuild fills what is not current yet, a rollback what was current before.
+        if mode == WriteMode::Live && entry.state != GenerationState::Current {
+            return Err(retired());
+        }
+        let writer = Key::new(Purpose::Writer, Self::NAME, id);
+        let options = options.options([
+            ("synchronous_commit", "off"),
+            ("lock_timeout", LOCK_TIMEOUT),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(WRITERS)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .after_connect(move |connection, _| {
+                Box::pin(async move {
+                    let hold = format!("SELECT pg_advisory_lock_shared({writer})");
+                    execute(connection, &hold).await?;
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await
+            .map_err(|error| fault::outside(&error))?;
+        Ok(Self {
+            model,
+            mode,
+            pool,
+            id,
+            retired: entry.retired,
+            careful: AtomicBool::new(false),
+        })
+    }
+
+    /// A transaction behind the gate; refused when the generation has been retired since it was opened.
+    async fn begin(&self, gate: Gate) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let lock = match gate {
+            Gate::Shared => "pg_advisory_xact_lock_shared",
+            Gate::Alone => "pg_advisory_xact_lock",
+        };
+        let key = Key::new(Purpose::Gate, Self::NAME, self.id);
+        let begin = async {
+            let mut transaction = self
+                .pool
+                .begin_with(format!("BEGIN; SELECT {lock}({key})"))
+                .await?;
+            // A statement of its own, so that it sees what happened while the gate was closed.
+            let held: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM read_models.generations
+                 WHERE model = $1 AND id = $2 AND retired = $3)",
+            )
+            .bind(Self::NAME.0)
+            .bind(self.id.0.cast_signed())
+            .bind(self.retired)
+            .fetch_one(&mut *transaction)
+            .await?;
+            Ok((transaction, held))
+        };
+        match begin.await {
+            Ok((transaction, true)) => Ok(transaction),
+            Ok((_, false)) => Err(retired()),
+            Err(error) => Err(fault::outside(&error)),
+        }
+    }
+
+    /// Everything of a batch that is not there yet; answers whether anything was written.
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        batch: &WriteBatch<Change<M>>,
+    ) -> sqlx::Result<Written> {
+        let checkpoint = &batch.checkpoint;
+        let stored = lock_position(connection, &checkpoint.source).await?;
+        if checkpoint.position <= stored {
+            return Ok(Written::AlreadyThere);
+        }
+        if batch.after != stored {
+            return Ok(Written::Moved);
+        }
+        if !batch.projected.is_empty() {
+            self.model
+                .apply(connection, self.mode, &batch.projected)
+                .await?;
+        }
+        tables::insert_letters(connection, &batch.parked).await?;
+        if self.careful.load(Ordering::Relaxed) {
+            forget_attempts(connection, &checkpoint.source, checkpoint.position).await?;
+        }
+        write_checkpoint(connection, checkpoint).await?;
+        Ok(Written::Done)
+    }
+}
+
+/// What became of a batch inside its transaction.
+enum Written {
+    Done,
+    AlreadyThere,
+    Moved,
+}
+
+fn retired() -> StoreError {
+    StoreError::Unusable("another generation has become current".to_owned())
+}
+
+/// Locks the checkpoint of a source, making it if it is not there, and says how far what comes from it has been handled.
+async fn lock_position(connection: &mut PgConnection, source: &Source) -> sqlx::Result<Position> {
+    let log = Source::log();
+    let mut own = read_own(connection, source).await?;
+    if own.is_none() {
+        // Whoever makes the same row at the same time is waited for here.
+        sqlx::query(
+            "INSERT INTO checkpoint (source, partition, position, event_id) VALUES ($1, $2, 0, $3)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(&source.name)
+        .bind(source.partition)
+        .bind(Uuid::nil())
+        .execute(&mut *connection)
+        .await?;
+        own = read_own(connection, source).await?;
+    }
+    let floor: Option<i64> =
+        sqlx::query_scalar("SELECT position FROM checkpoint WHERE source = $1 AND partition = $2")
+            .bind(&log.name)
+            .bind(log.partition)
+            .fetch_optional(connection)
+            .await?;
+    Ok(from_sql(own.unwrap_or(0).max(floor.unwrap_or(0))))
+}
+
+async fn read_own(connection: &mut PgConnection, source: &Source) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar(
+        "SELECT position FROM checkpoint WHERE source = $1 AND partition = $2 FOR UPDATE",
+    )
+    .bind(&source.name)
+    .bind(source.partition)
+    .fetch_optional(connection)
+    .await
+}
+
+async fn write_checkpoint(
+    connection: &mut PgConnection,
+    checkpoint: &Checkpoint,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE checkpoint SET position = $3, event_id = $4, next_offset = $5
+         WHERE source = $1 AND partition = $2",
+    )
+    .bind(&checkpoint.source.name)
+    .bind(checkpoint.source.partition)
+    .bind(to_sql(checkpoint.position))
+    .bind(checkpoint.event_id)
+    .bind(checkpoint.next_offset)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the attempts of a source at records up to a position.
+async fn forget_attempts(
+    connection: &mut PgConnection,
+    source: &Source,
+    upto: Position,
+) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM attempt WHERE source = $1 AND partition = $2 AND position <= $3")
+        .bind(&source.name)
+        .bind(source.partition)
+        .bind(to_sql(upto))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[async_trait]
+impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        tables::checkpoints(&self.pool)
+            .await
+            .map_err(|error| fault::outside(&error))
+    }
+
+    async fn apply(&self, batch: WriteBatch<Change<M>>) -> Result<(), StoreError> {
+        let first = batch
+            .projected
+            .first()
+            .map_or(batch.checkpoint.position, |projected| projected.position);
+        let mut transaction = self.begin(Gate::Shared).await?;
+        let written = match self.write(&mut transaction, &batch).await {
+            Ok(Written::Done) => transaction.commit().await,
+            Ok(Written::AlreadyThere) => transaction.rollback().await,
+            Ok(Written::Moved) => return Err(StoreError::Moved),
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| fault::of_batch(&error, first))
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
+        tables::letters(&self.pool)
+            .await
+            .map_err(|error| fault::outside(&error))
+    }
+
+    /// Whoever writes the letter's partition is kept out meanwhile: nothing else says which one that is.
+    async fn apply_parked(&self, projected: Projected<Change<M>>) -> Result<(), StoreError> {
+        let position = projected.position;
+        let mut transaction = self.begin(Gate::Alone).await?;
+        let apply = async {
+            // Gone already: another operator was quicker.
+            if !tables::delete_letter(&mut *transaction, position).await? {
+                return Ok(());
+            }
+            self.model
+                .apply(
+                    &mut transaction,
+                    self.mode,
+                    std::slice::from_ref(&projected),
+                )
+                .await?;
+            transaction.commit().await
+        };
+        apply
+            .await
+            .map_err(|error| fault::of_batch(&error, position))
+    }
+
+    async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
+        let mut transaction = self.begin(Gate::Shared).await?;
+        let discard = async {
+            tables::delete_letter(&mut *transaction, position).await?;
+            transaction.commit().await
+        };
+        discard.await.map_err(|error| fault::outside(&error))
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
+        tables::sequences(&self.pool)
+            .await
+            .map_err(|error| fault::outside(&error))
+    }
+
+    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.careful.store(true, Ordering::Relaxed);
+        let tries = sqlx::query_scalar::<_, i32>(
+            "INSERT INTO attempt (source, partition, position, tries) VALUES ($1, $2, $3, 1)
+             ON CONFLICT (source, partition, position) DO UPDATE SET tries = attempt.tries + 1
+             RETURNING tries",
+        )
+        .bind(&source.name)
+        .bind(source.partition)
+        .bind(to_sql(position))
+        .fetch_one(&self.pool)
+        .await;
+        tries
+            .map(i32::cast_unsigned)
+            .map_err(|error| fault::outside(&error))
+    }
+
+    async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
+        let clean: Option<bool> =
+            sqlx::query_scalar("SELECT clean FROM writer_end WHERE source = $1 AND partition = $2")
+                .bind(&source.name)
+                .bind(source.partition)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(|error| fault::outside(&error))?;
+        Ok(clean.unwrap_or(true))
+    }
+
+    async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError> {
+        let set = async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query(
+                "INSERT INTO writer_end (source, partition, clean) VALUES ($1, $2, $3)
+                 ON CONFLICT (source, partition) DO UPDATE SET clean = excluded.clean",
+            )
+            .bind(&source.name)
+            .bind(source.partition)
+            .bind(clean)
+            .execute(&mut *transaction)
+            .await?;
+            if clean {
+                forget_attempts(&mut transaction, source, Position::MAX).await?;
+            }
+            transaction.commit().await
+        };
+        set.await.map_err(|error| fault::outside(&error))
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
