@@ -50,7 +50,11 @@ struct Putting<'a> {
 
 impl Putting<'_> {
     async fn all(&mut self, mut pieces: Pieces) -> Result<(), RemoteError> {
-        while let Some(mut piece) = pieces.try_next().await.map_err(failed)? {
+        while let Some(mut piece) = pieces
+            .try_next()
+            .await
+            .map_err(|error| RemoteError(error.to_string()))?
+        {
             while !piece.is_empty() {
                 // Only now it is certain that this part is not the last.
                 if self.part.len() == PART {
@@ -65,9 +69,10 @@ impl Putting<'_> {
             self.send_part().await?;
         }
         match &mut self.multipart {
-            Some(multipart) => multipart.complete().await.map(drop).map_err(failed),
-            None => self.put_whole().await,
+            Some(multipart) => multipart.complete().await.map(drop)?,
+            None => self.put_whole().await?,
         }
+        Ok(())
     }
 
     fn take_part(&mut self) -> PutPayload {
@@ -78,7 +83,7 @@ impl Putting<'_> {
         let payload = self.take_part();
         let options = PutOptions::from(self.attributes.clone());
         let put = self.store.put_opts(self.path, payload, options).await;
-        put.map(drop).map_err(failed)
+        Ok(put.map(drop)?)
     }
 
     async fn send_part(&mut self) -> Result<(), RemoteError> {
@@ -88,13 +93,15 @@ impl Putting<'_> {
             empty => {
                 let options = PutMultipartOptions::from(self.attributes.clone());
                 let begun = self.store.put_multipart_opts(self.path, options).await;
-                empty.insert(begun.map_err(failed)?)
+                empty.insert(begun?)
             }
         };
-        multipart.put_part(payload).await.map_err(failed)
+        Ok(multipart.put_part(payload).await?)
     }
 }
 
-fn failed(error: impl ToString) -> RemoteError {
-    RemoteError(error.to_string())
+impl From<object_store::Error> for RemoteError {
+    fn from(error: object_store::Error) -> Self {
+        Self(error.to_string())
+    }
 }
