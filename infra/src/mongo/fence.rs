@@ -1,0 +1,194 @@
+//! Rights over the generations, held with a beat, and the fence.
+//!
+//! A fence is a name in the catalogue that writers look for before each batch. A batch that had begun before it may still
+//! land after it. That does no harm to the model: it goes into the generation that is being left, its records come before
+//! the log's head of that moment, and the new generation reads their partitions from the offsets that were copied, so it
+//! gets them too. At worst a reader for a moment does not see what it saw just before.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use socialhub_event_log::Position;
+use socialhub_projections::{GenerationId, StoreError, runtime::Fence};
+use tokio_util::sync::CancellationToken;
+
+use crate::mongo::{
+    catalogue::{BEAT_EVERY, Catalogue},
+    generations::Shared,
+};
+
+/// How often it is looked again whether the fenced generation has come to rest, at most.
+const LOOKS: u32 = 40;
+
+/// What is held.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// The right to change generations.
+    Claim,
+    /// Keeping everybody from writing the current generation.
+    Fence,
+}
+
+impl Kind {
+    pub(super) fn slot(self, catalogue: &mut Catalogue) -> &mut Option<String> {
+        match self {
+            Self::Claim => &mut catalogue.claim,
+            Self::Fence => &mut catalogue.fence,
+        }
+    }
+}
+
+/// A right that is held until this is dropped. If the process dies, it falls by itself since its beat stops.
+pub(super) struct Right {
+    holder: String,
+    given_back: CancellationToken,
+}
+
+impl Right {
+    /// Keeps a right alive that stands in the catalogue under this name.
+    pub(super) fn keep(shared: &Arc<Shared>, kind: Kind, holder: String) -> Self {
+        let right = Self {
+            holder: holder.clone(),
+            given_back: CancellationToken::new(),
+        };
+        let (shared, given_back) = (Arc::clone(shared), right.given_back.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = given_back.cancelled() => break,
+                    () = tokio::time::sleep(BEAT_EVERY) => {}
+                }
+                if let Err(error) = shared.catalogues.beat(&holder).await {
+                    tracing::warn!(?error, "a right over the generations of a model may fall");
+                }
+            }
+            give_back(&shared, kind, &holder).await;
+        });
+        right
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        self.given_back.cancel();
+    }
+}
+
+async fn give_back(shared: &Shared, kind: Kind, holder: &str) {
+    let changed = shared.catalogues.change(shared.now(), |catalogue| {
+        let slot = kind.slot(catalogue);
+        if slot.as_deref() != Some(holder) {
+            return Err(fallen());
+        }
+        *slot = None;
+        Ok(())
+    });
+    match changed.await {
+        Ok(()) | Err(StoreError::Unusable(_)) => {}
+        // It falls by itself.
+        Err(error) => {
+            tracing::warn!(%error, "a right over the generations of a model was not given back");
+        }
+    }
+    if let Err(error) = shared.catalogues.forget(holder).await {
+        tracing::debug!(?error, "the beat of a right stays until the next rebuild");
+    }
+}
+
+fn fallen() -> StoreError {
+    StoreError::Unusable(
+        "the fence has fallen, since its holder was not heard of for too long".to_owned(),
+    )
+}
+
+/// A fence around the current generation.
+pub(super) struct MongoFence {
+    shared: Arc<Shared>,
+    right: Right,
+    fenced: GenerationId,
+    position: Position,
+}
+
+impl MongoFence {
+    pub(super) async fn raise(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        let holder = shared.catalogues.new_holder();
+        let fenced = shared
+            .catalogues
+            .change(shared.now(), |catalogue| {
+                // Whoever raised one before has lost its claim to the caller.
+                catalogue.fence = Some(holder.clone());
+                Ok(GenerationId(catalogue.current))
+            })
+            .await?;
+        let right = Right::keep(shared, Kind::Fence, holder);
+        let position = at_rest(shared, fenced).await?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            right,
+            fenced,
+            position,
+        })
+    }
+
+    /// Each partition is read on from where the fenced generation was. A checkpoint that moves after this was copied
+    /// costs nothing: what lies between is skipped by its position, or is an idempotent repeat.
+    async fn copy_offsets(&self, to: GenerationId) -> Result<(), StoreError> {
+        let target = self.shared.tables(to);
+        for checkpoint in self.shared.tables(self.fenced).checkpoints().await? {
+            if checkpoint.next_offset.is_some() {
+                target.move_checkpoint(&checkpoint).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits, not for ever, until the checkpoints do not move any more, and answers the highest.
+async fn at_rest(shared: &Shared, id: GenerationId) -> Result<Position, StoreError> {
+    let tables = shared.tables(id);
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let found = tables.checkpoints().await?;
+        let highest = found.iter().map(|checkpoint| checkpoint.position).max();
+        if before == Some(highest) {
+            break;
+        }
+        before = Some(highest);
+        tokio::time::sleep(BEAT_EVERY / 20).await;
+    }
+    Ok(before.flatten().unwrap_or(0))
+}
+
+#[async_trait]
+impl Fence for MongoFence {
+    /// The highest position of any source: what came from partitions counts as much as what came from the log.
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
+        self.copy_offsets(to).await?;
+        let now = self.shared.now();
+        self.shared
+            .catalogues
+            .change(now, |catalogue| {
+                if catalogue.fence.as_deref() != Some(&self.right.holder) {
+                    return Err(fallen());
+                }
+                let Some(entry) = catalogue.entry_mut(to.0) else {
+                    return Err(StoreError::Unusable(format!("there is no generation {to}")));
+                };
+                entry.served = true;
+                entry.retired_at = None;
+                catalogue.current = to.0;
+                catalogue.fence = None;
+                if let Some(left) = catalogue.entry_mut(self.fenced.0) {
+                    left.retired_at = Some(now);
+                }
+                Ok(())
+            })
+            .await?;
+        self.shared.refresh().await?;
+        Ok(())
+    }
+}

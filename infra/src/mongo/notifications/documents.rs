@@ -1,0 +1,277 @@
+//! The documents. Ids are stored as text: FerretDB finds binary values only by reading everything.
+
+use mongodb::bson::Document;
+use serde::{Deserialize, Serialize};
+use socialhub_domain::{CommentId, NotificationId, PostId, Timestamp, UserId};
+use socialhub_event_log::Position;
+use socialhub_projections::notifications::{About, Notice, NotificationView};
+use uuid::Uuid;
+
+use crate::mongo::connection::{Fault, from_stored, to_stored};
+
+/// What a notification is about, as stored.
+mod kind {
+    pub const FOLLOW: i32 = 0;
+    pub const LIKE: i32 = 1;
+    pub const COMMENT: i32 = 2;
+    pub const OWN_POST: i32 = 3;
+    pub const NEW_POST: i32 = 4;
+}
+
+/// A notification.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Told {
+    #[serde(rename = "_id")]
+    pub id: String,
+    pub user: String,
+    pub position: i64,
+    pub kind: i32,
+    pub actor: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub post: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    pub username: String,
+    pub at: i64,
+    /// Whether it was meant to be told at all: not so when a follow turns out to have been over before the post.
+    pub told: bool,
+    pub read: bool,
+    pub removed: bool,
+    pub gone: bool,
+    /// Whether its owner sees it: told, and neither removed nor gone.
+    pub shown: bool,
+}
+
+/// What of a notification is derived from facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    pub told: bool,
+    pub read: bool,
+    pub removed: bool,
+    pub gone: bool,
+}
+
+impl State {
+    /// What leads here. What only ever becomes true is set only when it is: a stale look must not take it back.
+    pub(super) fn as_update(self) -> Document {
+        let mut set = Document::new();
+        set.insert("told", self.told);
+        set.insert("shown", self.told && !self.removed && !self.gone);
+        for (name, raised) in [
+            ("read", self.read),
+            ("removed", self.removed),
+            ("gone", self.gone),
+        ] {
+            if raised {
+                set.insert(name, true);
+            }
+        }
+        let mut update = Document::new();
+        update.insert("$set", set);
+        update
+    }
+}
+
+impl Told {
+    pub(super) fn new(position: Position, notice: &Notice) -> Self {
+        let about = &notice.about;
+        Self {
+            id: notice.id().to_string(),
+            user: notice.recipient.to_string(),
+            position: to_stored(position),
+            kind: match about {
+                About::Follow { .. } => kind::FOLLOW,
+                About::Like { .. } => kind::LIKE,
+                About::Comment { .. } => kind::COMMENT,
+                About::OwnPost { .. } => kind::OWN_POST,
+                About::NewPost { .. } => kind::NEW_POST,
+            },
+            actor: about.actor().to_string(),
+            post: about.post().map(|id| id.to_string()),
+            comment: about.comment().map(|id| id.to_string()),
+            username: notice.username.clone(),
+            at: notice.at.0,
+            told: true,
+            read: false,
+            removed: false,
+            gone: false,
+            shown: true,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        State {
+            told: self.told,
+            read: self.read,
+            removed: self.removed,
+            gone: self.gone,
+        }
+    }
+
+    /// As it is when the wishes say that it should not have been told.
+    pub(super) fn untold(mut self) -> Self {
+        self.told = false;
+        self.shown = false;
+        self
+    }
+
+    /// Whether wishes decide if it is told.
+    pub(super) fn is_by_wish(&self) -> bool {
+        self.kind == kind::NEW_POST
+    }
+
+    pub(super) fn position(&self) -> Position {
+        from_stored(self.position)
+    }
+
+    pub(super) fn notice(&self) -> Result<Notice, Fault> {
+        let actor = UserId(parse(&self.actor)?);
+        let post = || parse(self.post.as_deref().unwrap_or_default()).map(PostId);
+        let comment = || parse(self.comment.as_deref().unwrap_or_default()).map(CommentId);
+        let about = match self.kind {
+            kind::FOLLOW => About::Follow { follower: actor },
+            kind::LIKE => About::Like {
+                post: post()?,
+                liker: actor,
+            },
+            kind::COMMENT => About::Comment {
+                post: post()?,
+                comment: comment()?,
+                commenter: actor,
+            },
+            kind::OWN_POST => About::OwnPost {
+                post: post()?,
+                author: actor,
+            },
+            kind::NEW_POST => About::NewPost {
+                post: post()?,
+                author: actor,
+            },
+            other => return Err(Fault::Rejected(format!("no kind of notification: {other}"))),
+        };
+        Ok(Notice {
+            recipient: UserId(parse(&self.user)?),
+            about,
+            username: self.username.clone(),
+            at: Timestamp(self.at),
+        })
+    }
+
+    /// What its owner sees; everything up to a position counts as read.
+    pub(super) fn view(&self, read_up_to: Position) -> Result<NotificationView, Fault> {
+        let position = self.position();
+        let read = self.read || position <= read_up_to;
+        Ok(self.notice()?.into_view(position, read))
+    }
+}
+
+/// An id that was stored as text.
+pub(super) fn parse(text: &str) -> Result<Uuid, Fault> {
+    text.parse()
+        .map_err(|_| Fault::Rejected(format!("{text:?} is no id")))
+}
+
+/// Something that happened to a notification, a post or a comment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Fact {
+    #[serde(rename = "_id")]
+    pub id: String,
+    pub position: i64,
+}
+
+/// Its owner read it.
+pub(super) const READ: &str = "read";
+/// Its owner removed it.
+pub(super) const REMOVED: &str = "removed";
+/// The post or comment is gone.
+pub(super) const GONE: &str = "gone";
+
+/// The id of a fact about something.
+pub(super) fn fact_id(what: &str, about: &str) -> String {
+    format!("{what}:{about}")
+}
+
+impl Fact {
+    pub(super) fn marked(position: Position, what: &str, id: NotificationId) -> Self {
+        Self {
+            id: fact_id(what, &id.to_string()),
+            position: to_stored(position),
+        }
+    }
+
+    pub(super) fn gone(position: Position, id: Uuid) -> Self {
+        Self {
+            id: fact_id(GONE, &id.to_string()),
+            position: to_stored(position),
+        }
+    }
+}
+
+/// From this position on a follower wants to be told of an author's posts, or does not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Wish {
+    #[serde(rename = "_id")]
+    pub id: String,
+    pub author: String,
+    pub follower: String,
+    pub position: i64,
+    pub wanted: bool,
+}
+
+impl Wish {
+    pub(super) fn new(position: Position, author: UserId, follower: UserId, wanted: bool) -> Self {
+        Self {
+            id: format!("{author}/{follower}/{position}"),
+            author: author.to_string(),
+            follower: follower.to_string(),
+            position: to_stored(position),
+            wanted,
+        }
+    }
+}
+
+/// A post that those who asked for it are told of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Announcement {
+    #[serde(rename = "_id")]
+    pub post: String,
+    pub author: String,
+    pub position: i64,
+    pub username: String,
+    pub at: i64,
+}
+
+impl Announcement {
+    /// The notification to a follower.
+    pub(super) fn told_to(&self, follower: &str) -> Result<Told, Fault> {
+        let notice = Notice {
+            recipient: UserId(parse(follower)?),
+            about: About::NewPost {
+                post: PostId(parse(&self.post)?),
+                author: UserId(parse(&self.author)?),
+            },
+            username: self.username.clone(),
+            at: Timestamp(self.at),
+        };
+        Ok(Told::new(from_stored(self.position), &notice))
+    }
+}
+
+/// A person read everything up to a position.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ReadUpTo {
+    #[serde(rename = "_id")]
+    pub id: String,
+    pub user: String,
+    pub up_to: i64,
+}
+
+impl ReadUpTo {
+    pub(super) fn new(user: UserId, up_to: Position) -> Self {
+        Self {
+            id: format!("{user}/{up_to}"),
+            user: user.to_string(),
+            up_to: to_stored(up_to),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Every row of the notifications, for verification.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use mongodb::bson::doc;
+use serde_json::json;
+use socialhub_event_log::Position;
+use socialhub_projections::verify::ModelRow;
+
+use super::{
+    documents::{Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
+    tables::Tables,
+};
+use crate::mongo::connection::{Fault, find_all, from_stored};
+
+/// What marks of one notification say, and where the last one stands.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
+    read: bool,
+    removed: bool,
+    position: Position,
+}
+
+pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
+    let (told, wishes, facts, read_up_to) = tokio::try_join!(
+        find_all(&tables.notifications, doc! {}),
+        find_all(&tables.wishes, doc! {}),
+        find_all(&tables.facts, doc! {}),
+        find_all(&tables.read_up_to, doc! {}),
+    )?;
+    let (mut marks, mut rows) = (BTreeMap::new(), Vec::new());
+    for fact in &facts {
+        take_fact(fact, &mut marks, &mut rows)?;
+    }
+    let read_up_to = highest(&read_up_to);
+    let mut unread: HashMap<&str, u64> = HashMap::new();
+    for told in told.iter().filter(|told| told.told) {
+        let up_to = read_up_to.get(&*told.user).copied().unwrap_or_default();
+        let marks = marks.remove(&*told.id).unwrap_or_default();
+        let view = told.view(up_to)?;
+        if told.shown && !view.read {
+            *unread.entry(&told.user).or_default() += 1;
+        }
+        let position = told.position();
+        rows.push(ModelRow {
+            table: "notification",
+            key: told.id.clone(),
+            value: json!({
+                "view": view, "position": position, "gone": told.gone, "removed": told.removed,
+            }),
+            position: position.max(marks.position),
+        });
+    }
+    rows.extend(marks.into_iter().map(|(id, marks)| ModelRow {
+        table: "mark",
+        key: id.to_owned(),
+        value: json!({"read": marks.read, "removed": marks.removed}),
+        position: marks.position,
+    }));
+    rows.extend(people(&unread, &read_up_to));
+    rows.extend(standing(wishes));
+    rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+    Ok(rows)
+}
+
+fn take_fact<'f>(
+    fact: &'f Fact,
+    marks: &mut BTreeMap<&'f str, Marks>,
+    rows: &mut Vec<ModelRow>,
+) -> Result<(), Fault> {
+    let position = from_stored(fact.position);
+    let (what, about) = fact.id.split_once(':').unwrap_or_default();
+    if what == GONE {
+        rows.push(ModelRow {
+            table: "gone",
+            key: about.to_owned(),
+            value: json!({}),
+            position,
+        });
+        return Ok(());
+    }
+    let mark = marks.entry(about).or_default();
+    match what {
+        READ => mark.read = true,
+        REMOVED => mark.removed = true,
+        _ => return Err(Fault::Rejected(format!("no kind of fact: {}", fact.id))),
+    }
+    mark.position = mark.position.max(position);
+    Ok(())
+}
+
+/// Up to where each person read everything.
+fn highest(read_up_to: &[ReadUpTo]) -> HashMap<&str, Position> {
+    let mut highest: HashMap<&str, Position> = HashMap::new();
+    for fact in read_up_to {
+        let known = highest.entry(&fact.user).or_default();
+        *known = (*known).max(from_stored(fact.up_to));
+    }
+    highest
+}
+
+fn people(unread: &HashMap<&str, u64>, read_up_to: &HashMap<&str, Position>) -> Vec<ModelRow> {
+    let users: BTreeSet<&str> = unread.keys().chain(read_up_to.keys()).copied().collect();
+    let rows = users.into_iter().map(|user| {
+        let up_to = read_up_to.get(user).copied().unwrap_or_default();
+        let unread = unread.get(user).copied().unwrap_or_default();
+        ModelRow {
+            table: "person",
+            key: user.to_owned(),
+            value: json!({"unread": unread, "readUpTo": up_to}),
+            position: up_to,
+        }
+    });
+    rows.collect()
+}
+
+/// The wishes that hold at the end, each since it was first said without having been taken back.
+fn standing(mut wishes: Vec<Wish>) -> impl Iterator<Item = ModelRow> {
+    wishes.sort_by_key(|wish| wish.position);
+    let mut since: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for wish in wishes {
+        let pair = (wish.author, wish.follower);
+        if wish.wanted {
+            since.entry(pair).or_insert(wish.position);
+        } else {
+            since.remove(&pair);
+        }
+    }
+    since.into_iter().map(|((author, follower), since)| {
+        let since = from_stored(since);
+        ModelRow {
+            table: "wish",
+            key: format!("{author}/{follower}"),
+            value: json!({ "since": since }),
+            position: since,
+        }
+    })
+}

@@ -1,0 +1,126 @@
+//! Deriving what notifications say from the facts about them.
+//!
+//! Whoever inserts a fact looks for the notifications it is about; whoever inserts a notification looks for the facts about
+//! it. Both insert before they look, so whoever is second sees both. What is changed is then looked at again together with
+//! all facts about it, until there is nothing to change: if two change a notification at once and one change is lost (as
+//! FerretDB may lose it) or rests on a stale look, the one who wrote last finds out.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::doc;
+
+use super::{
+    documents::{GONE, READ, REMOVED, State, Told, fact_id},
+    tables::Tables,
+    wishes::Wishes,
+};
+use crate::mongo::connection::{
+    Fault, INSERT, SIDE_BY_SIDE, find_in, insert_new, update_ids, which_exist,
+};
+
+/// So often changed notifications are looked at again before the batch is given up for now.
+const ROUNDS: u32 = 50;
+
+impl Tables {
+    /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say.
+    pub(super) async fn tell(&self, told: Vec<Told>) -> Result<(), Fault> {
+        let mut chunks = Vec::new();
+        for chunk in told.chunks(INSERT) {
+            chunks.push(self.tell_chunk(chunk));
+        }
+        stream::iter(chunks)
+            .buffer_unordered(SIDE_BY_SIDE / 2)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    async fn tell_chunk(&self, told: &[Told]) -> Result<(), Fault> {
+        let known: HashSet<usize> = insert_new(&self.notifications, told)
+            .await?
+            .into_iter()
+            .collect();
+        let mut again = HashSet::new();
+        let mut fresh = Vec::with_capacity(told.len());
+        for (index, told) in told.iter().enumerate() {
+            if known.contains(&index) {
+                again.insert(told.id.clone());
+            } else {
+                fresh.push(told);
+            }
+        }
+        // As they were inserted, but for what somebody has changed since, who then knows the facts about them.
+        let wanting = self.wanting(&fresh, &Wishes::default()).await?;
+        self.change(wanting, &mut again).await?;
+        self.settle(again).await
+    }
+
+    /// Makes the notifications with these ids, as far as they are there, say what the facts say.
+    pub(super) async fn settle(&self, mut ids: HashSet<String>) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            if ids.is_empty() {
+                return Ok(());
+            }
+            let found = find_in(&self.notifications, "_id", &ids, &doc! {}).await?;
+            let found: Vec<&Told> = found.iter().collect();
+            let wishes = self.wishes_about(&found).await?;
+            let wanting = self.wanting(&found, &wishes).await?;
+            ids.clear();
+            self.change(wanting, &mut ids).await?;
+        }
+        Err(Fault::Unavailable(
+            "others keep changing the same notifications".to_owned(),
+        ))
+    }
+
+    /// Changes notifications to what they should say, and notes them to be looked at again.
+    async fn change(
+        &self,
+        wanting: HashMap<State, HashSet<String>>,
+        changed: &mut HashSet<String>,
+    ) -> Result<(), Fault> {
+        for (state, ids) in wanting {
+            update_ids(&self.notifications, &ids, &state.as_update()).await?;
+            changed.extend(ids);
+        }
+        Ok(())
+    }
+
+    /// The notifications that do not say what the facts say, by what they should say.
+    async fn wanting(
+        &self,
+        told: &[&Told],
+        wishes: &Wishes,
+    ) -> Result<HashMap<State, HashSet<String>>, Fault> {
+        let mut facts = HashSet::with_capacity(told.len() * 4);
+        for told in told {
+            facts.extend([fact_id(READ, &told.id), fact_id(REMOVED, &told.id)]);
+            facts.extend(gone_ids(told));
+        }
+        let facts = which_exist(&self.facts.clone_with_type(), &facts).await?;
+        let mut wanting: HashMap<State, HashSet<String>> = HashMap::new();
+        for told in told {
+            let mut state = told.state();
+            state.read |= facts.contains(&fact_id(READ, &told.id));
+            state.removed |= facts.contains(&fact_id(REMOVED, &told.id));
+            state.gone |= gone_ids(told).any(|id| facts.contains(&id));
+            if let Some(wanted) = wishes.wanted(told) {
+                state.told = wanted;
+            }
+            // A lost change may have been of what sums the others up.
+            let shown = state.told && !state.removed && !state.gone;
+            if state != told.state() || shown != told.shown {
+                wanting.entry(state).or_default().insert(told.id.clone());
+            }
+        }
+        Ok(wanting)
+    }
+}
+
+/// The facts whose being there says that what a notification is about is gone.
+fn gone_ids(told: &Told) -> impl Iterator<Item = String> {
+    [&told.post, &told.comment]
+        .into_iter()
+        .flatten()
+        .map(|id| fact_id(GONE, id))
+}

@@ -1,0 +1,216 @@
+//! The store of one generation, as one of its writers sees it.
+//!
+//! A batch is its effects, then its letters, then its checkpoint. Whatever breaks off in between is repeated from the old
+//! checkpoint and comes to the same, and so does a batch that two processes write at once, both believing that a partition
+//! is theirs. That is why it is enough to look before the effects whether another writer has moved the checkpoint.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use mongodb::bson::oid::ObjectId;
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
+    notifications::{NotificationChange, Notifications},
+    projection::Projected,
+    record::SequenceKey,
+    source_position,
+    store::WriteBatch,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{tables::Tables, writer::Effects};
+use crate::mongo::{catalogue::BEAT_EVERY, generations::Shared};
+
+/// What a generation was when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mongo) enum Role {
+    /// The current one: not written while a fence stands around it, nor once another is current.
+    Current,
+    /// Being filled, or caught up, to become the current one.
+    Aside,
+}
+
+/// The store of one generation of the `notifications`.
+pub(in crate::mongo) struct MongoNotificationStore {
+    shared: Arc<Shared>,
+    tables: Tables,
+    id: GenerationId,
+    role: Role,
+    /// The name under which it says that it is there.
+    writer: String,
+    closed: AtomicBool,
+    /// Ends the task that says so.
+    gone: CancellationToken,
+}
+
+impl MongoNotificationStore {
+    pub(in crate::mongo) async fn open(
+        shared: Arc<Shared>,
+        id: GenerationId,
+        role: Role,
+    ) -> Result<Self, StoreError> {
+        let tables = shared.tables(id);
+        tables.prepare().await?;
+        let writer = format!("writer/{}", ObjectId::new().to_hex());
+        tables.writer_is_here(&writer, shared.now()).await?;
+        let gone = CancellationToken::new();
+        let store = Self {
+            shared: Arc::clone(&shared),
+            tables: tables.clone(),
+            id,
+            role,
+            writer: writer.clone(),
+            closed: AtomicBool::new(false),
+            gone: gone.clone(),
+        };
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = gone.cancelled() => return,
+                    () = tokio::time::sleep(BEAT_EVERY * 3) => {}
+                }
+                if let Err(error) = tables.writer_is_here(&writer, shared.now()).await {
+                    tracing::debug!(?error, "a writer cannot say that it is there");
+                }
+            }
+        });
+        Ok(store)
+    }
+
+    /// Whether this may still be written.
+    async fn admit(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable("the writer was closed".to_owned()));
+        }
+        let catalogues = &self.shared.catalogues;
+        let newest = catalogues.newest().await?;
+        let unusable = |reason: &str| Err(StoreError::Unusable(reason.to_owned()));
+        let Some(newest) = newest.filter(|newest| newest.entry(self.id).is_some()) else {
+            return unusable("the generation is no longer there");
+        };
+        match self.role {
+            Role::Aside if newest.current == self.id.0 => {
+                unusable("the generation has become current")
+            }
+            Role::Aside => Ok(()),
+            Role::Current if newest.current != self.id.0 => {
+                unusable("another generation has become current")
+            }
+            Role::Current => match &newest.fence {
+                Some(holder) if catalogues.stands(holder).await? => Err(StoreError::Unavailable(
+                    "another generation is about to become current".to_owned(),
+                )),
+                Some(holder) => self.lift(holder).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Takes a fence away whose holder is dead, so that the holder, should it only have slept, cannot switch any more.
+    async fn lift(&self, holder: &str) -> Result<(), StoreError> {
+        let now = self.shared.now();
+        let lifted = self.shared.catalogues.change(now, |catalogue| {
+            if catalogue.fence.as_deref() == Some(holder) {
+                catalogue.fence = None;
+                return Ok(());
+            }
+            Err(StoreError::Unavailable(
+                "the fence is another by now".to_owned(),
+            ))
+        });
+        lifted.await
+    }
+}
+
+impl Drop for MongoNotificationStore {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
+#[async_trait]
+impl ReadModelStore<Notifications> for MongoNotificationStore {
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        Ok(self.tables.checkpoints().await?)
+    }
+
+    async fn apply(&self, batch: WriteBatch<NotificationChange>) -> Result<(), StoreError> {
+        let stored = async { Ok(self.tables.checkpoints().await?) };
+        let ((), stored) = tokio::try_join!(self.admit(), stored)?;
+        let stored = source_position(&stored, &batch.checkpoint.source);
+        if batch.checkpoint.position <= stored {
+            return Ok(());
+        }
+        // Another writer that moves it after this look has handled the same records, or parked them: then a letter is kept
+        // of what was applied, and retrying it changes nothing.
+        if batch.after != stored {
+            return Err(StoreError::Moved);
+        }
+        let first = batch.projected.first();
+        let first = first.map_or(batch.checkpoint.position, |projected| projected.position);
+        let effects = Effects::of(&batch.projected);
+        let written = effects.write(&self.tables).await;
+        written.map_err(|fault| fault.of_batch(first))?;
+        self.tables.park(&batch.parked).await?;
+        Ok(self.tables.move_checkpoint(&batch.checkpoint).await?)
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
+        Ok(self.tables.letters().await?)
+    }
+
+    async fn apply_parked(
+        &self,
+        projected: Projected<NotificationChange>,
+    ) -> Result<(), StoreError> {
+        self.admit().await?;
+        let position = projected.position;
+        let written = Effects::of(&[projected]).write(&self.tables).await;
+        written.map_err(|fault| fault.of_batch(position))?;
+        Ok(self.tables.remove_letter(position).await?)
+    }
+
+    async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
+        self.admit().await?;
+        Ok(self.tables.remove_letter(position).await?)
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
+        let letters = self.tables.letters().await?.into_iter();
+        let mut sequences: Vec<_> = letters
+            .map(|letter| SequenceKey {
+                topic: letter.topic,
+                key: letter.key,
+            })
+            .collect();
+        sequences.sort();
+        sequences.dedup();
+        Ok(sequences)
+    }
+
+    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        Ok(self.tables.count_attempt(source, position).await?)
+    }
+
+    async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
+        Ok(self.tables.stopped_cleanly(source).await?)
+    }
+
+    async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError> {
+        Ok(self.tables.set_stopped_cleanly(source, clean).await?)
+    }
+
+    async fn close(&self) {
+        self.gone.cancel();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(error) = self.tables.writer_has_left(&self.writer).await {
+            tracing::debug!(?error, "a writer could not say that it left");
+        }
+    }
+}

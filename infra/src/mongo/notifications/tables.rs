@@ -1,0 +1,330 @@
+//! The collections of one generation, and what every generation keeps beside its model: checkpoints, letters, writers.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::{
+    Collection, Database, IndexModel,
+    bson::{Document, doc},
+    error::{Error, ErrorKind},
+    options::ReturnDocument,
+};
+use serde::{Deserialize, Serialize};
+use socialhub_domain::Timestamp;
+use socialhub_event_log::Position;
+use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source};
+
+use super::documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse};
+use crate::mongo::connection::{
+    Fault, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, to_stored, write,
+};
+
+/// The names of the collections, without the generation's number. What lists are read from goes first when a generation
+/// is dropped: nobody sees a notification without what was made of it.
+const NAMES: [&str; 8] = [
+    "notifications",
+    "announcements",
+    "wishes",
+    "facts",
+    "read_up_to",
+    "checkpoints",
+    "letters",
+    "writers",
+];
+
+/// A writer that was not heard of for this long is gone, in milliseconds.
+const WRITER_GONE: i64 = 10_000;
+
+/// The code of "there is a collection of that name".
+const NAMESPACE_EXISTS: i32 = 48;
+
+/// The collections of one generation.
+#[derive(Clone)]
+pub(in crate::mongo) struct Tables {
+    database: Database,
+    id: GenerationId,
+    pub(super) notifications: Collection<Told>,
+    pub(super) announcements: Collection<Announcement>,
+    pub(super) wishes: Collection<Wish>,
+    pub(super) facts: Collection<Fact>,
+    pub(super) read_up_to: Collection<ReadUpTo>,
+    checkpoints: Collection<StoredCheckpoint>,
+    letters: Collection<StoredLetter>,
+    writers: Collection<Document>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredCheckpoint {
+    #[serde(rename = "_id")]
+    id: String,
+    source: String,
+    partition: i32,
+    position: i64,
+    event_id: String,
+    next_offset: Option<i64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredLetter {
+    #[serde(rename = "_id")]
+    position: i64,
+    event_id: String,
+    topic: String,
+    key: String,
+    raw: String,
+    reason: String,
+    attempts: i64,
+    parked_at: i64,
+}
+
+impl StoredLetter {
+    fn new(letter: &ParkedLetter) -> Self {
+        Self {
+            position: to_stored(letter.position),
+            event_id: letter.event_id.to_string(),
+            topic: letter.topic.clone(),
+            key: letter.key.clone(),
+            raw: letter.raw.clone(),
+            reason: letter.reason.clone(),
+            attempts: i64::from(letter.attempts),
+            parked_at: letter.parked_at.0,
+        }
+    }
+
+    fn letter(self) -> Result<ParkedLetter, Fault> {
+        Ok(ParkedLetter {
+            position: from_stored(self.position),
+            event_id: parse(&self.event_id)?,
+            topic: self.topic,
+            key: self.key,
+            raw: self.raw,
+            reason: self.reason,
+            attempts: u32::try_from(self.attempts).unwrap_or(u32::MAX),
+            parked_at: Timestamp(self.parked_at),
+        })
+    }
+}
+
+fn collection_name(name: &str, id: GenerationId) -> String {
+    format!("{name}_{id}")
+}
+
+impl Tables {
+    pub(in crate::mongo) fn new(database: &Database, id: GenerationId) -> Self {
+        let name = |name| collection_name(name, id);
+        Self {
+            database: database.clone(),
+            id,
+            notifications: database.collection(&name("notifications")),
+            announcements: database.collection(&name("announcements")),
+            wishes: database.collection(&name("wishes")),
+            facts: database.collection(&name("facts")),
+            read_up_to: database.collection(&name("read_up_to")),
+            checkpoints: database.collection(&name("checkpoints")),
+            letters: database.collection(&name("letters")),
+            writers: database.collection(&name("writers")),
+        }
+    }
+
+    /// The generations that have any collection in a database.
+    pub(in crate::mongo) async fn all_in(
+        database: &Database,
+    ) -> Result<BTreeSet<GenerationId>, Fault> {
+        let names = write(database.list_collection_names()).await?;
+        let number = |name: &String| {
+            let (name, number) = name.rsplit_once('_')?;
+            NAMES.contains(&name).then_some(number)?.parse().ok()
+        };
+        Ok(names.iter().filter_map(number).map(GenerationId).collect())
+    }
+
+    /// Makes what is not there of collections and indexes.
+    pub(in crate::mongo) async fn prepare(&self) -> Result<(), Fault> {
+        let there = write(self.database.list_collection_names()).await?;
+        let missing: Vec<_> = NAMES
+            .iter()
+            .map(|name| collection_name(name, self.id))
+            .filter(|name| !there.contains(name))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for name in missing {
+            match self.database.create_collection(name).await {
+                Err(error) if !is_there(&error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let index = |keys| IndexModel::builder().keys(keys).build();
+        let list = index(doc! { "user": 1, "shown": 1, "position": -1, "read": 1 });
+        write(self.notifications.create_index(list)).await?;
+        let of_author = index(doc! { "author": 1, "position": 1 });
+        write(self.announcements.create_index(of_author)).await?;
+        let of_pair = index(doc! { "author": 1, "follower": 1, "position": 1 });
+        write(self.wishes.create_index(of_pair)).await?;
+        let of_user = index(doc! { "user": 1, "up_to": -1 });
+        write(self.read_up_to.create_index(of_user)).await?;
+        Ok(())
+    }
+
+    pub(in crate::mongo) async fn drop_all(&self) -> Result<(), Fault> {
+        for name in NAMES {
+            let name = collection_name(name, self.id);
+            write(self.database.collection::<Document>(&name).drop()).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes on disk, as far as the server says.
+    pub(in crate::mongo) async fn bytes(&self) -> Result<u64, Fault> {
+        let sizes = NAMES.map(|name| async move {
+            let stats = doc! { "collStats": collection_name(name, self.id) };
+            let answer = self.database.run_command(stats).await.ok()?;
+            let size = answer
+                .get("totalSize")
+                .or_else(|| answer.get("storageSize"))?;
+            let size = size.as_i64().or_else(|| size.as_i32().map(i64::from));
+            size.or_else(|| answer.get_f64("totalSize").ok().map(|size| size as i64))
+        });
+        let sizes: Vec<_> = stream::iter(sizes).buffered(SIDE_BY_SIDE).collect().await;
+        Ok(sizes.into_iter().flatten().map(from_stored).sum())
+    }
+
+    pub(in crate::mongo) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Fault> {
+        let mut found = find_all(&self.checkpoints, doc! {}).await?;
+        found.sort_by(|a, b| (&a.source, a.partition).cmp(&(&b.source, b.partition)));
+        let read = |stored: StoredCheckpoint| {
+            Ok(Checkpoint {
+                source: Source {
+                    name: stored.source,
+                    partition: stored.partition,
+                },
+                position: from_stored(stored.position),
+                event_id: parse(&stored.event_id)?,
+                next_offset: stored.next_offset,
+            })
+        };
+        found.into_iter().map(read).collect()
+    }
+
+    /// Moves a checkpoint forward, never back.
+    pub(in crate::mongo) async fn move_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), Fault> {
+        let stored = StoredCheckpoint {
+            id: checkpoint.source.to_string(),
+            source: checkpoint.source.name.clone(),
+            partition: checkpoint.source.partition,
+            position: to_stored(checkpoint.position),
+            event_id: checkpoint.event_id.to_string(),
+            next_offset: checkpoint.next_offset,
+        };
+        let behind = doc! { "_id": &stored.id, "position": { "$lt": stored.position } };
+        let forward = doc! { "$set": {
+            "position": stored.position, "event_id": &stored.event_id, "next_offset": stored.next_offset,
+        } };
+        let move_it = || write(self.checkpoints.update_one(behind.clone(), forward.clone()));
+        // None behind: it is ahead, or there is none yet, or another writer made it just now.
+        if move_it().await?.matched_count == 0 && !insert_one(&self.checkpoints, &stored).await? {
+            move_it().await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::mongo) async fn letters(&self) -> Result<Vec<ParkedLetter>, Fault> {
+        let mut found = find_all(&self.letters, doc! {}).await?;
+        found.sort_by_key(|letter| letter.position);
+        found.into_iter().map(StoredLetter::letter).collect()
+    }
+
+    pub(in crate::mongo) async fn count_letters(&self) -> Result<u64, Fault> {
+        write(self.letters.count_documents(doc! {})).await
+    }
+
+    /// A letter that is there already stays as it is.
+    pub(super) async fn park(&self, letters: &[ParkedLetter]) -> Result<(), Fault> {
+        let stored: Vec<_> = letters.iter().map(StoredLetter::new).collect();
+        insert_new(&self.letters, &stored).await.map(|_| ())
+    }
+
+    pub(super) async fn remove_letter(&self, position: Position) -> Result<(), Fault> {
+        let filter = doc! { "_id": to_stored(position) };
+        write(self.letters.delete_one(filter)).await.map(|_| ())
+    }
+
+    pub(super) async fn count_attempt(
+        &self,
+        source: &Source,
+        position: Position,
+    ) -> Result<u32, Fault> {
+        let filter = doc! { "_id": format!("attempt/{source}/{position}") };
+        let update = doc! { "$inc": { "tries": 1_i64 }, "$setOnInsert": { "attempt_of": source.to_string() } };
+        let counted = self
+            .writers
+            .find_one_and_update(filter, update)
+            .upsert(true)
+            .return_document(ReturnDocument::After);
+        let tries = write(counted)
+            .await?
+            .and_then(|found| found.get_i64("tries").ok());
+        Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
+    }
+
+    pub(super) async fn stopped_cleanly(&self, source: &Source) -> Result<bool, Fault> {
+        let filter = doc! { "_id": format!("end/{source}") };
+        let found = write(self.writers.find_one(filter)).await?;
+        Ok(found.is_none_or(|end| end.get_bool("clean").unwrap_or(true)))
+    }
+
+    pub(super) async fn set_stopped_cleanly(
+        &self,
+        source: &Source,
+        clean: bool,
+    ) -> Result<(), Fault> {
+        if clean {
+            write(
+                self.writers
+                    .delete_many(doc! { "attempt_of": source.to_string() }),
+            )
+            .await?;
+        }
+        let filter = doc! { "_id": format!("end/{source}") };
+        let update = doc! { "$set": { "clean": clean } };
+        write(self.writers.update_one(filter, update).upsert(true))
+            .await
+            .map(|_| ())
+    }
+
+    /// Says that a writer is there.
+    pub(super) async fn writer_is_here(&self, writer: &str, now: i64) -> Result<(), Fault> {
+        let update = doc! { "$set": { "seen_at": now, "writer": true } };
+        let seen = self
+            .writers
+            .update_one(doc! { "_id": writer }, update)
+            .upsert(true);
+        write(seen).await.map(|_| ())
+    }
+
+    /// Says that a writer is no longer there.
+    pub(super) async fn writer_has_left(&self, writer: &str) -> Result<(), Fault> {
+        write(self.writers.delete_one(doc! { "_id": writer }))
+            .await
+            .map(|_| ())
+    }
+
+    pub(in crate::mongo) async fn has_writer(&self, now: i64) -> Result<bool, Fault> {
+        let found: Vec<_> = write(async {
+            let found = self.writers.find(doc! { "writer": true }).await?;
+            found.try_collect().await
+        })
+        .await?;
+        let seen_at = |writer: &Document| writer.get_i64("seen_at").ok();
+        let mut seen = found.iter().filter_map(seen_at);
+        Ok(seen.any(|at| now - at < WRITER_GONE))
+    }
+}
+
+fn is_there(error: &Error) -> bool {
+    matches!(error.kind.as_ref(), ErrorKind::Command(error) if error.code == NAMESPACE_EXISTS)
+}

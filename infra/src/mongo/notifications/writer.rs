@@ -1,0 +1,158 @@
+//! Writing the changes of a batch: first every fact in it, then what follows from them.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use socialhub_domain::PostId;
+use socialhub_event_log::Position;
+use socialhub_projections::{
+    notifications::{About, NotificationChange, comment_id, ids_about},
+    projection::Projected,
+};
+
+use super::{
+    documents::{Announcement, Fact, READ, REMOVED, ReadUpTo, Told, Wish},
+    tables::Tables,
+};
+use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, write};
+
+/// The facts of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    told: Vec<Told>,
+    /// The first in the log counts.
+    told_ids: HashSet<String>,
+    announced: Vec<Announcement>,
+    wishes: Vec<Wish>,
+    facts: Vec<Fact>,
+    /// The notifications that facts of the batch are about, as far as their ids are known.
+    marked: HashSet<String>,
+    gone_posts: HashSet<PostId>,
+    read_up_to: HashMap<socialhub_domain::UserId, Position>,
+}
+
+impl Effects {
+    pub(super) fn of(batch: &[Projected<NotificationChange>]) -> Self {
+        let mut effects = Self::default();
+        for projected in batch {
+            let follows = projected.changes.iter().any(is_follow);
+            for change in &projected.changes {
+                effects.add(projected.position, change, follows);
+            }
+        }
+        effects
+    }
+
+    fn add(&mut self, position: Position, change: &NotificationChange, follows: bool) {
+        match change {
+            NotificationChange::Tell(notice) => {
+                let told = Told::new(position, notice);
+                if self.told_ids.insert(told.id.clone()) {
+                    self.told.push(told);
+                }
+            }
+            NotificationChange::Announce {
+                post,
+                author,
+                username,
+                at,
+            } => self.announced.push(Announcement {
+                post: post.to_string(),
+                author: author.to_string(),
+                position: to_stored(position),
+                username: username.clone(),
+                at: at.0,
+            }),
+            // Who begins to follow did not follow before: there is no wish that could end here. Most follows come without
+            // one, so this is every second document.
+            NotificationChange::Wish { wanted: false, .. } if follows => {}
+            NotificationChange::Wish {
+                author,
+                follower,
+                wanted,
+            } => self
+                .wishes
+                .push(Wish::new(position, *author, *follower, *wanted)),
+            NotificationChange::PostGone(post) => {
+                self.facts.push(Fact::gone(position, post.0));
+                self.gone_posts.insert(*post);
+            }
+            NotificationChange::CommentGone { post, comment } => {
+                self.facts.push(Fact::gone(position, comment.0));
+                self.marked.insert(comment_id(*post, *comment).to_string());
+            }
+            NotificationChange::Read(id) => {
+                self.facts.push(Fact::marked(position, READ, *id));
+                self.marked.insert(id.to_string());
+            }
+            NotificationChange::Removed(id) => {
+                self.facts.push(Fact::marked(position, REMOVED, *id));
+                self.marked.insert(id.to_string());
+            }
+            NotificationChange::AllRead { user, up_to } => {
+                let highest = self.read_up_to.entry(*user).or_default();
+                *highest = (*highest).max(*up_to);
+            }
+        }
+    }
+
+    /// Writes everything. Whatever is broken off in between is repeated with the same outcome.
+    pub(super) async fn write(self, tables: &Tables) -> Result<(), Fault> {
+        let read_up_to: Vec<_> = self
+            .read_up_to
+            .iter()
+            .filter(|(_, up_to)| **up_to > 0)
+            .map(|(user, up_to)| ReadUpTo::new(*user, *up_to))
+            .collect();
+        // All facts are there before anything is looked for: whoever is second sees both.
+        tokio::try_join!(
+            insert_new(&tables.announcements, &self.announced),
+            insert_new(&tables.wishes, &self.wishes),
+            insert_new(&tables.facts, &self.facts),
+            insert_new(&tables.read_up_to, &read_up_to),
+        )?;
+        tables.tell(self.told).await?;
+        tables.announce(&self.announced).await?;
+        tables.look_back(&self.wishes).await?;
+        let mut marked = self.marked;
+        marked.extend(tables.about_posts(&self.gone_posts).await?);
+        tables.settle(marked).await
+    }
+}
+
+/// Whether a change belongs to somebody's beginning to follow.
+fn is_follow(change: &NotificationChange) -> bool {
+    matches!(change, NotificationChange::Tell(notice) if matches!(notice.about, About::Follow { .. }))
+}
+
+impl Tables {
+    /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.
+    async fn about_posts(&self, posts: &HashSet<PostId>) -> Result<HashSet<String>, Fault> {
+        let about = |post: &PostId| {
+            let ids = ids_about(*post);
+            doc! {
+                "post": post.to_string(),
+                "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
+            }
+        };
+        let filters: Vec<Document> = posts.iter().map(about).collect();
+        let mut found = HashSet::new();
+        for part in filters.chunks(INSERT / 10) {
+            // FerretDB finds one post by its field, but reads everything for several.
+            let filter = match part {
+                [one] => one.clone(),
+                many => doc! { "$or": many },
+            };
+            let ids: Vec<Document> = write(async {
+                let ids = self.notifications.clone_with_type::<Document>();
+                let ids = ids.find(filter).projection(doc! { "_id": 1 }).await?;
+                ids.try_collect().await
+            })
+            .await?;
+            let id = |document: Document| document.get_str("_id").ok().map(str::to_owned);
+            found.extend(ids.into_iter().filter_map(id));
+        }
+        Ok(found)
+    }
+}
