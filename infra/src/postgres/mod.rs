@@ -3,6 +3,6 @@
 pub mod chat_log;
 pub mod connect;
 pub mod event_log;
-pub mod relay_store;
 pub mod feed;
 pub mod model;
+pub mod relay_store;

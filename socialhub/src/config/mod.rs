@@ -13,8 +13,10 @@ use std::{
 
 use socialhub_api::TrustedProxies;
 
+#[cfg(feature = "distributed")]
+pub use self::profile::Servers;
 pub use self::{
-    profile::{Profile, Servers},
+    profile::Profile,
     settings::{LogFormat, Settings, Switch},
 };
 

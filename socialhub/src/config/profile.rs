@@ -14,6 +14,10 @@ pub enum Profile {
         log_file: PathBuf,
     },
     /// Postgres, Kafka, MongoDB and Redis.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(dead_code, reason = "read by the adapters that this build leaves out")
+    )]
     Distributed(Box<Servers>),
 }
 

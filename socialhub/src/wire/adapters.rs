@@ -6,9 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use socialhub_api::readiness::{NotReady, Readiness};
 use socialhub_chat::{ChatUser, TokenCheck};
-use socialhub_commands::ports::{
-    LikeCountLookup, NotificationLookup, PortError, Tokens,
-};
+use socialhub_commands::ports::{LikeCountLookup, NotificationLookup, PortError, Tokens};
 use socialhub_domain::{
     Aggregate, Clock, Event, NotificationId, PostId, Timestamp, UserId, post::Post,
 };
@@ -140,7 +138,9 @@ impl Readiness for Workers {
         {
             parts.push(NotReady {
                 name: "relay".to_owned(),
-                reason: report.last_error.unwrap_or_else(|| "is starting".to_owned()),
+                reason: report
+                    .last_error
+                    .unwrap_or_else(|| "is starting".to_owned()),
             });
         }
         parts

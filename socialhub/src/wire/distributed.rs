@@ -7,11 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use socialhub_api::Positions;
+use socialhub_commands::ports::{PortError, Tokens};
 use socialhub_domain::{Clock, IdGenerator, UserId};
-use socialhub_event_log::{EventLog, FrontierReader, LogError, Position, Relay, RelaySettings};
+use socialhub_event_log::{EventLog, FrontierReader, Position, Relay, RelaySettings};
 use socialhub_infra::{
     clock::RandomIds,
     kafka::{KafkaPublisher, KafkaSettings, KafkaSources},
+    media::Media,
     mongo::{MongoGenerations, MongoNotificationReader},
     postgres::{
         chat_log::PgChatLog,
@@ -30,11 +32,15 @@ use socialhub_infra::{
 };
 use socialhub_projections::{
     Checkpoint, ModelPosition, Projection, ReadError, StoreError,
-    counters::Counters,
-    feed::Feed,
-    notifications::Notifications,
-    runtime::{CheckpointReader, Generations, PartitionProjector, StorePosition},
+    counters::{CounterFold, Counters},
+    feed::{Feed, FeedFold},
+    notifications::{NotificationFold, Notifications},
+    runtime::{
+        CheckpointReader, Control, Generations, ModelControl, PartitionProjector, StorePosition,
+    },
+    verify::ModelFold,
 };
+use socialhub_replay_tools::ReplayTarget;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -122,17 +128,20 @@ pub async fn start(
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
     let mut workers = Workers::new(log.clone());
-    if roles.relay {
-        start_relay(servers, &log, &relay_store, &mut workers, &mut background)?;
-    }
-    let shared = Shared {
+    let mut workshop = Workshop {
         servers,
-        log: &log,
+        log: log.clone(),
         frontier: relay_store,
-        clock: &clock,
+        clock: clock.clone(),
+        media: media.clone(),
+        workers: &mut workers,
+        background: &mut background,
     };
+    if roles.relay {
+        workshop.relay()?;
+    }
     for name in &roles.projections {
-        shared.project(name, &stores, &media, &mut workers, &mut background)?;
+        workshop.project(name, &stores)?;
     }
     let closing = log.clone();
     background.close = Some(Box::pin(async move { closing.close().await }));
@@ -305,4 +314,130 @@ impl LastPositions for FromTheLog {
         let position = self.0.last_position_of(actor).await;
         position.map_err(|error| PortError(error.to_string()))
     }
+}
+
+/// What the relay and the projectors of a process are made of.
+struct Workshop<'a> {
+    servers: &'a Servers,
+    log: Arc<PgEventLog>,
+    frontier: Arc<PgRelayStore>,
+    clock: Arc<dyn Clock>,
+    media: Arc<dyn Media>,
+    workers: &'a mut Workers,
+    background: &'a mut Background,
+}
+
+impl Workshop<'_> {
+    fn kafka(&self) -> KafkaSettings {
+        let namespace = &self.servers.namespace;
+        let mut settings = KafkaSettings::new(&self.servers.kafka_brokers);
+        settings.partitions = self.servers.kafka_partitions;
+        if !namespace.is_empty() {
+            settings.topic_prefix = format!("{namespace}.");
+            settings.transactional_id = format!("{namespace}.{}", settings.transactional_id);
+        }
+        settings
+    }
+
+    fn relay(&mut self) -> Result<(), String> {
+        let publisher = KafkaPublisher::new(self.kafka()).map_err(text)?;
+        let relay = Relay::new(
+            self.log.clone(),
+            self.frontier.clone(),
+            Arc::new(publisher),
+            format!("relay-{}", RandomIds.next_id()),
+            RelaySettings::default(),
+        );
+        let running = relay.spawn(self.background.stop.clone());
+        self.workers.relay = Some(running.status);
+        self.background.tasks.push(running.task);
+        Ok(())
+    }
+
+    fn project(&mut self, name: &str, stores: &Stores) -> Result<(), String> {
+        match name {
+            "feed" => {
+                let remover = Arc::new(MediaRemover::new(self.media.clone()));
+                let projector = self.projector::<Feed>(stores.feed.clone(), "feed-group");
+                self.run(projector.with_reactor(remover));
+            }
+            "notifications" => {
+                let stores = stores.notifications.clone();
+                let projector = self.projector::<Notifications>(stores, "notification-group");
+                self.run(projector);
+            }
+            "counters" => {
+                let stores = stores.counters.clone();
+                // An emptied Redis is filled again from the log before it is believed.
+                self.background.tasks.push(tokio::spawn(keep_filled(
+                    stores.clone(),
+                    self.log.clone(),
+                    self.frontier.clone(),
+                    self.clock.clone(),
+                    self.background.stop.clone(),
+                )));
+                let projector = self.projector::<Counters>(stores, "counter-group");
+                self.run(projector);
+            }
+            other => return Err(format!("there is no read model `{other}`")),
+        }
+        Ok(())
+    }
+
+    fn projector<P: Projection>(
+        &self,
+        generations: Arc<dyn Generations<P>>,
+        group: &str,
+    ) -> PartitionProjector<P> {
+        let namespace = &self.servers.namespace;
+        let group = if namespace.is_empty() {
+            group.to_owned()
+        } else {
+            format!("{namespace}.{group}")
+        };
+        let sources = Arc::new(KafkaSources::new(self.kafka(), &group, P::TOPICS));
+        PartitionProjector::new(
+            generations,
+            sources,
+            self.log.clone(),
+            self.frontier.clone(),
+            self.clock.clone(),
+        )
+    }
+
+    fn run<P: Projection>(&mut self, projector: PartitionProjector<P>) {
+        let running = projector.spawn(self.background.stop.clone());
+        self.workers.projectors.push(running.status);
+        self.background.tasks.push(running.task);
+    }
+}
+
+/// What the replay command line works on.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTarget, String> {
+    let log = PgEventLog::connect(&servers.database_url, clock.clone())
+        .await
+        .map_err(|error| format!("DATABASE_URL: {error}"))?;
+    let frontier: Arc<dyn FrontierReader> =
+        Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
+    let stores = Stores::open(servers, &clock).await?;
+    fn control<P: Projection, F: ModelFold>(
+        generations: Arc<dyn Generations<P>>,
+        clock: &Arc<dyn Clock>,
+        frontier: &Arc<dyn FrontierReader>,
+    ) -> Arc<dyn ModelControl> {
+        let control = Control::<P, F>::new(generations, clock.clone());
+        Arc::new(control.with_frontier(frontier.clone()))
+    }
+    let models = vec![
+        control::<Feed, FeedFold>(stores.feed, &clock, &frontier),
+        control::<Notifications, NotificationFold>(stores.notifications, &clock, &frontier),
+        control::<Counters, CounterFold>(stores.counters, &clock, &frontier),
+    ];
+    Ok(ReplayTarget {
+        log: Arc::new(log),
+        models,
+    })
 }

@@ -28,7 +28,10 @@ pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let target = match &config.profile {
         Profile::Embedded { log_file } => embedded(&config, log_file, clock)?,
-        Profile::Distributed(_) => return Err("not yet".to_owned()),
+        #[cfg(feature = "distributed")]
+        Profile::Distributed(servers) => super::distributed::replay(servers, clock).await?,
+        #[cfg(not(feature = "distributed"))]
+        Profile::Distributed(_) => return Err(super::left_out()),
     };
     let stop = CancellationToken::new();
     let interrupted = stop.clone();

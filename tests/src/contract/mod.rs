@@ -4,5 +4,5 @@
 pub mod chat_log;
 pub mod event_log;
 pub mod history;
-pub mod read_model;
 pub mod media;
+pub mod read_model;

@@ -1,9 +1,9 @@
 //! What black-box tests share: a real server process of their own, and a client that speaks the public contract.
 
 pub mod client;
-pub mod profile;
-pub mod postgres;
 pub mod fake_cloudinary;
+pub mod postgres;
+pub mod profile;
 pub mod s3_server;
 pub mod server;
 pub mod servers;

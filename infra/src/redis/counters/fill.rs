@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use socialhub_domain::Clock;
-use socialhub_event_log::{EventLog, Position};
+use socialhub_event_log::{EventLog, FrontierReader, Position};
 use socialhub_projections::{
     GenerationId, ModelName, StoreError,
     counters::Counters,
@@ -33,13 +33,14 @@ impl Progress for Quiet {
 pub async fn keep_filled(
     generations: Arc<RedisGenerations>,
     log: Arc<dyn EventLog>,
+    frontier: Arc<dyn FrontierReader>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
         // An outage is the projector's to report.
         if let Ok(true) = generations.needs_filling().await {
-            match fill(&generations, &log, &clock, &stop).await {
+            match fill(&generations, &log, &frontier, &clock, &stop).await {
                 Ok(()) | Err(RebuildError::AlreadyRunning(_) | RebuildError::Interrupted) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the counters are missing from Redis and could not be filled; trying again");
@@ -56,11 +57,13 @@ pub async fn keep_filled(
 async fn fill(
     generations: &Arc<RedisGenerations>,
     log: &Arc<dyn EventLog>,
+    frontier: &Arc<dyn FrontierReader>,
     clock: &Arc<dyn Clock>,
     stop: &CancellationToken,
 ) -> Result<(), RebuildError> {
     let port = Arc::clone(generations) as Arc<dyn Generations<Counters>>;
-    let filler = Filler::begin(port, Arc::clone(log), Arc::clone(clock)).await?;
+    let frontier = Some(Arc::clone(frontier));
+    let filler = Filler::begin(port, Arc::clone(log), frontier, Arc::clone(clock)).await?;
     if !generations.needs_filling().await? {
         // Another process was quicker.
         Box::new(filler).leave().await;
