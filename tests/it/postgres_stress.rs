@@ -16,7 +16,7 @@ use socialhub_event_log::{Append, AppendError, Appended, EventLog, RecordedEvent
 use socialhub_infra::{clock::SystemClock, postgres::event_log::PgEventLog};
 use socialhub_tests::{
     contract::event_log::{TestResult, append, assert_dense, post_stream},
-    support::postgres::Database,
+    support::{eventually, postgres::Database},
 };
 use sqlx::{Connection, Executor};
 use tokio::{sync::watch, task::JoinHandle};
@@ -31,10 +31,13 @@ const LASTING: Duration = Duration::from_secs(7);
 
 type Failure = Box<dyn Error + Send + Sync>;
 
+/// Opens the log, though the killer may be at work.
 async fn open(url: &str) -> PgEventLog {
-    PgEventLog::connect(url, Arc::new(SystemClock))
-        .await
-        .unwrap()
+    eventually("the log opens", async || {
+        let log = PgEventLog::connect(url, Arc::new(SystemClock)).await;
+        log.ok()
+    })
+    .await
 }
 
 /// What a writer was told of a command.
