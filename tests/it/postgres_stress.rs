@@ -255,7 +255,7 @@ async fn child_that_writes() -> TestResult {
 
 /// One command: on a stream of its own, or on one that all processes fight for.
 async fn write(log: &PgEventLog, writer: usize, round: usize) -> Result<(), Failure> {
-    let mut command = if (writer + round) % 4 == 0 {
+    let mut command = if (writer + round).is_multiple_of(4) {
         let stream = StreamId::new("post", format!("hot-{}", round % 3));
         // Its connection may be killed again and again.
         let Ok(events) = log.read_stream(&stream).await else {
@@ -267,7 +267,7 @@ async fn write(log: &PgEventLog, writer: usize, round: usize) -> Result<(), Fail
     };
     command.metadata.causation_id = Some(command.command_id);
     let id = command.command_id;
-    let again = (round % 5 == 0).then(|| command.clone());
+    let again = round.is_multiple_of(5).then(|| command.clone());
     let outcome = log.append(command).await;
     if let (Ok(first), Some(again)) = (&outcome, again) {
         assert_eq!(&repeat(log, again).await?, first);
