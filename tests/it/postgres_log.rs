@@ -8,7 +8,10 @@ use cqrs_es::{
 };
 use futures::future::join_all;
 use postgres_es::PostgresEventRepository;
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 use socialhub_domain::{StreamId, Timestamp, UserId};
 use socialhub_event_log::{
     Append, AppendError, Appended, EventLog, Frontier, FrontierReader, MemoryEventLog,
@@ -32,6 +35,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    runtime::Handle,
     sync::watch,
 };
 
@@ -76,19 +80,30 @@ fn without_positions(outcome: Result<Appended, AppendError>) -> String {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    /// Commands sent at once are decided as the log in memory decides them one after the other.
-    #[test]
-    fn a_batch_is_decided_as_if_one_after_the_other(steps in prop::collection::vec(step(), 0..60)) {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(decide_both(&steps));
-    }
+/// Commands sent at once are decided as the log in memory decides them one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_decided_as_if_one_after_the_other() {
+    let database = migrated().await;
+    let log = open_at(database.url(), 0).await;
+    let mut runner = TestRunner::new(Config {
+        cases: 64,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let outcome = tokio::task::block_in_place(|| {
+        runner.run(&prop::collection::vec(step(), 0..60), |steps| {
+            Handle::current().block_on(async {
+                let empty = "TRUNCATE events, commands, credentials, answers";
+                database.execute(empty).await;
+                decide_both(&log, &steps).await;
+            });
+            Ok(())
+        })
+    });
+    outcome.unwrap();
 }
 
-async fn decide_both(steps: &[Step]) {
-    let (postgres, database) = postgres().await;
+async fn decide_both(postgres: &PgEventLog, steps: &[Step]) {
     let memory = MemoryEventLog::new();
     let commands = commands(steps);
     // Polled in this order, so that they wait in this order.
@@ -101,7 +116,7 @@ async fn decide_both(steps: &[Step]) {
             assert_eq!(without_positions(outcome), without_positions(expected));
         }
     }
-    let events = all(&*postgres).await.unwrap();
+    let events = all(postgres).await.unwrap();
     assert_dense(&events);
     for event in memory.events() {
         let stream = postgres.read_stream(&event.stream).await.unwrap();
@@ -109,7 +124,6 @@ async fn decide_both(steps: &[Step]) {
         assert_eq!(ours.event_id, event.event_id);
     }
     assert_eq!(events.len(), memory.events().len());
-    drop(database);
 }
 
 #[tokio::test]
@@ -355,12 +369,13 @@ struct Proxy {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Open,
-    /// What the server answers does not arrive.
-    Deaf,
-    /// Connections are cut and none are let in.
-    Cut,
+struct Way {
+    /// Connections let in by an earlier number are cut.
+    number: u32,
+    /// Whether what the server answers arrives.
+    heard: bool,
+    /// Whether new connections are let in.
+    open: bool,
 }
 
 impl Proxy {
@@ -370,28 +385,48 @@ impl Proxy {
         let (start, rest) = database.url().rsplit_once('@').unwrap();
         let (server, path) = rest.split_once('/').unwrap();
         let url = format!("{start}@{address}/{path}");
-        let (state, watched) = watch::channel(Way::Open);
+        let (state, watched) = watch::channel(Way {
+            number: 0,
+            heard: true,
+            open: true,
+        });
         let server = server.to_owned();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if *watched.borrow() != Way::Cut {
+                if watched.borrow().open {
                     tokio::spawn(forward(client, server.clone(), watched.clone()));
                 }
             }
         });
         Self { url, state }
     }
+
+    /// From now on the server is not heard.
+    fn deafen(&self) {
+        self.state.send_modify(|way| way.heard = false);
+    }
+
+    /// Cuts all connections, and lets new ones in or not.
+    fn cut(&self, open: bool) {
+        self.state.send_modify(|way| {
+            way.number += 1;
+            way.heard = true;
+            way.open = open;
+        });
+    }
 }
 
 async fn forward(client: TcpStream, server: String, mut way: watch::Receiver<Way>) {
+    let number = way.borrow().number;
     let server = TcpStream::connect(server).await.unwrap();
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
-    let deaf = way.clone();
+    let heard = way.clone();
     tokio::select! {
+        biased;
+        _ = way.wait_for(|way| way.number != number) => {}
         () = copy(client_reads, server_writes, None) => {}
-        () = copy(server_reads, client_writes, Some(deaf)) => {}
-        _ = way.wait_for(|way| *way == Way::Cut) => {}
+        () = copy(server_reads, client_writes, Some(heard)) => {}
     }
 }
 
@@ -403,7 +438,11 @@ async fn copy(
     let mut buffer = vec![0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if let Some(way) = &mut way {
-            way.wait_for(|way| *way != Way::Deaf).await.unwrap();
+            let number = way.borrow().number;
+            // What was not heard before the cut is never heard.
+            if way.wait_for(|way| way.heard).await.unwrap().number != number {
+                return;
+            }
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
@@ -418,7 +457,7 @@ async fn an_answer_that_is_lost_is_found_out() -> TestResult {
     let log = lazy(&proxy.url, Duration::from_secs(10));
     log.append(append(&post_stream(), 0, 1)).await?;
     for round in 1..5 {
-        proxy.state.send_replace(Way::Deaf);
+        proxy.deafen();
         let commands = (0..20).map(|_| log.append(append(&post_stream(), 0, 1)));
         let (outcomes, ()) = tokio::join!(join_all(commands), async {
             // Carried out, at least a part of it, and not heard of.
@@ -427,8 +466,7 @@ async fn an_answer_that_is_lost_is_found_out() -> TestResult {
                 (head > 20 * (round - 1) + 1).then_some(())
             })
             .await;
-            proxy.state.send_replace(Way::Cut);
-            proxy.state.send_replace(Way::Open);
+            proxy.cut(true);
         });
         for outcome in outcomes {
             outcome?;
@@ -448,7 +486,7 @@ async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult 
     let heard = append(&post_stream(), 0, 1);
     log.append(heard).await?;
 
-    proxy.state.send_replace(Way::Deaf);
+    proxy.deafen();
     let command = append(&post_stream(), 0, 1);
     let sent = log.append(command.clone());
     let waiting = async {
@@ -467,7 +505,7 @@ async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult 
         "{waiting:?}"
     );
 
-    proxy.state.send_replace(Way::Cut);
+    proxy.cut(false);
     eventually("the lost connection is noticed", async || {
         let refused = log.append(append(&post_stream(), 0, 1)).await;
         let reason = refused.unwrap_err().to_string();
@@ -475,7 +513,7 @@ async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult 
     })
     .await;
     assert!(log.head().await.is_err());
-    proxy.state.send_replace(Way::Open);
+    proxy.cut(true);
     // The same command gives the truth.
     let truth = log.append(command).await?;
     assert_eq!((truth.position, truth.version), (2, 1));

@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use socialhub_domain::StreamId;
 use socialhub_event_log::{Append, AppendError, Appended, EventLog, RecordedEvent};
 use socialhub_infra::{clock::SystemClock, postgres::event_log::PgEventLog};
 use socialhub_tests::{
     contract::event_log::{TestResult, append, assert_dense, post_stream},
-    support::postgres::Database,
+    support::{eventually, postgres::Database},
 };
 use sqlx::{Connection, Executor};
 use tokio::{sync::watch, task::JoinHandle};
@@ -31,10 +31,13 @@ const LASTING: Duration = Duration::from_secs(7);
 
 type Failure = Box<dyn Error + Send + Sync>;
 
+/// Opens the log, though the killer may be at work.
 async fn open(url: &str) -> PgEventLog {
-    PgEventLog::connect(url, Arc::new(SystemClock))
-        .await
-        .unwrap()
+    eventually("the log opens", async || {
+        let log = PgEventLog::connect(url, Arc::new(SystemClock)).await;
+        log.ok()
+    })
+    .await
 }
 
 /// What a writer was told of a command.
@@ -252,7 +255,7 @@ async fn child_that_writes() -> TestResult {
 
 /// One command: on a stream of its own, or on one that all processes fight for.
 async fn write(log: &PgEventLog, writer: usize, round: usize) -> Result<(), Failure> {
-    let mut command = if (writer + round) % 4 == 0 {
+    let mut command = if (writer + round).is_multiple_of(4) {
         let stream = StreamId::new("post", format!("hot-{}", round % 3));
         // Its connection may be killed again and again.
         let Ok(events) = log.read_stream(&stream).await else {
@@ -264,7 +267,7 @@ async fn write(log: &PgEventLog, writer: usize, round: usize) -> Result<(), Fail
     };
     command.metadata.causation_id = Some(command.command_id);
     let id = command.command_id;
-    let again = (round % 5 == 0).then(|| command.clone());
+    let again = round.is_multiple_of(5).then(|| command.clone());
     let outcome = log.append(command).await;
     if let (Ok(first), Some(again)) = (&outcome, again) {
         assert_eq!(&repeat(log, again).await?, first);
@@ -289,4 +292,52 @@ async fn repeat(log: &PgEventLog, command: Append) -> Result<Appended, AppendErr
             outcome => return outcome,
         }
     }
+}
+
+/// Not a test: prints how fast appends are. `cargo test … --release -- --ignored --nocapture measure`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; docs/decisions/0007-append-on-postgres.md tells what it found"]
+async fn measure_appends() -> TestResult {
+    for callers in [1, 16, 100, 256] {
+        for processes in [1, 2] {
+            let database = Database::create().await;
+            PgEventLog::migrate(database.url()).await?;
+            let mut logs = Vec::new();
+            for _ in 0..processes {
+                logs.push(Arc::new(open(database.url()).await));
+            }
+            // Connections, plans and the first pages.
+            join_all(
+                logs.iter()
+                    .map(|log| log.append(append(&post_stream(), 0, 1))),
+            )
+            .await;
+            let begin = Instant::now();
+            let end = begin + Duration::from_secs(4);
+            let tasks = (0..callers).map(|caller: usize| {
+                let log = Arc::clone(&logs[caller % logs.len()]);
+                tokio::spawn(async move {
+                    let mut slowest = Vec::new();
+                    while Instant::now() < end {
+                        let sent = Instant::now();
+                        log.append(append(&post_stream(), 0, 1)).await?;
+                        slowest.push(sent.elapsed());
+                    }
+                    Ok::<_, AppendError>(slowest)
+                })
+            });
+            let mut times = Vec::new();
+            for outcome in try_join_all(tasks).await? {
+                times.extend(outcome?);
+            }
+            times.sort_unstable();
+            println!(
+                "{callers:>4} callers, {processes} logs: {:>6.0}/s, p50 {:?}, p99 {:?}",
+                times.len() as f64 / begin.elapsed().as_secs_f64(),
+                times[times.len() / 2],
+                times[times.len() * 99 / 100],
+            );
+        }
+    }
+    Ok(())
 }

@@ -129,6 +129,10 @@ async fn play(store: &dyn ChatStore, case: u32, steps: Vec<Step>) {
 ///
 /// # Panics
 /// When it does not; likewise below.
+#[expect(
+    clippy::unused_async,
+    reason = "stamped like the other cases, which wait"
+)]
 pub async fn it_behaves_as_the_log_in_memory(store: &dyn ChatStore) {
     let mut runner = TestRunner::new(Config {
         cases: 40,

@@ -121,20 +121,22 @@ struct Lost {
 
 /// The state of the task.
 pub(super) struct Appender {
-    pub options: PgConnectOptions,
-    pub queue: mpsc::Receiver<Waiting>,
-    pub clock: Arc<dyn Clock>,
-    pub told: Arc<watch::Sender<Position>>,
-    pub max_batch: usize,
-    /// After which a call is taken for lost: longer than the server lets a statement run.
-    pub call_timeout: Duration,
+    options: PgConnectOptions,
+    queue: mpsc::Receiver<Waiting>,
+    clock: Arc<dyn Clock>,
+    told: Arc<watch::Sender<Position>>,
+    max_batch: usize,
+    call_timeout: Duration,
     pending: VecDeque<Waiting>,
     lost: Vec<Lost>,
     link: Option<Link>,
+    /// Whether the last try to connect went well, so that only a change is reported.
+    reachable: bool,
     next_prune: Instant,
 }
 
 impl Appender {
+    /// A task yet to be run. A call is taken for lost after `call_timeout`: longer than the server lets a statement run.
     pub(super) fn new(
         options: PgConnectOptions,
         queue: mpsc::Receiver<Waiting>,
@@ -153,6 +155,7 @@ impl Appender {
             pending: VecDeque::new(),
             lost: Vec::new(),
             link: None,
+            reachable: true,
             next_prune: Instant::now(),
         }
     }
@@ -162,11 +165,11 @@ impl Appender {
         while self.gather().await {
             if let Err(error) = self.connect().await {
                 self.refuse_fresh(&error);
-                if self.unresolved() {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
+                // What comes meanwhile is refused together: a server that is down is not asked for each command.
+                tokio::time::sleep(LOOK_AGAIN).await;
                 continue;
             }
+            self.reachable = true;
             self.find_lost().await;
             let batch = self.take();
             if !batch.is_empty() {
@@ -229,7 +232,9 @@ impl Appender {
         while let Ok(waiting) = self.queue.try_recv() {
             self.pending.push_back(waiting);
         }
-        tracing::warn!(%error, commands = self.pending.len(), "the event log cannot reach Postgres");
+        if std::mem::take(&mut self.reachable) {
+            tracing::warn!(%error, "the event log cannot reach Postgres: commands are refused");
+        }
         let (unresolved, fresh) = std::mem::take(&mut self.pending)
             .into_iter()
             .partition(|waiting| waiting.unresolved);
@@ -237,10 +242,6 @@ impl Appender {
         for waiting in fresh {
             waiting.answer(Err(unavailable(error)));
         }
-    }
-
-    fn unresolved(&self) -> bool {
-        !self.lost.is_empty() || !self.pending.is_empty()
     }
 
     /// Sees whether the backends of lost calls are gone, and puts the commands of those that are before all others.
