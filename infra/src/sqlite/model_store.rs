@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
@@ -219,7 +220,8 @@ enum Job<M: SqliteModel> {
 /// Calls are handed to the writer's thread one after another. The lock that makes it the only writer over all
 /// processes is given back when the store is closed or dropped, or when the process ends.
 pub struct SqliteModelStore<M: SqliteModel> {
-    jobs: Sender<Job<M>>,
+    /// None once it is closed: nothing may come to stand in the queue behind the last job, where nobody would answer it.
+    jobs: Mutex<Option<Sender<Job<M>>>>,
 }
 
 impl<M: SqliteModel> SqliteModelStore<M> {
@@ -244,7 +246,9 @@ impl<M: SqliteModel> SqliteModelStore<M> {
             .name(format!("sqlite-write-{}", M::Projection::NAME))
             .spawn(move || serve(writer, &queue, lock))
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs: Mutex::new(Some(jobs)),
+        })
     }
 
     async fn run<T, F>(&self, task: F) -> Result<T, StoreError>
@@ -257,12 +261,12 @@ impl<M: SqliteModel> SqliteModelStore<M> {
             // The asker may have gone away: then nobody wants the answer.
             let _ = reply.send(task(writer));
         }));
-        match self.jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
+        match self.jobs.lock().as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => {
                 return Err(StoreError::Unavailable("its writer is busy".to_owned()));
             }
-            Err(TrySendError::Disconnected(_)) => return Err(closed()),
+            Some(Err(TrySendError::Disconnected(_))) | None => return Err(closed()),
         }
         answer.await.map_err(|_| closed())?
     }
@@ -547,7 +551,8 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
 
     async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.jobs.try_send(Job::Close(done)).is_ok() {
+        let jobs = self.jobs.lock().take();
+        if jobs.is_some_and(|jobs| jobs.try_send(Job::Close(done)).is_ok()) {
             // An error means that the thread is gone, which is what is asked for.
             let _ = closed.await;
         }

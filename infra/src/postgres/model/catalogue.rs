@@ -81,7 +81,7 @@ pub(super) async fn prepare<M: PgModel>(
         Key::catalogue()
     );
     let mut transaction = connection.begin_with(begin).await?;
-    execute(&mut *transaction, &schema(model)).await?;
+    execute(&mut transaction, &schema(model)).await?;
     let id = match current(&mut transaction, model).await? {
         Some(id) => id,
         None => insert::<M>(&mut transaction, GenerationState::Current, now).await?,

@@ -64,6 +64,8 @@ pub(super) fn outside(error: &sqlx::Error) -> StoreError {
 
 /// Whether a query failed because what it names does not exist.
 pub(super) fn is_missing(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|told| told.code());
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
     matches!(code.as_deref(), Some("42P01" | "3F000"))
 }

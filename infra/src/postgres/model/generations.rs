@@ -299,7 +299,7 @@ impl<M: PgModel> Shared<M> {
         }
         let schema = catalogue::schema_of(Self::NAME, id);
         execute(
-            &mut *transaction,
+            &mut transaction,
             &format!(
                 "SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS {schema} CASCADE"
             ),

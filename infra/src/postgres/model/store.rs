@@ -74,10 +74,12 @@ impl<M: PgModel> PgModelStore<M> {
             return Err(retired());
         }
         let writer = Key::new(Purpose::Writer, Self::NAME, id);
-        let options = options.options([
-            ("synchronous_commit", "off"),
-            ("lock_timeout", LOCK_TIMEOUT),
-        ]);
+        let options = options
+            .application_name(&format!("socialhub-{}-writer", Self::NAME))
+            .options([
+                ("synchronous_commit", "off"),
+                ("lock_timeout", LOCK_TIMEOUT),
+            ]);
         let pool = PgPoolOptions::new()
             .max_connections(WRITERS)
             .max_lifetime(None)
