@@ -14,6 +14,7 @@ mod durability;
 mod event_log;
 mod flow;
 mod media;
+mod mongo_notifications;
 mod program;
 mod replay;
 mod social;

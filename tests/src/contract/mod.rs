@@ -2,3 +2,5 @@
 //! one test for each case and adapter.
 
 pub mod event_log;
+pub mod history;
+pub mod read_model;

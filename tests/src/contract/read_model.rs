@@ -1,0 +1,892 @@
+//! The contract of a read model's store: [`Generations`] and [`ReadModelStore`].
+//!
+//! [`crate::read_model_contract`] stamps a test for each case and adapter. A [`Subject`] is a fresh, empty place that the
+//! model lives in; every [`Subject::open`] stands for another process. The last cases fill generations with random legal
+//! histories, through several writers at once that repeat themselves, race each other for a source and vanish in the
+//! middle, and compare what the store then holds with the plain fold of the log.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use socialhub_domain::{Event, Timestamp};
+use socialhub_event_log::{Position, frontier::partition_for};
+use socialhub_projections::{
+    Checkpoint, GenerationId, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
+    projection::Projected,
+    record::SequenceKey,
+    runtime::{Claim, Generation, GenerationState, Generations, WriteMode},
+    source_position,
+    store::WriteBatch,
+    verify::{ModelFold, ModelRow},
+};
+use uuid::Uuid;
+
+use super::history::{Log, followed, history};
+use crate::support::eventually;
+
+/// How many partitions each topic has in random histories.
+const PARTITIONS: i32 = 2;
+/// How long a writer may be kept waiting before a case gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A read model under test, in a fresh place of its own.
+pub trait Subject: Send + Sync + Sized + 'static {
+    /// Its projection.
+    type Projection: Projection;
+    /// Its plain fold.
+    type Fold: ModelFold;
+    /// Whether a generation may have several writers, each with partitions of its own. Otherwise it has one, fed by the
+    /// log.
+    const MANY_WRITERS: bool;
+    /// How many random histories a case goes through.
+    const HISTORIES: u64 = 24;
+
+    /// Opens the model's generations as another process would. The first call makes the first generation.
+    fn open(&self) -> impl Future<Output = Arc<dyn Generations<Self::Projection>>> + Send;
+
+    /// Compares what the model's readers answer, and what rows say beyond their values, with the events that the current
+    /// generation was filled with: all of them, however they arrived.
+    fn check_reads(&self, log: &Log, rows: &[ModelRow]) -> impl Future<Output = ()> + Send {
+        let _ = (log, rows);
+        async {}
+    }
+}
+
+/// Stamps the suite: `read_model_contract!(many_writers: name => expression)` or `one_writer: …`. The expression makes a
+/// fresh [`Subject`].
+#[macro_export]
+macro_rules! read_model_contract {
+    (@stamp $factory:expr; $($case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::contract::read_model::$case(&$factory).await;
+            }
+        )+
+    };
+    (@any $factory:expr) => {
+        $crate::read_model_contract!(@stamp $factory;
+            a_new_model_has_one_empty_current_generation,
+            a_batch_and_its_checkpoint_go_in_together,
+            a_repeated_batch_changes_nothing,
+            letters_go_in_with_their_batch,
+            a_parked_event_is_applied_past_the_checkpoint,
+            attempts_are_counted_until_a_clean_stop,
+            the_last_writers_end_is_remembered,
+            a_closed_store_writes_nothing,
+            one_claim_at_a_time,
+            a_fence_keeps_writers_out_until_it_falls,
+            a_switch_retires_the_old_generation,
+            a_previous_generation_can_be_caught_up_and_come_back,
+            a_dropped_generation_is_gone,
+            any_history_equals_its_fold,
+        );
+    };
+    (many_writers: $adapter:ident => $factory:expr) => {
+        mod $adapter {
+            use super::*;
+            $crate::read_model_contract!(@any $factory);
+            $crate::read_model_contract!(@stamp $factory;
+                a_batch_from_another_place_is_refused,
+                what_was_filled_from_the_log_counts_for_every_partition,
+                attempts_and_ends_are_kept_by_source,
+                a_switch_carries_offsets,
+                partitions_in_any_order_equal_the_fold,
+                a_rebuild_beside_writers_loses_nothing,
+            );
+        }
+    };
+    (one_writer: $adapter:ident => $factory:expr) => {
+        mod $adapter {
+            use super::*;
+            $crate::read_model_contract!(@any $factory);
+            $crate::read_model_contract!(@stamp $factory;
+                a_second_writer_is_refused,
+            );
+        }
+    };
+}
+
+type Store<S> = Arc<dyn ReadModelStore<<S as Subject>::Projection>>;
+type Gens<S> = Arc<dyn Generations<<S as Subject>::Projection>>;
+type Batch<S> = WriteBatch<<<S as Subject>::Projection as Projection>::Change>;
+
+/// The event id that stands for a position.
+fn event_id(position: Position) -> Uuid {
+    Uuid::from_u128(u128::from(position) << 32 | 7)
+}
+
+/// Events that every model makes something of, all of one sequence.
+fn follows(count: u8) -> Log {
+    (1..=count)
+        .map(|n| (Position::from(n), followed(n, 0, Timestamp(i64::from(n)))))
+        .collect()
+}
+
+/// The source that [`follows`] comes from.
+fn main_source<S: Subject>() -> Source {
+    if S::MANY_WRITERS {
+        Source::partition("USER_TOPIC", 0)
+    } else {
+        Source::log()
+    }
+}
+
+/// A batch of events of a source that leads to the last of them; `offset` is that one's.
+fn batch<S: Subject>(
+    source: &Source,
+    after: Position,
+    events: &[(Position, Event)],
+    offset: i64,
+) -> Batch<S> {
+    let last = events.last().map_or(after, |event| event.0);
+    let projected = events
+        .iter()
+        .map(|(position, event)| Projected {
+            position: *position,
+            changes: S::Projection::project(*position, event),
+        })
+        .filter(|projected| !projected.changes.is_empty())
+        .collect();
+    let has_offsets = *source != Source::log();
+    WriteBatch {
+        projected,
+        parked: Vec::new(),
+        after,
+        checkpoint: Checkpoint {
+            source: source.clone(),
+            position: last,
+            event_id: event_id(last),
+            next_offset: has_offsets.then_some(offset + 1),
+        },
+    }
+}
+
+fn letter(position: Position, key: &str) -> ParkedLetter {
+    ParkedLetter {
+        position,
+        event_id: event_id(position),
+        topic: "USER_TOPIC".to_owned(),
+        key: key.to_owned(),
+        raw: "{\"eventType\":\"what\"}".to_owned(),
+        reason: "nobody knows".to_owned(),
+        attempts: 1,
+        parked_at: Timestamp(5),
+    }
+}
+
+/// Does what may be refused for the moment until it is not.
+async fn patiently<T, F, C>(mut call: C) -> Result<T, StoreError>
+where
+    C: FnMut() -> F,
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let give_up = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match call().await {
+            Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn current<S: Subject>(generations: &Gens<S>) -> GenerationId {
+    patiently(|| generations.refresh()).await.unwrap()
+}
+
+async fn open<S: Subject>(generations: &Gens<S>, id: GenerationId, mode: WriteMode) -> Store<S> {
+    patiently(|| generations.open(id, mode)).await.unwrap()
+}
+
+async fn open_current<S: Subject>(subject: &S) -> (Gens<S>, GenerationId, Store<S>) {
+    let generations = subject.open().await;
+    let id = current::<S>(&generations).await;
+    let store = open::<S>(&generations, id, WriteMode::Live).await;
+    (generations, id, store)
+}
+
+async fn claim<S: Subject>(generations: &Gens<S>) -> Claim {
+    eventually("the right to change generations", || async {
+        generations.claim().await.unwrap()
+    })
+    .await
+}
+
+async fn described<S: Subject>(generations: &Gens<S>, id: GenerationId) -> Generation {
+    let all = generations.list().await.unwrap();
+    all.into_iter().find(|found| found.id == id).unwrap()
+}
+
+/// Compares a generation with the fold of a log; answers its rows.
+async fn assert_equals_fold<S: Subject>(
+    generations: &Gens<S>,
+    id: GenerationId,
+    log: &Log,
+    hint: &str,
+) -> Vec<ModelRow> {
+    let rows = generations.snapshot(id).await.unwrap().model.rows;
+    let sorted = rows.is_sorted_by(|a, b| (a.table, &a.key) < (b.table, &b.key));
+    assert!(sorted, "{hint}: rows are sorted by table and key");
+    let mut fold = S::Fold::default();
+    for (position, event) in log {
+        fold.apply(*position, event);
+    }
+    assert_eq!(fold.differences(rows.clone()), [], "{hint}");
+    rows
+}
+
+/// The first generation is there and current, and knows nothing.
+pub async fn a_new_model_has_one_empty_current_generation<S: Subject>(subject: &S) {
+    let (first, second) = tokio::join!(subject.open(), subject.open());
+    let id = current::<S>(&first).await;
+    assert_eq!(current::<S>(&second).await, id);
+    assert_eq!(*first.current().borrow(), id);
+    let all = first.list().await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].id, all[0].state), (id, GenerationState::Current));
+    assert!(!all[0].has_writer && all[0].checkpoints.is_empty() && all[0].parked == 0);
+    let snapshot = first.snapshot(id).await.unwrap();
+    assert_eq!(snapshot.model.rows, []);
+    let store = open::<S>(&first, id, WriteMode::Live).await;
+    assert_eq!(store.checkpoints().await.unwrap(), []);
+    assert!(described::<S>(&second, id).await.has_writer);
+    store.close().await;
+    let second = &second;
+    eventually("nobody writes it", || async move {
+        (!described::<S>(second, id).await.has_writer).then_some(())
+    })
+    .await;
+}
+
+/// Effects and checkpoint are there after a batch, for another process too.
+pub async fn a_batch_and_its_checkpoint_go_in_together<S: Subject>(subject: &S) {
+    let (_, id, store) = open_current(subject).await;
+    let (log, source) = (follows(5), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..2], 1))
+        .await
+        .unwrap();
+    store
+        .apply(batch::<S>(&source, 2, &log[2..], 4))
+        .await
+        .unwrap();
+    let expected = batch::<S>(&source, 2, &log[2..], 4).checkpoint;
+    assert_eq!(store.checkpoints().await.unwrap(), [expected.clone()]);
+    let other = subject.open().await;
+    assert_eq!(
+        described::<S>(&other, id).await.checkpoints,
+        [expected.clone()]
+    );
+    assert_eq!(
+        other.snapshot(id).await.unwrap().model.checkpoints,
+        [expected]
+    );
+    assert_equals_fold::<S>(&other, id, &log, "two batches").await;
+}
+
+/// A batch that is there already succeeds and leaves everything as it is.
+pub async fn a_repeated_batch_changes_nothing<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (follows(5), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..3], 2))
+        .await
+        .unwrap();
+    let before = generations.snapshot(id).await.unwrap().model;
+    for events in [&log[..3], &log[..2]] {
+        let mut again = batch::<S>(&source, 0, events, 9);
+        again.parked.push(letter(1, "a"));
+        store.apply(again).await.unwrap();
+        let after = generations.snapshot(id).await.unwrap();
+        assert_eq!(after.model.rows, before.rows);
+        assert_eq!(after.model.checkpoints, before.checkpoints);
+        assert_eq!(after.parked, []);
+    }
+    store
+        .apply(batch::<S>(&source, 3, &log[3..], 4))
+        .await
+        .unwrap();
+    assert_equals_fold::<S>(&generations, id, &log, "after repeats").await;
+}
+
+/// Another writer has moved the checkpoint: nothing of the batch goes in, letters neither.
+pub async fn a_batch_from_another_place_is_refused<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (_, _, other) = open_current(subject).await;
+    let (log, source) = (follows(6), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..2], 1))
+        .await
+        .unwrap();
+    for after in [0, 1, 4] {
+        let mut wrong = batch::<S>(&source, after, &log[2..], 5);
+        wrong.parked.push(letter(3, "a"));
+        let refused = other.apply(wrong).await;
+        assert!(matches!(refused, Err(StoreError::Moved)), "{refused:?}");
+    }
+    let (before, rest) = log.split_at(2);
+    assert_equals_fold::<S>(&generations, id, &before.to_vec(), "after refusals").await;
+    assert_eq!(other.parked().await.unwrap(), []);
+    other.apply(batch::<S>(&source, 2, rest, 5)).await.unwrap();
+    // Of another source nothing has moved.
+    let elsewhere = Source::partition("USER_TOPIC", 1);
+    let distant = vec![(9, followed(1, 2, Timestamp(1)))];
+    store
+        .apply(batch::<S>(&elsewhere, 0, &distant, 0))
+        .await
+        .unwrap();
+    assert_eq!(store.checkpoints().await.unwrap().len(), 2);
+}
+
+/// A rebuild's position is the floor of every partition.
+pub async fn what_was_filled_from_the_log_counts_for_every_partition<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (follows(8), main_source::<S>());
+    store
+        .apply(batch::<S>(&Source::log(), 0, &log[..5], 0))
+        .await
+        .unwrap();
+    store
+        .apply(batch::<S>(&source, 0, &log[..4], 3))
+        .await
+        .unwrap();
+    let below = generations.snapshot(id).await.unwrap().model.checkpoints;
+    assert_eq!(source_position(&below, &source), 5);
+    assert_eq!(
+        source_position(&below, &Source::partition("POST_TOPIC", 7)),
+        5
+    );
+    let refused = store.apply(batch::<S>(&source, 4, &log[5..], 7)).await;
+    assert!(matches!(refused, Err(StoreError::Moved)), "{refused:?}");
+    store
+        .apply(batch::<S>(&source, 5, &log[5..], 7))
+        .await
+        .unwrap();
+    assert_equals_fold::<S>(&generations, id, &log, "log, then partition").await;
+}
+
+/// Letters commit with the batch, and are listed by position.
+pub async fn letters_go_in_with_their_batch<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (follows(4), main_source::<S>());
+    let mut with_letters = batch::<S>(&source, 0, &log[..2], 5);
+    with_letters.parked = vec![letter(3, "a"), letter(4, "b"), letter(6, "a")];
+    with_letters.checkpoint.position = 6;
+    with_letters.checkpoint.event_id = event_id(6);
+    store.apply(with_letters.clone()).await.unwrap();
+    assert_eq!(store.parked().await.unwrap(), with_letters.parked);
+    assert_eq!(generations.letters(id).await.unwrap(), with_letters.parked);
+    assert_eq!(described::<S>(&generations, id).await.parked, 3);
+    assert_eq!(
+        generations.snapshot(id).await.unwrap().parked,
+        with_letters.parked
+    );
+    let mut sequences = store.parked_sequences().await.unwrap();
+    sequences.sort();
+    let key = |key: &str| SequenceKey {
+        topic: "USER_TOPIC".to_owned(),
+        key: key.to_owned(),
+    };
+    assert_eq!(sequences, [key("a"), key("b")]);
+    store.discard_parked(4).await.unwrap();
+    assert_eq!(store.parked_sequences().await.unwrap(), [key("a")]);
+    assert_eq!(
+        store.parked().await.unwrap(),
+        [letter(3, "a"), letter(6, "a")]
+    );
+    // The batch again: no letter comes back.
+    store.apply(with_letters).await.unwrap();
+    assert_eq!(store.parked().await.unwrap().len(), 2);
+}
+
+/// A retry has its effect although the checkpoint is beyond it, and takes its letter along.
+pub async fn a_parked_event_is_applied_past_the_checkpoint<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (follows(4), main_source::<S>());
+    let mut first = batch::<S>(&source, 0, &[log[0].clone(), log[2].clone()], 2);
+    first.parked.push(letter(2, "a"));
+    store.apply(first).await.unwrap();
+    let (position, event) = &log[1];
+    let retried = Projected {
+        position: *position,
+        changes: S::Projection::project(*position, event),
+    };
+    store.apply_parked(retried).await.unwrap();
+    assert_eq!(store.parked().await.unwrap(), []);
+    store
+        .apply(batch::<S>(&source, 3, &log[3..], 3))
+        .await
+        .unwrap();
+    assert_equals_fold::<S>(&generations, id, &log, "a retried letter").await;
+}
+
+/// Attempts survive the store; a clean stop forgets them.
+pub async fn attempts_are_counted_until_a_clean_stop<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let source = main_source::<S>();
+    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
+    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 2);
+    assert_eq!(store.record_attempt(&source, 8).await.unwrap(), 1);
+    store.close().await;
+    let store = open::<S>(&generations, id, WriteMode::Live).await;
+    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 3);
+    store.set_stopped_cleanly(&source, false).await.unwrap();
+    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 4);
+    store.set_stopped_cleanly(&source, true).await.unwrap();
+    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
+}
+
+/// Whether the last writer ended well is yes at first, and then what was said last.
+pub async fn the_last_writers_end_is_remembered<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let source = main_source::<S>();
+    assert!(store.stopped_cleanly(&source).await.unwrap());
+    store.set_stopped_cleanly(&source, false).await.unwrap();
+    store.close().await;
+    let store = open::<S>(&generations, id, WriteMode::Live).await;
+    assert!(!store.stopped_cleanly(&source).await.unwrap());
+    store.set_stopped_cleanly(&source, true).await.unwrap();
+    assert!(store.stopped_cleanly(&source).await.unwrap());
+}
+
+/// What one source's writers leave behind says nothing about another's.
+pub async fn attempts_and_ends_are_kept_by_source<S: Subject>(subject: &S) {
+    let (_, _, store) = open_current(subject).await;
+    let (one, two) = (
+        Source::partition("USER_TOPIC", 0),
+        Source::partition("POST_TOPIC", 0),
+    );
+    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 1);
+    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 2);
+    assert_eq!(store.record_attempt(&two, 7).await.unwrap(), 1);
+    store.set_stopped_cleanly(&one, false).await.unwrap();
+    store.set_stopped_cleanly(&two, true).await.unwrap();
+    assert!(!store.stopped_cleanly(&one).await.unwrap());
+    assert!(store.stopped_cleanly(&two).await.unwrap());
+    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 3);
+    assert_eq!(store.record_attempt(&two, 7).await.unwrap(), 1);
+}
+
+/// After the end of a writer its calls fail, but for another end.
+pub async fn a_closed_store_writes_nothing<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    store.close().await;
+    store.close().await;
+    let late = batch::<S>(&main_source::<S>(), 0, &follows(1), 0);
+    assert!(store.apply(late).await.is_err());
+    let store = open::<S>(&generations, id, WriteMode::Live).await;
+    assert_eq!(store.checkpoints().await.unwrap(), []);
+}
+
+/// Two processes cannot both write a generation with one writer.
+pub async fn a_second_writer_is_refused<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let other = subject.open().await;
+    let refused = other.open(id, WriteMode::Live).await.err();
+    assert!(
+        matches!(refused, Some(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(described::<S>(&generations, id).await.has_writer);
+    store.close().await;
+    open::<S>(&other, id, WriteMode::Live).await.close().await;
+}
+
+/// The right to change generations has one holder over all processes.
+pub async fn one_claim_at_a_time<S: Subject>(subject: &S) {
+    let (one, two) = (subject.open().await, subject.open().await);
+    let held = one.claim().await.unwrap().unwrap();
+    assert!(two.claim().await.unwrap().is_none());
+    assert!(one.claim().await.unwrap().is_none());
+    drop(held);
+    claim::<S>(&two).await;
+}
+
+/// While a fence stands, no batch goes in; when it falls without a switch, writing goes on.
+pub async fn a_fence_keeps_writers_out_until_it_falls<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (follows(4), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..2], 1))
+        .await
+        .unwrap();
+    let other = subject.open().await;
+    let held = claim::<S>(&other).await;
+    let fence = other.fence(&held).await.unwrap();
+    assert_eq!(fence.position(), 2);
+    let (again, next) = (Arc::clone(&store), batch::<S>(&source, 2, &log[2..], 3));
+    let mut writing = tokio::spawn(async move { patiently(|| again.apply(next.clone())).await });
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut writing).await;
+    assert!(early.is_err(), "a batch went through a fence: {early:?}");
+    assert_eq!(
+        generations.snapshot(id).await.unwrap().model.checkpoints[0].position,
+        2
+    );
+    drop(fence);
+    writing.await.unwrap().unwrap();
+    assert_equals_fold::<S>(&generations, id, &log, "after a fence").await;
+}
+
+/// Fills a new generation from the log and makes it current. Answers the new and the old generation.
+async fn replace<S: Subject>(generations: &Gens<S>, log: &Log) -> (GenerationId, GenerationId) {
+    let held = claim::<S>(generations).await;
+    let new = generations.create(&held).await.unwrap();
+    let store = open::<S>(generations, new, WriteMode::Bulk).await;
+    if !log.is_empty() {
+        let all = batch::<S>(&Source::log(), 0, log, 0);
+        patiently(|| store.apply(all.clone())).await.unwrap();
+    }
+    store.close().await;
+    let old = current::<S>(generations).await;
+    let fence = generations.fence(&held).await.unwrap();
+    fence.switch(new).await.unwrap();
+    (new, old)
+}
+
+/// After a switch everybody reads and writes the new generation, and the old one's writers are told.
+pub async fn a_switch_retires_the_old_generation<S: Subject>(subject: &S) {
+    let (generations, old, store) = open_current(subject).await;
+    let (log, source) = (follows(4), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..3], 2))
+        .await
+        .unwrap();
+    let elsewhere = subject.open().await;
+    let mut pointer = elsewhere.current();
+    let (new, replaced) = replace::<S>(&generations, &log[..3].to_vec()).await;
+    assert_eq!(replaced, old);
+    assert_eq!(current::<S>(&generations).await, new);
+    let moved = tokio::time::timeout(PATIENCE, pointer.wait_for(|id| *id == new)).await;
+    assert_eq!(*moved.unwrap().unwrap(), new);
+    let states: Vec<_> = elsewhere
+        .list()
+        .await
+        .unwrap()
+        .iter()
+        .map(|found| (found.id, found.state))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            (old, GenerationState::Previous),
+            (new, GenerationState::Current)
+        ]
+    );
+    let late = store.apply(batch::<S>(&source, 3, &log[3..], 3)).await;
+    assert!(matches!(late, Err(StoreError::Unusable(_))), "{late:?}");
+    let changes = S::Projection::project(4, &log[3].1);
+    let late = Projected {
+        position: 4,
+        changes,
+    };
+    assert!(store.apply_parked(late).await.is_err());
+    let store = open::<S>(&elsewhere, new, WriteMode::Live).await;
+    store
+        .apply(batch::<S>(&source, 3, &log[3..], 3))
+        .await
+        .unwrap();
+    assert_equals_fold::<S>(&generations, new, &log, "the new generation").await;
+    assert_equals_fold::<S>(&generations, old, &log[..3].to_vec(), "the old one").await;
+}
+
+/// Partitions are read on from where the old generation was, what lies below the log's position being skipped.
+pub async fn a_switch_carries_offsets<S: Subject>(subject: &S) {
+    let (generations, _, store) = open_current(subject).await;
+    let (log, source) = (follows(4), main_source::<S>());
+    store
+        .apply(batch::<S>(&source, 0, &log[..3], 41))
+        .await
+        .unwrap();
+    let (new, _) = replace::<S>(&generations, &log).await;
+    let store = open::<S>(&generations, new, WriteMode::Live).await;
+    let checkpoints = store.checkpoints().await.unwrap();
+    assert_eq!(source_position(&checkpoints, &source), 4);
+    let carried = checkpoints.iter().find(|found| found.source == source);
+    assert_eq!(carried.and_then(|found| found.next_offset), Some(42));
+    let next = vec![(5, followed(5, 0, Timestamp(5)))];
+    store
+        .apply(batch::<S>(&source, 4, &next, 43))
+        .await
+        .unwrap();
+    let whole = [log, next].concat();
+    assert_equals_fold::<S>(&generations, new, &whole, "carried offsets").await;
+}
+
+/// A rollback writes a previous generation before it becomes current again.
+pub async fn a_previous_generation_can_be_caught_up_and_come_back<S: Subject>(subject: &S) {
+    let generations = subject.open().await;
+    let log = follows(5);
+    let (first, empty) = replace::<S>(&generations, &log[..2].to_vec()).await;
+    let held = claim::<S>(&generations).await;
+    generations.drop_generation(&held, empty).await.unwrap();
+    drop(held);
+    let (second, _) = replace::<S>(&generations, &log[..4].to_vec()).await;
+    let held = claim::<S>(&generations).await;
+    let store = open::<S>(&generations, first, WriteMode::Bulk).await;
+    let missing = batch::<S>(&Source::log(), 2, &log[2..4], 0);
+    store.apply(missing).await.unwrap();
+    store.close().await;
+    let fence = generations.fence(&held).await.unwrap();
+    assert_eq!(fence.position(), 4);
+    fence.switch(first).await.unwrap();
+    assert_eq!(current::<S>(&generations).await, first);
+    let store = open::<S>(&generations, first, WriteMode::Live).await;
+    store
+        .apply(batch::<S>(&main_source::<S>(), 4, &log[4..], 4))
+        .await
+        .unwrap();
+    assert_equals_fold::<S>(&generations, first, &log, "rolled back").await;
+    assert_eq!(
+        described::<S>(&generations, second).await.state,
+        GenerationState::Previous
+    );
+}
+
+/// A generation that is not current can be removed, and its number is not given again.
+pub async fn a_dropped_generation_is_gone<S: Subject>(subject: &S) {
+    let generations = subject.open().await;
+    let id = current::<S>(&generations).await;
+    let held = claim::<S>(&generations).await;
+    assert!(generations.drop_generation(&held, id).await.is_err());
+    let new = generations.create(&held).await.unwrap();
+    assert_eq!(
+        described::<S>(&generations, new).await.state,
+        GenerationState::Building
+    );
+    generations.drop_generation(&held, new).await.unwrap();
+    let known: Vec<_> = generations.list().await.unwrap();
+    assert_eq!(known.iter().map(|found| found.id).collect::<Vec<_>>(), [id]);
+    assert!(generations.open(new, WriteMode::Bulk).await.is_err());
+    let next = generations.create(&held).await.unwrap();
+    assert!(next > new, "{next} comes after {new}");
+    let fence = generations.fence(&held).await.unwrap();
+    assert!(fence.switch(new).await.is_err());
+    assert_eq!(current::<S>(&generations).await, id);
+}
+
+/// The records of one source, in its order: offsets are their places in the list.
+type Records = Arc<Vec<(Position, Event)>>;
+
+/// Takes a log apart as the broker would.
+fn by_source<S: Subject>(log: &Log) -> BTreeMap<Source, Records> {
+    let mut sources: BTreeMap<Source, Log> = BTreeMap::new();
+    for (position, event) in log {
+        let topic = event.topic();
+        if S::Projection::TOPICS.contains(&topic) {
+            let partition = partition_for(event.key().to_string().as_bytes(), PARTITIONS);
+            sources
+                .entry(Source::partition(topic.name(), partition))
+                .or_default()
+                .push((*position, event.clone()));
+        }
+    }
+    let shared = sources.into_iter();
+    shared
+        .map(|(source, records)| (source, Arc::new(records)))
+        .collect()
+}
+
+/// A writer of one source that does what writers do, and what goes wrong with them.
+struct Writer<S: Subject> {
+    generations: Gens<S>,
+    id: GenerationId,
+    source: Source,
+    records: Records,
+    rng: StdRng,
+}
+
+/// What became of one batch of a [`Writer`].
+enum Tried {
+    Went,
+    /// Somebody else was there, or nobody knows: look where it stands.
+    Look,
+}
+
+impl<S: Subject> Writer<S> {
+    /// Writes until the source's last record is in.
+    async fn run(mut self) {
+        let mut store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
+        let end = self.records.last().map_or(0, |record| record.0);
+        let mut at = self.look(&store).await;
+        while at < end {
+            let first = self.records.partition_point(|record| record.0 <= at);
+            let size = self.rng.random_range(1..25);
+            let last = (first + size).min(self.records.len());
+            let next = batch::<S>(
+                &self.source,
+                at,
+                &self.records[first..last],
+                last as i64 - 1,
+            );
+            let position = next.checkpoint.position;
+            at = match self.write(&store, next).await {
+                Tried::Went => position,
+                Tried::Look => self.look(&store).await,
+            };
+            if self.rng.random_bool(0.05) {
+                store.close().await;
+                store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
+                at = self.look(&store).await;
+            }
+        }
+        store.close().await;
+    }
+
+    async fn look(&self, store: &Store<S>) -> Position {
+        let checkpoints = patiently(|| store.checkpoints()).await.unwrap();
+        source_position(&checkpoints, &self.source)
+    }
+
+    async fn write(&mut self, store: &Store<S>, next: Batch<S>) -> Tried {
+        if self.rng.random_bool(0.15) {
+            // Vanishes at some moment of the call; what it had begun may or may not go in.
+            let (store, next) = (Arc::clone(store), next);
+            let doomed = tokio::spawn(async move { store.apply(next).await });
+            // Any moment will do: the shorter, the earlier in the call.
+            let moment = Duration::from_micros(self.rng.random_range(0..4_000));
+            tokio::time::sleep(moment).await;
+            doomed.abort();
+            let _ = doomed.await;
+            return Tried::Look;
+        }
+        match patiently(|| store.apply(next.clone())).await {
+            Ok(()) => {}
+            Err(StoreError::Moved) => return Tried::Look,
+            Err(error) => panic!("{}: {error}", self.source),
+        }
+        if self.rng.random_bool(0.2) {
+            // The answer was lost, so it is sent again.
+            patiently(|| store.apply(next.clone())).await.unwrap();
+        }
+        Tried::Went
+    }
+}
+
+/// Makes an empty generation current and removes the one before, as if the place were fresh.
+async fn start_over<S: Subject>(generations: &Gens<S>) -> GenerationId {
+    let (new, old) = replace::<S>(generations, &Vec::new()).await;
+    let held = claim::<S>(generations).await;
+    patiently(|| generations.drop_generation(&held, old))
+        .await
+        .unwrap();
+    new
+}
+
+/// Lets tasks run side by side; a panic in one is the test's.
+async fn all_of(tasks: Vec<tokio::task::JoinHandle<()>>) {
+    for outcome in join_all(tasks).await {
+        if let Err(error) = outcome {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+async fn assert_as_the_log_says<S: Subject>(
+    subject: &S,
+    generations: &Gens<S>,
+    id: GenerationId,
+    log: &Log,
+    seed: u64,
+) {
+    let rows = assert_equals_fold::<S>(generations, id, log, &format!("history {seed}")).await;
+    subject.check_reads(log, &rows).await;
+}
+
+/// Random histories in the order of the log, with repeats and restarts.
+pub async fn any_history_equals_its_fold<S: Subject>(subject: &S) {
+    let generations = subject.open().await;
+    for seed in 1..=S::HISTORIES {
+        let id = start_over::<S>(&generations).await;
+        let mut rng = StdRng::seed_from_u64(seed ^ 0xfeed);
+        let log = history(seed, rng.random_range(1..260));
+        let writer = Writer::<S> {
+            generations: Arc::clone(&generations),
+            id,
+            source: Source::log(),
+            records: Arc::new(log.clone()),
+            rng,
+        };
+        all_of(vec![tokio::spawn(writer.run())]).await;
+        assert_as_the_log_says(subject, &generations, id, &log, seed).await;
+    }
+}
+
+/// Two writers for each source of a generation, each in a process of its own.
+fn rivals<S: Subject>(
+    processes: &[Gens<S>],
+    id: GenerationId,
+    log: &Log,
+    seed: u64,
+) -> Vec<Writer<S>> {
+    let mut writers = Vec::new();
+    for (index, (source, records)) in (0..).zip(by_source::<S>(log)) {
+        for (rival, generations) in (0..).zip(processes) {
+            writers.push(Writer {
+                generations: Arc::clone(generations),
+                id,
+                source: source.clone(),
+                records: Arc::clone(&records),
+                rng: StdRng::seed_from_u64(seed * 1_000 + index * 10 + rival),
+            });
+        }
+    }
+    writers
+}
+
+/// Random histories, taken apart into partitions, each written by two processes that race for it.
+pub async fn partitions_in_any_order_equal_the_fold<S: Subject>(subject: &S) {
+    let processes = [subject.open().await, subject.open().await];
+    for seed in 1..=S::HISTORIES {
+        let id = start_over::<S>(&processes[0]).await;
+        let log = history(seed + 500, 260);
+        let writers = rivals::<S>(&processes, id, &log, seed);
+        all_of(
+            writers
+                .into_iter()
+                .map(|writer| tokio::spawn(writer.run()))
+                .collect(),
+        )
+        .await;
+        let ends = by_source::<S>(&log);
+        let found = described::<S>(&processes[1], id).await.checkpoints;
+        for (source, records) in &ends {
+            let end = records.last().map_or(0, |record| record.0);
+            assert_eq!(source_position(&found, source), end, "{source} of {seed}");
+        }
+        assert_as_the_log_says(subject, &processes[0], id, &log, seed).await;
+    }
+}
+
+/// A generation filled from the first half of the log takes the place of one whose partitions were somewhere in it; its
+/// writers then bring the rest.
+pub async fn a_rebuild_beside_writers_loses_nothing<S: Subject>(subject: &S) {
+    let processes = [subject.open().await, subject.open().await];
+    for seed in 1..=S::HISTORIES / 4 {
+        let old = start_over::<S>(&processes[0]).await;
+        let log = history(seed + 900, 260);
+        let half = log[..log.len() / 2].to_vec();
+        all_of(
+            rivals::<S>(&processes, old, &half, seed)
+                .into_iter()
+                .map(|writer| tokio::spawn(writer.run()))
+                .collect(),
+        )
+        .await;
+        let (new, _) = replace::<S>(&processes[0], &half).await;
+        all_of(
+            rivals::<S>(&processes, new, &log, seed)
+                .into_iter()
+                .map(|writer| tokio::spawn(writer.run()))
+                .collect(),
+        )
+        .await;
+        assert_as_the_log_says(subject, &processes[0], new, &log, seed).await;
+        let held = claim::<S>(&processes[0]).await;
+        patiently(|| processes[0].drop_generation(&held, old))
+            .await
+            .unwrap();
+    }
+}
