@@ -5,12 +5,12 @@
 //! histories, through several writers at once that repeat themselves, race each other for a source and vanish in the
 //! middle, and compare what the store then holds with the plain fold of the log.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+mod racing;
 
-use futures::future::join_all;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{future::Future, sync::Arc, time::Duration};
+
 use socialhub_domain::{Event, Timestamp};
-use socialhub_event_log::{Position, frontier::partition_for};
+use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
     projection::Projected,
@@ -22,11 +22,14 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use super::history::{Log, followed, history};
+use super::history::{Log, followed};
 use crate::support::eventually;
 
-/// How many partitions each topic has in random histories.
-const PARTITIONS: i32 = 2;
+pub use racing::{
+    a_rebuild_beside_writers_loses_nothing, any_history_equals_its_fold,
+    partitions_in_any_order_equal_the_fold,
+};
+
 /// How long a writer may be kept waiting before a case gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,8 +42,6 @@ pub trait Subject: Send + Sync + Sized + 'static {
     /// Whether a generation may have several writers, each with partitions of its own. Otherwise it has one, fed by the
     /// log.
     const MANY_WRITERS: bool;
-    /// How many random histories a case goes through.
-    const HISTORIES: u64 = 24;
 
     /// Opens the model's generations as another process would. The first call makes the first generation.
     fn open(&self) -> impl Future<Output = Arc<dyn Generations<Self::Projection>>> + Send;
@@ -274,16 +275,12 @@ pub async fn a_batch_and_its_checkpoint_go_in_together<S: Subject>(subject: &S) 
         .await
         .unwrap();
     let expected = batch::<S>(&source, 2, &log[2..], 4).checkpoint;
-    assert_eq!(store.checkpoints().await.unwrap(), [expected.clone()]);
+    assert_eq!(store.checkpoints().await.unwrap(), [expected]);
     let other = subject.open().await;
-    assert_eq!(
-        described::<S>(&other, id).await.checkpoints,
-        [expected.clone()]
-    );
-    assert_eq!(
-        other.snapshot(id).await.unwrap().model.checkpoints,
-        [expected]
-    );
+    let stored = store.checkpoints().await.unwrap();
+    assert_eq!(described::<S>(&other, id).await.checkpoints, stored);
+    let snapshot = other.snapshot(id).await.unwrap();
+    assert_eq!(snapshot.model.checkpoints, stored);
     assert_equals_fold::<S>(&other, id, &log, "two batches").await;
 }
 
@@ -659,234 +656,9 @@ pub async fn a_dropped_generation_is_gone<S: Subject>(subject: &S) {
     generations.drop_generation(&held, new).await.unwrap();
     let known: Vec<_> = generations.list().await.unwrap();
     assert_eq!(known.iter().map(|found| found.id).collect::<Vec<_>>(), [id]);
-    assert!(generations.open(new, WriteMode::Bulk).await.is_err());
     let next = generations.create(&held).await.unwrap();
     assert!(next > new, "{next} comes after {new}");
     let fence = generations.fence(&held).await.unwrap();
     assert!(fence.switch(new).await.is_err());
     assert_eq!(current::<S>(&generations).await, id);
-}
-
-/// The records of one source, in its order: offsets are their places in the list.
-type Records = Arc<Vec<(Position, Event)>>;
-
-/// Takes a log apart as the broker would.
-fn by_source<S: Subject>(log: &Log) -> BTreeMap<Source, Records> {
-    let mut sources: BTreeMap<Source, Log> = BTreeMap::new();
-    for (position, event) in log {
-        let topic = event.topic();
-        if S::Projection::TOPICS.contains(&topic) {
-            let partition = partition_for(event.key().to_string().as_bytes(), PARTITIONS);
-            sources
-                .entry(Source::partition(topic.name(), partition))
-                .or_default()
-                .push((*position, event.clone()));
-        }
-    }
-    let shared = sources.into_iter();
-    shared
-        .map(|(source, records)| (source, Arc::new(records)))
-        .collect()
-}
-
-/// A writer of one source that does what writers do, and what goes wrong with them.
-struct Writer<S: Subject> {
-    generations: Gens<S>,
-    id: GenerationId,
-    source: Source,
-    records: Records,
-    rng: StdRng,
-}
-
-/// What became of one batch of a [`Writer`].
-enum Tried {
-    Went,
-    /// Somebody else was there, or nobody knows: look where it stands.
-    Look,
-}
-
-impl<S: Subject> Writer<S> {
-    /// Writes until the source's last record is in.
-    async fn run(mut self) {
-        let mut store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
-        let end = self.records.last().map_or(0, |record| record.0);
-        let mut at = self.look(&store).await;
-        while at < end {
-            let first = self.records.partition_point(|record| record.0 <= at);
-            let size = self.rng.random_range(1..25);
-            let last = (first + size).min(self.records.len());
-            let next = batch::<S>(
-                &self.source,
-                at,
-                &self.records[first..last],
-                last as i64 - 1,
-            );
-            let position = next.checkpoint.position;
-            at = match self.write(&store, next).await {
-                Tried::Went => position,
-                Tried::Look => self.look(&store).await,
-            };
-            if self.rng.random_bool(0.05) {
-                store.close().await;
-                store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
-                at = self.look(&store).await;
-            }
-        }
-        store.close().await;
-    }
-
-    async fn look(&self, store: &Store<S>) -> Position {
-        let checkpoints = patiently(|| store.checkpoints()).await.unwrap();
-        source_position(&checkpoints, &self.source)
-    }
-
-    async fn write(&mut self, store: &Store<S>, next: Batch<S>) -> Tried {
-        if self.rng.random_bool(0.15) {
-            // Vanishes at some moment of the call; what it had begun may or may not go in.
-            let (store, next) = (Arc::clone(store), next);
-            let doomed = tokio::spawn(async move { store.apply(next).await });
-            // Any moment will do: the shorter, the earlier in the call.
-            let moment = Duration::from_micros(self.rng.random_range(0..4_000));
-            tokio::time::sleep(moment).await;
-            doomed.abort();
-            let _ = doomed.await;
-            return Tried::Look;
-        }
-        match patiently(|| store.apply(next.clone())).await {
-            Ok(()) => {}
-            Err(StoreError::Moved) => return Tried::Look,
-            Err(error) => panic!("{}: {error}", self.source),
-        }
-        if self.rng.random_bool(0.2) {
-            // The answer was lost, so it is sent again.
-            patiently(|| store.apply(next.clone())).await.unwrap();
-        }
-        Tried::Went
-    }
-}
-
-/// Makes an empty generation current and removes the one before, as if the place were fresh.
-async fn start_over<S: Subject>(generations: &Gens<S>) -> GenerationId {
-    let (new, old) = replace::<S>(generations, &Vec::new()).await;
-    let held = claim::<S>(generations).await;
-    patiently(|| generations.drop_generation(&held, old))
-        .await
-        .unwrap();
-    new
-}
-
-/// Lets tasks run side by side; a panic in one is the test's.
-async fn all_of(tasks: Vec<tokio::task::JoinHandle<()>>) {
-    for outcome in join_all(tasks).await {
-        if let Err(error) = outcome {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
-}
-
-async fn assert_as_the_log_says<S: Subject>(
-    subject: &S,
-    generations: &Gens<S>,
-    id: GenerationId,
-    log: &Log,
-    seed: u64,
-) {
-    let rows = assert_equals_fold::<S>(generations, id, log, &format!("history {seed}")).await;
-    subject.check_reads(log, &rows).await;
-}
-
-/// Random histories in the order of the log, with repeats and restarts.
-pub async fn any_history_equals_its_fold<S: Subject>(subject: &S) {
-    let generations = subject.open().await;
-    for seed in 1..=S::HISTORIES {
-        let id = start_over::<S>(&generations).await;
-        let mut rng = StdRng::seed_from_u64(seed ^ 0xfeed);
-        let log = history(seed, rng.random_range(1..260));
-        let writer = Writer::<S> {
-            generations: Arc::clone(&generations),
-            id,
-            source: Source::log(),
-            records: Arc::new(log.clone()),
-            rng,
-        };
-        all_of(vec![tokio::spawn(writer.run())]).await;
-        assert_as_the_log_says(subject, &generations, id, &log, seed).await;
-    }
-}
-
-/// Two writers for each source of a generation, each in a process of its own.
-fn rivals<S: Subject>(
-    processes: &[Gens<S>],
-    id: GenerationId,
-    log: &Log,
-    seed: u64,
-) -> Vec<Writer<S>> {
-    let mut writers = Vec::new();
-    for (index, (source, records)) in (0..).zip(by_source::<S>(log)) {
-        for (rival, generations) in (0..).zip(processes) {
-            writers.push(Writer {
-                generations: Arc::clone(generations),
-                id,
-                source: source.clone(),
-                records: Arc::clone(&records),
-                rng: StdRng::seed_from_u64(seed * 1_000 + index * 10 + rival),
-            });
-        }
-    }
-    writers
-}
-
-/// Random histories, taken apart into partitions, each written by two processes that race for it.
-pub async fn partitions_in_any_order_equal_the_fold<S: Subject>(subject: &S) {
-    let processes = [subject.open().await, subject.open().await];
-    for seed in 1..=S::HISTORIES {
-        let id = start_over::<S>(&processes[0]).await;
-        let log = history(seed + 500, 260);
-        let writers = rivals::<S>(&processes, id, &log, seed);
-        all_of(
-            writers
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
-        let ends = by_source::<S>(&log);
-        let found = described::<S>(&processes[1], id).await.checkpoints;
-        for (source, records) in &ends {
-            let end = records.last().map_or(0, |record| record.0);
-            assert_eq!(source_position(&found, source), end, "{source} of {seed}");
-        }
-        assert_as_the_log_says(subject, &processes[0], id, &log, seed).await;
-    }
-}
-
-/// A generation filled from the first half of the log takes the place of one whose partitions were somewhere in it; its
-/// writers then bring the rest.
-pub async fn a_rebuild_beside_writers_loses_nothing<S: Subject>(subject: &S) {
-    let processes = [subject.open().await, subject.open().await];
-    for seed in 1..=S::HISTORIES / 4 {
-        let old = start_over::<S>(&processes[0]).await;
-        let log = history(seed + 900, 260);
-        let half = log[..log.len() / 2].to_vec();
-        all_of(
-            rivals::<S>(&processes, old, &half, seed)
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
-        let (new, _) = replace::<S>(&processes[0], &half).await;
-        all_of(
-            rivals::<S>(&processes, new, &log, seed)
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
-        assert_as_the_log_says(subject, &processes[0], new, &log, seed).await;
-        let held = claim::<S>(&processes[0]).await;
-        patiently(|| processes[0].drop_generation(&held, old))
-            .await
-            .unwrap();
-    }
 }
