@@ -19,6 +19,7 @@ mod object_media;
 mod postgres_feed;
 mod postgres_log;
 mod postgres_stress;
+mod mongo_notifications;
 mod program;
 mod redis_stores;
 mod replay;

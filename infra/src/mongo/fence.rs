@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use socialhub_event_log::Position;
-use socialhub_projections::{GenerationId, StoreError, runtime::Fence};
+use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence};
 use tokio_util::sync::CancellationToken;
 
 use crate::mongo::{
@@ -130,14 +130,26 @@ impl MongoFence {
         })
     }
 
-    /// Each partition is read on from where the fenced generation was. A checkpoint that moves after this was copied
-    /// costs nothing: what lies between is skipped by its position, or is an idempotent repeat.
+    /// Each partition is read on from where the fenced generation was, but counts as handled no further than the other one
+    /// was filled. A checkpoint that moves after it was copied costs nothing: what lies between is brought again, and is
+    /// an idempotent repeat at worst.
     async fn copy_offsets(&self, to: GenerationId) -> Result<(), StoreError> {
         let target = self.shared.tables(to);
-        for checkpoint in self.shared.tables(self.fenced).checkpoints().await? {
-            if checkpoint.next_offset.is_some() {
-                target.move_checkpoint(&checkpoint).await?;
+        let filled = target.checkpoints().await?;
+        let log = Source::log();
+        let Some(filled) = filled.iter().find(|checkpoint| checkpoint.source == log) else {
+            // An empty generation: its partitions are read from their beginning.
+            return Ok(());
+        };
+        for mut checkpoint in self.shared.tables(self.fenced).checkpoints().await? {
+            if checkpoint.next_offset.is_none() {
+                continue;
             }
+            if checkpoint.position > filled.position {
+                checkpoint.position = filled.position;
+                checkpoint.event_id = filled.event_id;
+            }
+            target.move_checkpoint(&checkpoint).await?;
         }
         Ok(())
     }

@@ -42,6 +42,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
     /// Whether a generation may have several writers, each with partitions of its own. Otherwise it has one, fed by the
     /// log.
     const MANY_WRITERS: bool;
+    /// How many random histories a case goes through.
+    const HISTORIES: u64 = 16;
 
     /// Opens the model's generations as another process would. The first call makes the first generation.
     fn open(&self) -> impl Future<Output = Arc<dyn Generations<Self::Projection>>> + Send;

@@ -1,6 +1,6 @@
 //! The collections of one generation, and what every generation keeps beside its model: checkpoints, letters, writers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{
@@ -191,8 +191,16 @@ impl Tables {
     }
 
     pub(in crate::mongo) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Fault> {
-        let mut found = find_all(&self.checkpoints, doc! {}).await?;
-        found.sort_by(|a, b| (&a.source, a.partition).cmp(&(&b.source, b.partition)));
+        let mut highest: BTreeMap<(String, i32), StoredCheckpoint> = BTreeMap::new();
+        for stored in find_all(&self.checkpoints, doc! {}).await? {
+            let source = (stored.source.clone(), stored.partition);
+            match highest.get(&source) {
+                Some(known) if known.position >= stored.position => {}
+                _ => {
+                    highest.insert(source, stored);
+                }
+            }
+        }
         let read = |stored: StoredCheckpoint| {
             Ok(Checkpoint {
                 source: Source {
@@ -204,32 +212,28 @@ impl Tables {
                 next_offset: stored.next_offset,
             })
         };
-        found.into_iter().map(read).collect()
+        highest.into_values().map(read).collect()
     }
 
-    /// Moves a checkpoint forward, never back.
+    /// Moves a checkpoint forward, never back: each is a document of its own, the highest counts, and lower ones are
+    /// removed. An update in place could be lost to one that began earlier.
     pub(in crate::mongo) async fn move_checkpoint(
         &self,
         checkpoint: &Checkpoint,
     ) -> Result<(), Fault> {
         let stored = StoredCheckpoint {
-            id: checkpoint.source.to_string(),
+            id: format!("{}/{}", checkpoint.source, checkpoint.position),
             source: checkpoint.source.name.clone(),
             partition: checkpoint.source.partition,
             position: to_stored(checkpoint.position),
             event_id: checkpoint.event_id.to_string(),
             next_offset: checkpoint.next_offset,
         };
-        let behind = doc! { "_id": &stored.id, "position": { "$lt": stored.position } };
-        let forward = doc! { "$set": {
-            "position": stored.position, "event_id": &stored.event_id, "next_offset": stored.next_offset,
-        } };
-        let move_it = || write(self.checkpoints.update_one(behind.clone(), forward.clone()));
-        // None behind: it is ahead, or there is none yet, or another writer made it just now.
-        if move_it().await?.matched_count == 0 && !insert_one(&self.checkpoints, &stored).await? {
-            move_it().await?;
-        }
-        Ok(())
+        insert_one(&self.checkpoints, &stored).await?;
+        let lower = doc! {
+            "source": stored.source, "partition": stored.partition, "position": { "$lt": stored.position },
+        };
+        write(self.checkpoints.delete_many(lower)).await.map(|_| ())
     }
 
     pub(in crate::mongo) async fn letters(&self) -> Result<Vec<ParkedLetter>, Fault> {

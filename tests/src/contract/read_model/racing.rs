@@ -17,8 +17,6 @@ use super::{
 };
 use crate::contract::history::{Log, history};
 
-/// How many random histories a case goes through.
-const HISTORIES: u64 = 16;
 /// How many partitions each topic has.
 const PARTITIONS: i32 = 2;
 
@@ -153,7 +151,7 @@ async fn assert_as_the_log_says<S: Subject>(
 /// Random histories in the order of the log, with repeats and restarts.
 pub async fn any_history_equals_its_fold<S: Subject>(subject: &S) {
     let generations = subject.open().await;
-    for seed in 1..=HISTORIES {
+    for seed in 1..=S::HISTORIES {
         let id = start_over::<S>(&generations).await;
         let mut rng = StdRng::seed_from_u64(seed ^ 0xfeed);
         let log = history(seed, rng.random_range(1..260));
@@ -194,7 +192,7 @@ fn rivals<S: Subject>(
 /// Random histories, taken apart into partitions, each written by two processes that race for it.
 pub async fn partitions_in_any_order_equal_the_fold<S: Subject>(subject: &S) {
     let processes = [subject.open().await, subject.open().await];
-    for seed in 1..=HISTORIES {
+    for seed in 1..=S::HISTORIES {
         let id = start_over::<S>(&processes[0]).await;
         let log = history(seed + 500, 260);
         let writers = rivals::<S>(&processes, id, &log, seed);
@@ -219,7 +217,7 @@ pub async fn partitions_in_any_order_equal_the_fold<S: Subject>(subject: &S) {
 /// writers then bring the rest.
 pub async fn a_rebuild_beside_writers_loses_nothing<S: Subject>(subject: &S) {
     let processes = [subject.open().await, subject.open().await];
-    for seed in 1..=HISTORIES / 4 {
+    for seed in 1..=S::HISTORIES / 4 {
         let old = start_over::<S>(&processes[0]).await;
         let log = history(seed + 900, 260);
         let half = log[..log.len() / 2].to_vec();

@@ -1,0 +1,330 @@
+//! The `notifications` read model on a server that speaks MongoDB's protocol: the contract of its store, its readers beside
+//! those of SQLite, and the server being away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+use socialhub_domain::{NotificationId, Timestamp, UserId, event::UserFollowed};
+use socialhub_infra::{
+    clock::SystemClock,
+    mongo::{MongoGenerations, MongoNotificationReader},
+    sqlite::{
+        generations::SqliteGenerations,
+        notifications::{SqliteNotificationReader, SqliteNotifications},
+    },
+};
+use socialhub_projections::{
+    Checkpoint, PageRequest, Projection, Source,
+    notifications::{NotificationFold, NotificationReader, NotificationView, Notifications},
+    page::PageStart,
+    projection::Projected,
+    runtime::{Generations, WriteMode},
+    store::{StoreError, WriteBatch},
+    verify::ModelRow,
+};
+use socialhub_tests::{
+    contract::{
+        history::{Log, PEOPLE, followed, user},
+        read_model::Subject,
+    },
+    read_model_contract,
+    support::{eventually, servers},
+};
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+
+/// A database of its own, removed at the end.
+struct OnMongo {
+    url: String,
+    database: String,
+}
+
+impl OnMongo {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self {
+            url: servers::mongodb_url(),
+            database: format!("test_notifications_{}_{number}", std::process::id()),
+        }
+    }
+
+    async fn generations(&self) -> Arc<MongoGenerations> {
+        MongoGenerations::open(&self.url, &self.database, Arc::new(SystemClock))
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for OnMongo {
+    fn drop(&mut self) {
+        let (url, database) = (self.url.clone(), self.database.clone());
+        let removal = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let client = Client::with_uri_str(url).await.unwrap();
+                let _ = client.database(&database).drop().await;
+            });
+        });
+        let _ = removal.join();
+    }
+}
+
+impl Subject for OnMongo {
+    type Projection = Notifications;
+    type Fold = NotificationFold;
+    const MANY_WRITERS: bool = true;
+    // FerretDB, which stands in for MongoDB in the tests, takes milliseconds for each operation.
+    const HISTORIES: u64 = 8;
+
+    async fn open(&self) -> Arc<dyn Generations<Notifications>> {
+        self.generations().await
+    }
+
+    async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {
+        let reader = MongoNotificationReader::new(self.generations().await);
+        check_against_sqlite(&reader, log, rows).await;
+    }
+}
+
+read_model_contract!(many_writers: mongo_notifications => OnMongo::new());
+
+/// Changes of events of a source, leading to the last of them.
+fn batch(
+    source: Source,
+    after: u64,
+    log: &Log,
+) -> WriteBatch<<Notifications as Projection>::Change> {
+    let last = log.last().map_or(after, |event| event.0);
+    WriteBatch {
+        projected: log
+            .iter()
+            .map(|(position, event)| Projected {
+                position: *position,
+                changes: Notifications::project(*position, event),
+            })
+            .collect(),
+        parked: Vec::new(),
+        after,
+        checkpoint: Checkpoint {
+            source,
+            position: last,
+            event_id: Uuid::from_u128(7),
+            next_offset: None,
+        },
+    }
+}
+
+/// The model of the embedded profile answers the same questions in the same way.
+async fn check_against_sqlite(reader: &dyn NotificationReader, log: &Log, rows: &[ModelRow]) {
+    let folder = tempfile::tempdir().unwrap();
+    let generations =
+        SqliteGenerations::<SqliteNotifications>::open(folder.path(), Arc::new(SystemClock))
+            .unwrap();
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    store.apply(batch(Source::log(), 0, log)).await.unwrap();
+    let other = SqliteNotificationReader::new(generations.readers(1).unwrap());
+    for person in (0..PEOPLE).map(user) {
+        for unread in [false, true] {
+            let whole = PageRequest::first(100);
+            let expected = other.list(person, unread, &whole).await.unwrap();
+            assert_eq!(reader.list(person, unread, &whole).await.unwrap(), expected);
+            let expected = expected.page.items;
+            for by_key in [true, false] {
+                let found = whole_list(reader, person, unread, by_key).await;
+                assert_eq!(found, expected);
+            }
+        }
+        let after = log.len() as u64 / 2;
+        assert_eq!(
+            reader.after(person, after, 3).await.unwrap(),
+            other.after(person, after, 3).await.unwrap()
+        );
+    }
+    let told = rows.iter().filter(|row| row.table == "notification");
+    for row in told.step_by(5) {
+        let id: NotificationId = row.key.parse().unwrap();
+        assert_eq!(
+            reader.owner(id).await.unwrap(),
+            other.owner(id).await.unwrap()
+        );
+    }
+    store.close().await;
+}
+
+/// All pages of a list: by keys, or by numbers.
+async fn whole_list(
+    reader: &dyn NotificationReader,
+    person: UserId,
+    unread: bool,
+    by_key: bool,
+) -> Vec<NotificationView> {
+    let mut found = Vec::new();
+    let mut page = PageRequest::first(7);
+    for number in 2.. {
+        let answer = reader.list(person, unread, &page).await.unwrap();
+        assert!(answer.page.items.len() == page.limit || answer.page.next.is_none());
+        found.extend(answer.page.items);
+        let Some(next) = answer.page.next else { break };
+        page.start = if by_key {
+            PageStart::After(next)
+        } else {
+            PageStart::Page(number)
+        };
+    }
+    found
+}
+
+/// Lets a server be reached at an address where nobody listened before.
+async fn forward(listener: TcpListener, to: String) {
+    while let Ok((mut client, _)) = listener.accept().await {
+        let to = to.clone();
+        tokio::spawn(async move {
+            if let Ok(mut server) = TcpStream::connect(to).await {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            }
+        });
+    }
+}
+
+/// `host:port` of an address such as `mongodb://127.0.0.1:27017/`.
+fn host(url: &str) -> String {
+    let rest = url.split("://").nth(1).unwrap();
+    rest.split('/').next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_starts_while_the_server_is_away_and_recovers() {
+    let subject = OnMongo::new();
+    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let url = format!("mongodb://{address}/");
+    let generations = MongoGenerations::open(&url, &subject.database, Arc::new(SystemClock))
+        .await
+        .unwrap();
+    let reader = MongoNotificationReader::new(Arc::clone(&generations));
+    let asked = Instant::now();
+    assert!(
+        reader
+            .list(user(0), false, &PageRequest::first(5))
+            .await
+            .is_err()
+    );
+    assert!(generations.current_checkpoints().await.is_err());
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        asked.elapsed()
+    );
+    let current = *generations.current().borrow();
+    let unopened = generations.open(current, WriteMode::Live).await.err();
+    assert!(
+        matches!(unopened, Some(StoreError::Unavailable(_))),
+        "{unopened:?}"
+    );
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let forwarding = tokio::spawn(forward(listener, host(&subject.url)));
+    let known = &generations;
+    eventually("the server is found", || async {
+        known.current_checkpoints().await.ok()
+    })
+    .await;
+    let id = generations.refresh().await.unwrap();
+    assert_eq!(*generations.current().borrow(), id);
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let log = vec![(1, followed(1, 0, Timestamp(1)))];
+    store
+        .apply(batch(Source::partition("USER_TOPIC", 0), 0, &log))
+        .await
+        .unwrap();
+    let page = reader
+        .list(user(0), false, &PageRequest::first(5))
+        .await
+        .unwrap();
+    assert_eq!(page.unread_count, 1);
+    assert_eq!(
+        generations.current_checkpoints().await.unwrap()[0].position,
+        1
+    );
+    forwarding.abort();
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_one_is_refused_at_once() {
+    let opened = MongoGenerations::open("http://127.0.0.1/", "any", Arc::new(SystemClock)).await;
+    let error = opened.err().unwrap().to_string();
+    assert!(error.contains("MongoDB"), "{error}");
+}
+
+/// Follows of distinct people, as the projector gets them.
+fn many_follows(first: u64, count: u64) -> Log {
+    (first..first + count)
+        .map(|n| {
+            let event = UserFollowed {
+                follower_id: UserId(Uuid::from_u128(u128::from(n) << 64 | 1)),
+                following_id: UserId(Uuid::from_u128(u128::from(n % 5_000) << 64 | 2)),
+                follower_username: format!("user{n}"),
+                notify: false,
+                timestamp: Timestamp(n as i64),
+            };
+            (n, event.into())
+        })
+        .collect()
+}
+
+/// How fast batches go in, beside plain inserts of as many documents. Prints both; run it by name with `--ignored`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn the_rate_of_batches_beside_plain_inserts() {
+    const BATCH: u64 = 4_000;
+    const BATCHES: u64 = 10;
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let source = Source::partition("USER_TOPIC", 0);
+    let begun = Instant::now();
+    for number in 0..BATCHES {
+        let log = many_follows(number * BATCH + 1, BATCH);
+        let batch = batch(source.clone(), number * BATCH, &log);
+        store.apply(batch).await.unwrap();
+    }
+    let rate = (BATCH * BATCHES) as f64 / begun.elapsed().as_secs_f64();
+
+    let client = Client::with_uri_str(&subject.url).await.unwrap();
+    let database = client.database(&subject.database);
+    let written = database.collection::<Document>(&format!("notifications_{id}"));
+    let document = written.find_one(doc! {}).await.unwrap().unwrap();
+    let plain = database.collection::<Document>("plain");
+    let begun = Instant::now();
+    for number in 0..BATCH * BATCHES / 1_000 {
+        let documents = (0..1_000).map(|n| {
+            let mut document = document.clone();
+            document.insert("_id", format!("{number:032}{n:04}"));
+            document
+        });
+        let documents: Vec<_> = documents.collect();
+        plain.insert_many(documents).ordered(false).await.unwrap();
+    }
+    let limit = (BATCH * BATCHES) as f64 / begun.elapsed().as_secs_f64();
+    println!(
+        "{rate:.0} events/s, {limit:.0} plain inserts/s, {:.2}",
+        rate / limit
+    );
+    store.close().await;
+}
