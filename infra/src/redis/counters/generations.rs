@@ -1,7 +1,6 @@
 //! The generations of the counters on Redis, and the pointer to the current one.
 
 use std::{
-    future::Future,
     sync::{
         Arc, Once,
         atomic::{AtomicU32, Ordering},
@@ -214,13 +213,8 @@ impl Shared {
 }
 
 /// A failed renewal is noticed by whoever uses the right; a failed release runs out.
-fn quietly(
-    link: RedisLink,
-    script: Arc<ScriptInvocation<'static>>,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let _ = link.invoke::<Value>(&script).await;
-    }
+async fn quietly(link: RedisLink, script: Arc<ScriptInvocation<'static>>) {
+    let _ = link.invoke::<Value>(&script).await;
 }
 
 /// Gives the claim back when it is dropped.
