@@ -382,6 +382,27 @@ async fn a_batch_that_was_cut_off_is_ended_by_the_next_writer() {
     assert_equals_fold(&generations, &log).await;
 }
 
+/// A command that ends right after it gave its rights back keeps nobody waiting.
+#[test]
+fn rights_are_given_back_although_the_program_ends() {
+    let place = Place::new(&redis_url());
+    for _ in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let generations = place.generations();
+            let claim = generations.claim().await.unwrap().expect("nobody has it");
+            assert!(generations.claim().await.unwrap().is_none());
+            let began = Instant::now();
+            let fence = generations.fence(&claim).await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(5));
+            drop((fence, claim));
+        });
+    }
+}
+
 /// What a partition has brought would be counted again by who reads the log from a lower place.
 #[tokio::test]
 async fn what_came_by_partitions_is_not_continued_from_the_log() {
