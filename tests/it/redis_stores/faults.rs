@@ -11,7 +11,7 @@ use socialhub_infra::redis::{RedisFault, RedisGenerations, RedisLink, keep_fille
 use socialhub_projections::{
     PageRequest, Source, StoreError,
     counters::{CounterFold, CounterReader, Counters},
-    runtime::{Control, Generations, ModelControl},
+    runtime::{Control, Generations, LogTail, ModelControl, Projector},
     source_position,
 };
 use socialhub_tests::{
@@ -107,6 +107,47 @@ async fn an_emptied_redis_serves_no_zeros_and_is_filled_again() {
     let report = control.verify(&log).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.differences);
     drop((one, two));
+}
+
+/// A live projector loses its generation, and has another one without anybody's help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projector_goes_on_after_redis_was_emptied_and_restarted() {
+    let mut server = Server::start().await;
+    let place = Place::new(&server.url());
+    let events = history(37, 3_000);
+    let log = event_log(&events[..500]).await;
+    let generations = place.generations();
+    let _keeper = keep(&generations, &log);
+    let stop = CancellationToken::new();
+    let tail = LogTail::start(Arc::clone(&log), stop.clone());
+    let port = Arc::clone(&generations) as Arc<dyn Generations<Counters>>;
+    let live = Projector::new(port, tail, clock()).spawn(stop.clone());
+    let reached = async |head: usize| {
+        eventually("the projector is at the head", || async {
+            let found = generations.current_checkpoints().await.ok()?;
+            (source_position(&found, &Source::log()) == head as Position).then_some(())
+        })
+        .await;
+    };
+    reached(500).await;
+    append(&*log, &events[500..900]).await;
+    server.run(&["FLUSHALL"]).await;
+    append(&*log, &events[900..1_300]).await;
+    reached(1_300).await;
+    assert_equals_fold(&generations, &events[..1_300]).await;
+
+    // Nothing was saved: it comes back empty.
+    server.stop();
+    append(&*log, &events[1_300..1_600]).await;
+    server.start_again().await;
+    append(&*log, &events[1_600..2_000]).await;
+    reached(2_000).await;
+    append(&*log, &events[2_000..]).await;
+    reached(events.len()).await;
+    let control = Control::<Counters, CounterFold>::new(generations.clone(), clock());
+    assert!(control.verify(&log).await.unwrap().is_clean());
+    stop.cancel();
+    live.task.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
