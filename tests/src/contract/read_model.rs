@@ -26,7 +26,7 @@ use super::history::{Log, followed, history};
 use crate::support::eventually;
 
 /// How many random histories a case goes through.
-const HISTORIES: u64 = 24;
+const HISTORIES: u64 = 16;
 /// How many partitions each topic has in random histories.
 const PARTITIONS: i32 = 2;
 /// How long a writer may be kept waiting before a case gives up.
