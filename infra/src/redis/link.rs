@@ -150,6 +150,15 @@ impl RedisLink {
         self.settle(&connected, answer).await
     }
 
+    /// Runs a script on a connection of its own, blocking; answers whether it was done.
+    pub(crate) fn invoke_blocking(&self, script: &ScriptInvocation<'_>) -> bool {
+        let connection = self.0.client.get_connection_with_timeout(PATIENCE);
+        connection.is_ok_and(|mut connection| {
+            connection.set_read_timeout(Some(PATIENCE)).is_ok()
+                && script.invoke::<Value>(&mut connection).is_ok()
+        })
+    }
+
     /// Sends calls of one script (`EVALSHA`) at once. When the server does not have it, it is given to it and all are
     /// sent again: they must bear that.
     pub(crate) async fn invoke_all(

@@ -7,8 +7,8 @@ use socialhub_event_log::Position;
 use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence};
 use tokio::time::Instant;
 
-use super::{claim_key, fence_key, generations::Shared, scripts, source_field, token};
-use crate::redis::renewal::{Renewal, TIME_TO_LIVE};
+use super::{claim_key, fence_key, generations::Shared, held::Held, scripts, source_field, token};
+use crate::redis::renewal::TIME_TO_LIVE;
 
 /// How long another's fence is waited for: at least until one whose holder was killed has run out.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ pub(super) struct RedisFence {
     shared: Arc<Shared>,
     token: String,
     position: Position,
-    _renewal: Renewal,
+    _held: Held,
 }
 
 impl RedisFence {
@@ -42,12 +42,12 @@ impl RedisFence {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         let [position, fenced] = reply.numbers().ok_or_else(|| reply.fault())?;
-        let renewal = shared.hold(&key, &format!("{token} {fenced}"));
+        let held = shared.hold(key, format!("{token} {fenced}"));
         Ok(Self {
             shared,
             token,
             position,
-            _renewal: renewal,
+            _held: held,
         })
     }
 }
@@ -76,10 +76,7 @@ impl Fence for RedisFence {
 }
 
 /// Keeps everybody from writing a generation while it is read; none when that cannot be now.
-pub(super) async fn pause(
-    shared: &Shared,
-    id: GenerationId,
-) -> Result<Option<Renewal>, StoreError> {
+pub(super) async fn pause(shared: &Shared, id: GenerationId) -> Result<Option<Held>, StoreError> {
     let (key, token) = (fence_key(&shared.catalogue), token());
     let mut script = scripts::PAUSE.prepare_invoke();
     script
@@ -89,5 +86,5 @@ pub(super) async fn pause(
         .arg(&token)
         .arg(TIME_TO_LIVE.as_millis() as u64);
     let reply = shared.call(&script).await?;
-    Ok((reply.word == "done").then(|| shared.hold(&key, &format!("{token} {id}"))))
+    Ok((reply.word == "done").then(|| shared.hold(key, format!("{token} {id}"))))
 }

@@ -1,7 +1,6 @@
 //! The generations of the counters on Redis, and the pointer to the current one.
 
 use std::{
-    future::Future,
     sync::{
         Arc, Once,
         atomic::{AtomicU32, Ordering},
@@ -23,13 +22,14 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     FORMAT, Keys, RedisCounterReader, Reply, claim_key,
     fence::RedisFence,
+    held::Held,
     pairs, parse_checkpoints, scripts, snapshot,
     store::{RedisCounterStore, read_letters},
     token, words,
 };
 use crate::redis::{
     link::{RedisFault, RedisLink},
-    renewal::{Renewal, TIME_TO_LIVE},
+    renewal::TIME_TO_LIVE,
 };
 
 /// How often the pointer is read anew.
@@ -182,21 +182,9 @@ impl Shared {
         Ok(Reply::of(self.link.invoke(script).await?))
     }
 
-    /// Renews a key that says `value` until the answer is dropped, and then removes it.
-    pub(super) fn hold(&self, key: &str, value: &str) -> Renewal {
-        let (again, last) = (self.link.clone(), self.link.clone());
-        let mut renew = scripts::RENEW.prepare_invoke();
-        renew
-            .key(key)
-            .arg(value)
-            .arg(TIME_TO_LIVE.as_millis() as u64);
-        let mut release = scripts::RELEASE.prepare_invoke();
-        release.key(key).arg(value);
-        let renew = Arc::new(renew);
-        Renewal::start(
-            move || quietly(again.clone(), Arc::clone(&renew)),
-            move || quietly(last, Arc::new(release)),
-        )
+    /// Keeps a key that says `value` until the answer is dropped.
+    pub(super) fn hold(&self, key: String, value: String) -> Held {
+        Held::new(self.link.clone(), key, value)
     }
 
     async fn bytes(&self, id: GenerationId) -> u64 {
@@ -213,21 +201,11 @@ impl Shared {
     }
 }
 
-/// A failed renewal is noticed by whoever uses the right; a failed release runs out.
-fn quietly(
-    link: RedisLink,
-    script: Arc<ScriptInvocation<'static>>,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let _ = link.invoke::<Value>(&script).await;
-    }
-}
-
 /// Gives the claim back when it is dropped.
 struct ClaimGuard {
     shared: Arc<Shared>,
     token: String,
-    _renewal: Renewal,
+    _held: Held,
 }
 
 impl Drop for ClaimGuard {
@@ -323,11 +301,11 @@ impl Generations<Counters> for RedisGenerations {
             return Ok(None);
         }
         *shared.claim.lock() = Some(token.clone());
-        let renewal = shared.hold(&key, &token);
+        let held = shared.hold(key, token.clone());
         Ok(Some(Claim::new(ClaimGuard {
             shared: Arc::clone(shared),
             token,
-            _renewal: renewal,
+            _held: held,
         })))
     }
 

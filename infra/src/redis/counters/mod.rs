@@ -15,6 +15,7 @@
 mod fence;
 mod fill;
 mod generations;
+mod held;
 mod pack;
 mod reader;
 mod scripts;

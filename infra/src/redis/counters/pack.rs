@@ -155,7 +155,7 @@ impl Sums {
             } => {
                 self.person(position, author).posts += 1;
                 let post = self.post(position, post);
-                if post.flags % GONE == 0 {
+                if post.flags & (PUBLIC | RESTRICTED) == 0 {
                     post.flags |= if public { PUBLIC } else { RESTRICTED };
                 }
             }

@@ -1,0 +1,92 @@
+//! A server that a test may stop, empty and set up as it likes.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use socialhub_tests::support::eventually;
+use tempfile::TempDir;
+
+/// A Redis server of this test alone.
+pub(super) struct Server {
+    pub(super) folder: TempDir,
+    port: u16,
+    process: Child,
+}
+
+fn start(folder: &TempDir, port: u16) -> Child {
+    let log = std::fs::File::create(folder.path().join("redis.log")).unwrap();
+    Command::new("redis-server")
+        .args([
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+        ])
+        .arg(folder.path())
+        .stdout(Stdio::from(log))
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+impl Server {
+    pub(super) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let folder = tempfile::tempdir().unwrap();
+        let process = start(&folder, port);
+        let server = Self {
+            folder,
+            port,
+            process,
+        };
+        server.answers().await;
+        server
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    async fn answers(&self) {
+        eventually("Redis answers", || async {
+            self.try_run(&["PING"]).await.ok()
+        })
+        .await;
+    }
+
+    pub(super) async fn try_run(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut connection).await
+    }
+
+    pub(super) async fn run(&self, words: &[&str]) {
+        self.try_run(words).await.unwrap();
+    }
+
+    /// Kills it: what is not in its dump is lost.
+    pub(super) fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub(super) async fn start_again(&mut self) {
+        self.process = start(&self.folder, self.port);
+        self.answers().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
