@@ -13,6 +13,7 @@ mod concurrency;
 mod durability;
 mod event_log;
 mod flow;
+mod kafka;
 mod media;
 mod program;
 mod replay;
