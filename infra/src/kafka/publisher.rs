@@ -164,12 +164,16 @@ impl Worker {
             }
             // The producer is not used again, whatever the error was.
             Err(error) => {
-                if !matches!(failed(&error), PublishError::Fenced)
+                // Shut out, it throws away what waits and says that of the records.
+                let fatal = producer.client().fatal_error();
+                let fatal = fatal.map(|(code, _)| failed(&KafkaError::Global(code)));
+                let error = fatal.unwrap_or_else(|| failed(&error));
+                if !matches!(error, PublishError::Fenced)
                     && let Err(error) = producer.abort_transaction(ABORT_WITHIN)
                 {
                     tracing::debug!(%error, "a transaction was not given up; whoever begins next ends it");
                 }
-                Err(failed(&error))
+                Err(error)
             }
         }
     }

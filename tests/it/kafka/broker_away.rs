@@ -57,7 +57,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         let _ = Command::new(&self.script)
-            .args(["destroy", "--dir"])
+            .args(["destroy", "--yes", "--dir"])
             .arg(self.folder.path())
             .output();
     }

@@ -65,7 +65,7 @@ async fn kcat_sees_the_seeds_json() {
 async fn a_relay_killed_between_commit_and_save_doubles_nothing() {
     let world = World::new();
     world.append(20).await;
-    let (task, _) = world.relay("a");
+    let (mut leader, _) = world.relay("a");
     world.published().await;
     for owner in ["b", "c", "d"] {
         let saved = world.store.saved();
@@ -81,14 +81,13 @@ async fn a_relay_killed_between_commit_and_save_doubles_nothing() {
         })
         .await;
         assert_eq!(world.store.saved(), saved, "published but not saved");
-        task.task.abort();
+        leader.task.abort();
         world.store.heal();
         // It waits until the lease has run out.
-        let (_task, stop) = world.relay(owner);
+        leader = world.relay(owner).0;
         world.append(5).await;
         world.published().await;
         world.assert_published_once();
-        stop.cancel();
     }
 }
 
