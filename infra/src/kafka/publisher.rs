@@ -26,6 +26,8 @@ use crate::kafka::{KafkaSettings, millis, tails};
 
 /// How long giving up a transaction may take; whoever begins next ends it anyway.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
+/// How long to wait for delivery reports before looking whether all have come.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait for the client's queue when it is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -136,7 +138,8 @@ impl Worker {
                 millis(settings.transaction_timeout),
             )
             .set("message.timeout.ms", millis(settings.message_timeout))
-            .set("linger.ms", "5")
+            // The records of a transaction come together; whoever reads them waits.
+            .set("linger.ms", "1")
             .set("queue.buffering.max.messages", "100000");
         self.reports = Arc::default();
         let reports = Reports(Arc::clone(&self.reports));
@@ -192,8 +195,7 @@ impl Worker {
                 .or_insert_with(|| self.settings.topic(outgoing.record.topic.name()));
             send(producer, topic, outgoing, nth, deadline)?;
         }
-        // A little longer than a record may take: its end is then known.
-        producer.flush(self.settings.message_timeout + Duration::from_secs(1))?;
+        self.await_deliveries(producer)?;
         let offsets = {
             let mut delivered = self.reports.lock();
             if let Some(error) = delivered.error.take() {
@@ -206,6 +208,20 @@ impl Worker {
         };
         producer.commit_transaction(self.settings.transaction_timeout)?;
         Ok(offsets)
+    }
+
+    /// Takes reports until there is one for each record. The producer's own `flush` takes them for 100 ms at least.
+    fn await_deliveries(&self, producer: &BaseProducer<Reports>) -> KafkaResult<()> {
+        // A little longer than a record may take: its end is then known.
+        let deadline = Instant::now() + self.settings.message_timeout + Duration::from_secs(1);
+        while producer.in_flight_count() > 0 {
+            producer.poll(REPORT_PAUSE);
+            if Instant::now() >= deadline {
+                let late = RDKafkaErrorCode::MessageTimedOut;
+                return Err(KafkaError::MessageProduction(late));
+            }
+        }
+        Ok(())
     }
 
     /// How many partitions the topics have.

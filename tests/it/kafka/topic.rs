@@ -22,6 +22,7 @@ pub fn read(settings: &KafkaSettings) -> BTreeMap<(String, i32), Vec<WireHeaders
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "20")
         .create()
         .unwrap();
     let mut found = BTreeMap::new();
