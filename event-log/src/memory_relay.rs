@@ -48,6 +48,11 @@ impl MemoryRelayStore {
         self.state.lock().failures.push(reason.to_owned());
     }
 
+    /// No further call of `save` fails.
+    pub fn heal(&self) {
+        self.state.lock().failures.clear();
+    }
+
     /// Replaces the frontier, as a restored dump would.
     pub fn restore(&self, frontier: Frontier) {
         self.state.lock().frontier = frontier;

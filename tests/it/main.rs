@@ -14,6 +14,7 @@ mod concurrency;
 mod durability;
 mod event_log;
 mod flow;
+mod kafka;
 mod media;
 mod object_media;
 mod postgres_feed;

@@ -1,1 +1,88 @@
 //! Kafka adapters: the transactional publisher of the relay and the consumer of the projectors.
+//!
+//! librdkafka blocks: publisher and consumer each have a thread of their own, and the async side talks to it.
+
+mod consumer;
+mod publisher;
+mod tails;
+
+use std::time::Duration;
+
+use rdkafka::{ClientConfig, message::Headers};
+use socialhub_domain::topic::Topic;
+use socialhub_event_log::WireHeaders;
+
+pub use consumer::{KafkaSource, KafkaSources};
+pub use publisher::KafkaPublisher;
+
+/// Where the topics are, and how patient the clients are with them.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// The brokers to ask first, as `host:port`, separated by commas.
+    pub brokers: String,
+    /// What every topic's name on the broker begins with; usually nothing.
+    pub topic_prefix: String,
+    /// How many partitions a topic gets that is not there yet.
+    pub partitions: i32,
+    /// How many copies of it there are; -1 leaves it to the broker.
+    pub replication: i32,
+    /// The name under which relays shut each other out.
+    pub transactional_id: String,
+    /// How long a record may take to be delivered before its transaction is given up.
+    pub message_timeout: Duration,
+    /// How long the broker keeps a transaction open whose relay is silent.
+    pub transaction_timeout: Duration,
+    /// How long a broker may take to answer.
+    pub request_timeout: Duration,
+    /// How long a projector may be silent before its partitions go to others.
+    pub session_timeout: Duration,
+}
+
+impl KafkaSettings {
+    /// The usual settings for brokers at an address.
+    pub fn new(brokers: &str) -> Self {
+        Self {
+            brokers: brokers.to_owned(),
+            topic_prefix: String::new(),
+            partitions: 3,
+            replication: -1,
+            transactional_id: "socialhub-relay".to_owned(),
+            message_timeout: Duration::from_secs(20),
+            transaction_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(10),
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// A topic's name on the broker.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.topic_prefix)
+    }
+
+    /// The topic behind a name on the broker.
+    fn logical(&self, name: &str) -> Option<Topic> {
+        let name = name.strip_prefix(&self.topic_prefix)?;
+        Topic::ALL.into_iter().find(|topic| topic.name() == name)
+    }
+
+    fn client(&self, name: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", name)
+            .set("socket.timeout.ms", millis(self.request_timeout))
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000");
+        config
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// What a record's headers say, if the relay wrote them.
+fn headers<H: Headers>(headers: Option<&H>) -> Option<WireHeaders> {
+    let pairs = headers?.iter();
+    WireHeaders::parse(pairs.filter_map(|header| Some((header.key, header.value?))))
+}

@@ -218,7 +218,7 @@ impl World {
                     process.member.deliver(10);
                 }
                 sleep(Duration::from_millis(20)).await;
-                if self.position().await >= head {
+                if self.position() >= head {
                     return;
                 }
                 // A source was opened anew: its group deals out again.
@@ -245,7 +245,7 @@ impl World {
         self.assert_whole();
     }
 
-    async fn position(&self) -> Position {
+    fn position(&self) -> Position {
         let frontier = self.topics.relay.saved();
         socialhub_projections::status::reached(&self.model.checkpoints(), Toy::TOPICS, &frontier)
     }

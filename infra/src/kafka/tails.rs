@@ -1,0 +1,139 @@
+//! The ends of partitions: the last committed record of each that the relay has written.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, KafkaResult},
+};
+use socialhub_event_log::{PartitionTail, PublishError, TailRecord};
+
+use crate::kafka::{KafkaSettings, headers};
+
+/// How far back a record is looked for first: a transaction's end takes an offset, too.
+const FIRST_LOOK: i64 = 8;
+/// How much further each time.
+const FURTHER: i64 = 16;
+
+/// One partition being looked at.
+struct Look {
+    tail: PartitionTail,
+    /// The name on the broker.
+    topic: String,
+    /// The first offset that was looked at.
+    from: i64,
+}
+
+/// Reads the ends of all partitions.
+pub(super) fn read(
+    settings: &KafkaSettings,
+    partitions: &BTreeMap<String, i32>,
+) -> Result<Vec<PartitionTail>, PublishError> {
+    let failed = |error: KafkaError| PublishError::Failed(error.to_string());
+    let mut config = settings.client("socialhub-relay-ends");
+    // A group's name is needed to read by assignment; nothing is ever committed under it.
+    config
+        .set("group.id", format!("{}-ends", settings.transactional_id))
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("fetch.wait.max.ms", "50");
+    let consumer: BaseConsumer = config.create().map_err(failed)?;
+    let deadline = Instant::now() + settings.message_timeout;
+    let mut tails = Vec::new();
+    // Topic by topic: the event that says that a partition ends names its number alone.
+    for (name, count) in partitions {
+        let looks: KafkaResult<Vec<Look>> = (0..*count)
+            .map(|partition| open(&consumer, settings, name, partition))
+            .collect();
+        let mut looks = looks.map_err(failed)?;
+        let mut reach = FIRST_LOOK;
+        loop {
+            let open: Vec<&mut Look> = looks.iter_mut().filter(|look| !look.is_done()).collect();
+            if open.is_empty() {
+                break;
+            }
+            look_back(&consumer, open, reach, deadline).map_err(failed)?;
+            reach = reach.saturating_mul(FURTHER);
+        }
+        tails.extend(looks.into_iter().map(|look| look.tail));
+    }
+    Ok(tails)
+}
+
+fn open(
+    consumer: &BaseConsumer,
+    settings: &KafkaSettings,
+    name: &str,
+    partition: i32,
+) -> KafkaResult<Look> {
+    let topic = settings.topic(name);
+    let (earliest, next) =
+        consumer.fetch_watermarks(&topic, partition, settings.request_timeout)?;
+    Ok(Look {
+        tail: PartitionTail {
+            topic: name.to_owned(),
+            partition,
+            earliest,
+            next,
+            last: None,
+        },
+        topic,
+        from: next,
+    })
+}
+
+impl Look {
+    fn is_done(&self) -> bool {
+        self.tail.last.is_some() || self.from <= self.tail.earliest
+    }
+}
+
+/// Reads the last `reach` offsets of partitions of one topic; what was found is noted.
+fn look_back(
+    consumer: &BaseConsumer,
+    mut looks: Vec<&mut Look>,
+    reach: i64,
+    deadline: Instant,
+) -> KafkaResult<()> {
+    let mut assignment = TopicPartitionList::new();
+    let mut open = HashMap::new();
+    for (nth, look) in looks.iter_mut().enumerate() {
+        look.from = (look.tail.next - reach).max(look.tail.earliest);
+        let partition = look.tail.partition;
+        assignment.add_partition_offset(&look.topic, partition, Offset::Offset(look.from))?;
+        open.insert(partition, nth);
+    }
+    consumer.assign(&assignment)?;
+    while !open.is_empty() {
+        if Instant::now() >= deadline {
+            return Err(KafkaError::MessageConsumption(
+                rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
+            ));
+        }
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                let nth = open.get(&message.partition());
+                let look = nth.and_then(|nth| looks.get_mut(*nth));
+                if let (Some(look), Some(headers)) = (look, headers(message.headers())) {
+                    look.tail.last = Some(TailRecord {
+                        offset: message.offset(),
+                        position: headers.position,
+                        event_id: headers.event_id,
+                    });
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}

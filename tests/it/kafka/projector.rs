@@ -1,0 +1,222 @@
+//! Projectors of one group on real topics.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use socialhub_domain::topic::Topic;
+use socialhub_event_log::FrontierReader;
+use socialhub_infra::kafka::{KafkaSettings, KafkaSource};
+use socialhub_projections::{
+    GenerationId, Projection,
+    runtime::{Delivery, Filler, Filling, Generations, PartitionedSource, Start},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{FixedClock, Model, Toy, World, topic, within};
+
+/// Tells the test binary that it is a member of a group that is going to be killed: brokers, prefix, group.
+const CHILD: &str = "SOCIALHUB_TEST_GROUP_MEMBER";
+
+/// Not a test of its own: a member of the group that a test kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_killed() {
+    let Ok(names) = env::var(CHILD) else { return };
+    let names: Vec<&str> = names.split(' ').collect();
+    let settings = KafkaSettings {
+        topic_prefix: names[1].to_owned(),
+        session_timeout: Duration::from_secs(6),
+        ..KafkaSettings::new(names[0])
+    };
+    let mut source = KafkaSource::join(&settings, names[2], Toy::TOPICS).unwrap();
+    loop {
+        match source.next().await.unwrap() {
+            Delivery::Assigned(sources, answer) => {
+                println!("member of {}", sources.len());
+                let beginning = |source| (source, Start::Beginning);
+                answer.give(sources.into_iter().map(beginning).collect());
+            }
+            Delivery::Revoked(_, answer) => answer.give(()),
+            Delivery::Records(_) => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_share_of_a_killed_member_goes_to_the_others() {
+    let world = World::new();
+    world.append(200).await;
+    let (_relay, _stop) = world.relay("a");
+    world.published().await;
+    let model = Model::new();
+    let (_projector, _stop) = world.projector(&model, "shared");
+    world.projected(&model).await;
+    let prefix = &world.settings.topic_prefix;
+    let mut member = Command::new(env::current_exe().unwrap())
+        .args(["a_member_that_is_killed", "--nocapture"])
+        .env(
+            CHILD,
+            format!("{} {prefix} {prefix}shared", world.settings.brokers),
+        )
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(member.stdout.take().unwrap()).lines();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut lines = lines.map_while(Result::ok);
+        lines.find_map(|line| {
+            let (_, count) = line.split_once("member of ")?;
+            count
+                .trim()
+                .parse::<usize>()
+                .ok()
+                .filter(|count| *count > 0)
+        })
+    });
+    let share = told.await.unwrap().unwrap();
+    assert!(share < 3, "the other one keeps some");
+    world.append(200).await;
+    world.published().await;
+    member.kill().unwrap();
+    member.wait().unwrap();
+    world.projected(&model).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_projectors_share_and_hand_over() {
+    let world = World::new();
+    let (_relay, _stop) = world.relay("a");
+    let model = Model::new();
+    let (first, stop_first) = world.projector(&model, "two");
+    world.append(300).await;
+    let (_second, _stop_second) = world.projector(&model, "two");
+    world.append(300).await;
+    world.projected(&model).await;
+    stop_first.cancel();
+    first.task.await.unwrap();
+    world.append(100).await;
+    world.projected(&model).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_write_and_what_comes_twice_has_no_effect() {
+    let world = World::new();
+    world.append(50).await;
+    let (_relay, _stop) = world.relay("a");
+    world.published().await;
+    let model = Model::new();
+    let (_projector, _stop) = world.projector(&model, "foreign");
+    world.projected(&model).await;
+    for record in topic::kcat(&world.settings, Topic::User) {
+        let headers: Vec<String> = record["headers"]
+            .as_array()
+            .unwrap()
+            .chunks(2)
+            .map(|pair| {
+                format!(
+                    "{}={}",
+                    pair[0].as_str().unwrap(),
+                    pair[1].as_str().unwrap()
+                )
+            })
+            .collect();
+        let partition = record["partition"].as_i64().unwrap() as i32;
+        let payload = record["payload"].as_str().unwrap();
+        topic::produce(&world.settings, Topic::User, partition, payload, &headers);
+    }
+    for partition in 0..3 {
+        for nonsense in [
+            "no json",
+            "{}",
+            "{\"eventType\":\"user.cloned\",\"data\":{}}",
+        ] {
+            topic::produce(&world.settings, Topic::User, partition, nonsense, &[]);
+        }
+    }
+    world.append(50).await;
+    world.projected(&model).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_removed_is_read_from_the_log() {
+    let world = World::new();
+    world.append(100).await;
+    let (_relay, _stop) = world.relay("a");
+    world.published().await;
+    let model = Model::new();
+    let (projector, stop) = world.projector(&model, "aged");
+    world.projected(&model).await;
+    stop.cancel();
+    projector.task.await.unwrap();
+    world.append(100).await;
+    world.published().await;
+    // Everything published so far is gone; the checkpoints' offsets are, too.
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..3 {
+        let name = world.settings.topic(Topic::User.name());
+        ends.add_partition_offset(&name, partition, Offset::End)
+            .unwrap();
+    }
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &world.settings.brokers)
+        .create()
+        .unwrap();
+    admin
+        .delete_records(&ends, &AdminOptions::new())
+        .await
+        .unwrap();
+    let (_projector, _stop) = world.projector(&model, "aged");
+    world.projected(&model).await;
+    world.append(100).await;
+    world.projected(&model).await;
+    // A relay that begins now finds empty partitions, and age as the reason.
+    world.assert_leads_anew().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_generation_reads_on_in_a_group_of_its_own() {
+    let world = World::new();
+    world.append(100).await;
+    let (_relay, _stop) = world.relay("a");
+    world.published().await;
+    let model = Model::new();
+    let (projector, _stop) = world.projector(&model, "generations");
+    world.projected(&model).await;
+    world.append(50).await;
+    let filler = Filler::begin(
+        model.seen_by(Arc::default()) as Arc<dyn Generations<Toy>>,
+        world.log(),
+        Some(Arc::clone(&world.store) as Arc<dyn FrontierReader>),
+        Arc::new(FixedClock),
+    );
+    let filler = Box::new(filler.await.unwrap());
+    filler.finish(&CancellationToken::new()).await.unwrap();
+    within(30, "the new generation is projected", || {
+        projector.status.report(&FixedClock).generation == Some(GenerationId(2))
+    })
+    .await;
+    world.append(50).await;
+    world.projected(&model).await;
+}
+
+impl World {
+    async fn assert_leads_anew(&self) {
+        let (relay, _stop) = self.relay("a");
+        within(30, "it leads", || {
+            relay.status.report().state == socialhub_event_log::RelayState::Leading
+        })
+        .await;
+        self.append(10).await;
+        self.published().await;
+        relay.task.abort();
+    }
+}
