@@ -9,6 +9,7 @@ mod architecture;
 mod auth;
 mod bad_input;
 mod chat;
+mod chat_cluster;
 mod concurrency;
 mod durability;
 mod event_log;
