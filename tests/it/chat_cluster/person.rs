@@ -6,11 +6,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use socialhub_tests::support::eventually;
+use socialhub_tests::support::{eventually, server::PATIENCE};
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -220,8 +221,13 @@ impl Person {
 
     /// Waits until exactly these are shown as present.
     pub async fn sees_present(&self, people: &[&str]) {
-        let what = format!("{} sees {people:?}", self.name);
-        eventually(&what, || async { (self.present() == people).then_some(()) }).await;
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while self.present() != people {
+            let (name, present) = (&self.name, self.present());
+            let late = tokio::time::Instant::now() >= give_up;
+            assert!(!late, "{name} sees {present:?} and not {people:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
