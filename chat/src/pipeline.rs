@@ -30,7 +30,7 @@ use crate::{
     room::{Next, Room},
     room_id::RoomId,
 };
-use cluster::{Cluster, Learnt};
+use cluster::{Cluster, Learnt, Sharing};
 
 /// Events taken at once.
 const TAKEN: usize = 1_024;
@@ -84,8 +84,6 @@ pub(crate) struct Loaded {
     ticket: u64,
     purpose: Purpose,
     outcome: Result<History, ChatLogError>,
-    /// Who is there on other instances, if that was asked and answered.
-    elsewhere: Option<Vec<ChatUser>>,
 }
 
 /// Something to do, in order.
@@ -222,7 +220,7 @@ impl Pipeline {
                     self.flush().await;
                     self.fill_now(&room).await;
                     self.leave(&room, socket);
-                    reply(&Ack::Done);
+                    self.reply_when_shared(&room, reply);
                 }
                 Command::Gone { socket, rooms } => {
                     self.flush().await;
@@ -323,6 +321,7 @@ impl Pipeline {
             self.ears.standing.open(&join.room);
             Room::new(join.room.clone())
         });
+        let news = !room.is_here(join.user.id);
         let ticket = room.enter(join.socket, join.user, join.outlet, self.tickets);
         let query = welcoming(join.after);
         let purpose = Purpose::Welcome {
@@ -330,11 +329,11 @@ impl Pipeline {
             reply: join.reply,
             ended: None,
         };
-        let asks = self.cluster.link() == Link::Up && !room.knows_elsewhere();
-        self.read(join.room, join.socket, ticket, purpose, query, asks);
+        let sharing = news.then(|| self.cluster.share_soon(&join.room));
+        self.read(join.room, join.socket, ticket, purpose, query, sharing);
     }
 
-    /// Reads the log beside the pipeline, and asks who is elsewhere if need be; the outcome comes back as a command.
+    /// Reads the log beside the pipeline; the outcome comes back as a command, not before what it waits for.
     fn read(
         &self,
         room: RoomId,
@@ -342,35 +341,28 @@ impl Pipeline {
         ticket: u64,
         purpose: Purpose,
         query: HistoryQuery,
-        asks: bool,
+        sharing: Option<Sharing>,
     ) {
         let (log, queue) = (self.tools.log.clone(), self.tools.queue.clone());
-        let presence = asks.then(|| self.tools.presence.clone());
         tokio::spawn(async move {
-            let history = read_or_start_afresh(&*log, &room, query);
-            let people = cluster::ask_elsewhere(presence.as_deref(), &room);
-            let (outcome, elsewhere) = tokio::join!(history, people);
+            // The history comes last, so that it is no older than what was waited for.
+            if let Some(sharing) = sharing {
+                sharing.done().await;
+            }
+            let outcome = read_or_start_afresh(&*log, &room, query).await;
             let loaded = Loaded {
                 room,
                 socket,
                 ticket,
                 purpose,
                 outcome,
-                elsewhere,
             };
             let _ = queue.send(Command::Loaded(loaded)).await;
         });
     }
 
     fn feed_from_log(&self, room: RoomId, socket: Sid, ticket: u64, after: u64) {
-        self.read(
-            room,
-            socket,
-            ticket,
-            Purpose::Feed,
-            page_after(after),
-            false,
-        );
+        self.read(room, socket, ticket, Purpose::Feed, page_after(after), None);
     }
 
     fn loaded(&mut self, loaded: Loaded) {
@@ -389,7 +381,6 @@ impl Pipeline {
             ticket,
             purpose,
             outcome,
-            elsewhere,
         } = loaded;
         let Purpose::Welcome {
             after,
@@ -408,6 +399,7 @@ impl Pipeline {
             Err(error) => {
                 tracing::warn!(%error, "a room's history could not be read");
                 room.abandon(socket, ticket);
+                self.note(&id);
                 self.drop_if_empty(&id);
                 reply(&Ack::Refused(Refusal::busy()));
                 return;
@@ -420,11 +412,8 @@ impl Pipeline {
                 reply,
                 ended: Some(history.last_seq),
             };
-            self.read(id, socket, ticket, purpose, welcoming(after), false);
+            self.read(id, socket, ticket, purpose, welcoming(after), None);
             return;
-        }
-        if elsewhere.is_some() && !room.knows_elsewhere() {
-            room.set_elsewhere(elsewhere);
         }
         let recovered = after.is_none_or(|after| leaves_no_hole(&history, after));
         // The history may know more than any hint that came.
@@ -474,6 +463,18 @@ impl Pipeline {
         room.leave(socket);
         self.note(id);
         self.drop_if_empty(id);
+    }
+
+    /// Answers one who left, when the other instances can know.
+    fn reply_when_shared(&mut self, room: &RoomId, reply: Reply) {
+        if self.cluster.link() != Link::Up {
+            return reply(&Ack::Done);
+        }
+        let sharing = self.cluster.share_soon(room);
+        tokio::spawn(async move {
+            sharing.done().await;
+            reply(&Ack::Done);
+        });
     }
 
     fn drop_if_empty(&mut self, id: &RoomId) {

@@ -227,12 +227,6 @@ pub trait PresenceStore: Send + Sync {
     /// [`PresenceError`]; then some of it may have been done.
     async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError>;
 
-    /// Who is in a room on the other instances.
-    ///
-    /// # Errors
-    /// [`PresenceError`].
-    async fn elsewhere(&self, room: &RoomId) -> Result<Vec<ChatUser>, PresenceError>;
-
     /// This instance ends: nobody is on it any more.
     async fn leave(&self);
 }
@@ -245,10 +239,6 @@ pub struct NoPresence;
 impl PresenceStore for NoPresence {
     async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError> {
         Ok(vec![Vec::new(); here.len()])
-    }
-
-    async fn elsewhere(&self, _: &RoomId) -> Result<Vec<ChatUser>, PresenceError> {
-        Ok(Vec::new())
     }
 
     async fn leave(&self) {}

@@ -307,7 +307,8 @@ impl Room {
         }
     }
 
-    fn is_here(&self, user: UserId) -> bool {
+    /// Whether a person's coming to this instance has been told.
+    pub(crate) fn is_here(&self, user: UserId) -> bool {
         self.members.iter().any(|m| m.present && m.user.id == user)
     }
 
@@ -460,6 +461,7 @@ impl Room {
             self.members[index].welcomes -= 1;
             if !self.members[index].present && self.members[index].welcomes == 0 {
                 self.members.remove(index);
+                self.news.people = true;
             }
         }
         self.forget_recent();
@@ -535,11 +537,6 @@ impl Room {
         std::mem::take(&mut self.news)
     }
 
-    /// Whether it is known who is here on other instances.
-    pub(crate) fn knows_elsewhere(&self) -> bool {
-        self.elsewhere.is_some()
-    }
-
     /// Learns who is here on other instances; nothing when nobody can say.
     pub(crate) fn set_elsewhere(&mut self, people: Option<Vec<ChatUser>>) {
         let ids = |people: &Option<Vec<ChatUser>>| -> HashSet<UserId> {
@@ -576,10 +573,9 @@ impl Room {
             .collect()
     }
 
-    /// The people who are here on this instance, each once; at most 500.
+    /// The people who are on this instance, and those about to be, each once; at most 500.
     pub(crate) fn people_here(&self) -> Vec<ChatUser> {
-        let here = self.members.iter().filter(|m| m.present).map(|m| &m.user);
-        listed(here).collect()
+        listed(self.members.iter().map(|m| &m.user)).collect()
     }
 }
 

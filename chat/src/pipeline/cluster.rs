@@ -13,13 +13,16 @@ use std::{
 };
 
 use socketioxide::socket::Sid;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 use super::{Command, PAGE, Pipeline, page_after};
 use crate::{
     frame::Frame,
     inbox::{Heard, Link},
-    ports::{ChatLogError, ChatUser, History, PresenceError, PresenceStore, RoomPeople, Sign},
+    ports::{ChatLogError, ChatUser, History, PresenceError, RoomPeople, Sign},
     room::News,
     room_id::RoomId,
 };
@@ -40,8 +43,8 @@ const SHARED: usize = 100;
 const SHARE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long sharing is left alone when it was done: what changes meanwhile goes together.
 const SHARE_PAUSE: Duration = Duration::from_millis(20);
-/// How long one who joins waits to learn who is elsewhere.
-const ASK_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long one who joins or leaves waits until the other instances can know.
+const MOVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the end waits for the store of presence.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,11 @@ pub(crate) struct Cluster {
     shared: HashSet<RoomId>,
     sharing: bool,
     share_from: Instant,
+    /// Whether sharing failed when it was last tried.
+    failing: bool,
+    /// Those who wait for what is not shared yet, and for what is being shared.
+    waiting: Vec<oneshot::Sender<()>>,
+    served: Vec<oneshot::Sender<()>>,
 }
 
 impl Cluster {
@@ -94,6 +102,9 @@ impl Cluster {
             shared: HashSet::new(),
             sharing: false,
             share_from: Instant::now(),
+            failing: false,
+            waiting: Vec::new(),
+            served: Vec::new(),
         }
     }
 
@@ -114,6 +125,17 @@ impl Cluster {
         !self.holes.is_empty() || (self.link == Link::Up && !self.unshared.is_empty())
     }
 
+    /// Shares a room's people as soon as can be; the wait for it.
+    pub(crate) fn share_soon(&mut self, room: &RoomId) -> Sharing {
+        if self.link != Link::Up || self.failing {
+            return Sharing(None);
+        }
+        let (done, shared) = oneshot::channel();
+        self.unshared.insert(room.clone());
+        self.waiting.push(done);
+        Sharing(Some(shared))
+    }
+
     pub(crate) fn note_hole(&mut self, room: &RoomId) {
         if !self.holes.contains(room) {
             self.holes.insert(room.clone());
@@ -121,13 +143,16 @@ impl Cluster {
     }
 }
 
-/// Who is in a room elsewhere, if a store of presence is given and answers in time.
-pub(crate) async fn ask_elsewhere(
-    presence: Option<&dyn PresenceStore>,
-    room: &RoomId,
-) -> Option<Vec<ChatUser>> {
-    let asked = timeout(ASK_TIMEOUT, presence?.elsewhere(room)).await;
-    asked.ok()?.ok()
+/// Becomes ready when what changed in a room is shared, or can be waited for no longer.
+pub(crate) struct Sharing(Option<oneshot::Receiver<()>>);
+
+impl Sharing {
+    pub(crate) async fn done(self) {
+        if let Some(shared) = self.0 {
+            // It was shared, or could not be: nobody waits for more than that.
+            let _ = timeout(MOVE_TIMEOUT, shared).await;
+        }
+    }
 }
 
 impl Pipeline {
@@ -179,7 +204,11 @@ impl Pipeline {
         let (link, before) = (standing.link(), self.cluster.link);
         self.cluster.link = link;
         if link == Link::Down && before != Link::Down {
+            self.cluster.waiting.clear();
             self.forget_elsewhere();
+        }
+        if link == Link::Up && before != Link::Up {
+            self.cluster.share_from = Instant::now();
         }
         if standing.take_missed() {
             self.look();
@@ -364,8 +393,10 @@ impl Pipeline {
     fn share_people(&mut self) {
         let now = Instant::now();
         let cluster = &mut self.cluster;
-        let may = cluster.link == Link::Up && !cluster.sharing && cluster.share_from <= now;
-        if !may || cluster.unshared.is_empty() {
+        // What is waited for does not wait for more to come.
+        let urgent = !cluster.failing && !cluster.waiting.is_empty();
+        let due = cluster.share_from <= now || urgent;
+        if cluster.link != Link::Up || cluster.sharing || !due || cluster.unshared.is_empty() {
             return;
         }
         let due: Vec<RoomId> = cluster.unshared.iter().take(SHARED).cloned().collect();
@@ -381,7 +412,11 @@ impl Pipeline {
             }
             here.push(RoomPeople { room: id, people });
         }
+        if cluster.unshared.is_empty() {
+            cluster.served.append(&mut cluster.waiting);
+        }
         if here.is_empty() {
+            cluster.served.clear();
             return;
         }
         cluster.sharing = true;
@@ -406,6 +441,7 @@ impl Pipeline {
     ) {
         let now = Instant::now();
         self.cluster.sharing = false;
+        self.cluster.failing = outcome.is_err();
         match outcome {
             Ok(elsewhere) => {
                 self.cluster.share_from = now + SHARE_PAUSE;
@@ -426,8 +462,13 @@ impl Pipeline {
                 self.cluster.share_from = now + SHARE_TIMEOUT;
                 let rooms = shared.into_iter().map(|here| here.room);
                 self.cluster.unshared.extend(rooms);
+                self.cluster.waiting.clear();
                 self.forget_elsewhere();
             }
+        }
+        // Only now: who waited sees what was learnt.
+        for done in self.cluster.served.drain(..) {
+            let _ = done.send(());
         }
     }
 

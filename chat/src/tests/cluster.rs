@@ -24,10 +24,6 @@ impl PresenceStore for Elsewhere {
         Ok(vec![self.people.lock().clone(); here.len()])
     }
 
-    async fn elsewhere(&self, _: &RoomId) -> Result<Vec<ChatUser>, PresenceError> {
-        Ok(self.people.lock().clone())
-    }
-
     async fn leave(&self) {}
 }
 

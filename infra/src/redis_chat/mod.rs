@@ -36,7 +36,12 @@ use socialhub_domain::IdGenerator;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::{connection::Connection, presence::Exchanged, publish::Outgoing, wire::Names};
+use self::{
+    connection::Connection,
+    presence::{Exchanged, Known},
+    publish::Outgoing,
+    wire::Names,
+};
 use crate::clock::RandomIds;
 
 /// What may wait to be published. More is dropped, and the others are told that it was.
@@ -60,6 +65,7 @@ pub struct RedisBus {
     lost: Arc<AtomicU64>,
     start: Mutex<Option<mpsc::Receiver<Outgoing>>>,
     inbox: OnceLock<Inbox>,
+    known: Known,
     stop: CancellationToken,
     _stops_with_it: DropGuard,
 }
@@ -83,18 +89,10 @@ impl RedisBus {
             lost: Arc::default(),
             start: Mutex::new(Some(queue)),
             inbox: OnceLock::new(),
+            known: Known::default(),
             _stops_with_it: stop.clone().drop_guard(),
             stop,
         }))
-    }
-
-    fn answered(&self, exchanged: Exchanged) -> Vec<Vec<ChatUser>> {
-        if exchanged.gone
-            && let Some(inbox) = self.inbox.get()
-        {
-            inbox.presence_is_stale();
-        }
-        exchanged.elsewhere
     }
 }
 
@@ -120,6 +118,7 @@ impl ChatBus for RedisBus {
             names: self.names.clone(),
             lease: self.lease,
             inbox,
+            known: self.known.clone(),
         };
         let stop = &self.stop;
         tokio::spawn(stop.clone().run_until_cancelled_owned(publisher.run(queue)));
@@ -148,14 +147,16 @@ impl ChatBus for RedisBus {
 #[async_trait]
 impl PresenceStore for RedisBus {
     async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError> {
-        let asked = presence::exchange(&self.presence, &self.names, self.lease, here);
-        asked.await.map(|exchanged| self.answered(exchanged))
-    }
-
-    async fn elsewhere(&self, room: &RoomId) -> Result<Vec<ChatUser>, PresenceError> {
-        let asked = presence::elsewhere(&self.presence, &self.names, self.lease, room);
-        let rooms = asked.await.map(|exchanged| self.answered(exchanged))?;
-        Ok(rooms.into_iter().next().unwrap_or_default())
+        let Exchanged {
+            gone,
+            alive,
+            elsewhere,
+        } = presence::exchange(&self.presence, &self.names, self.lease, here).await?;
+        self.known.lock().extend(alive);
+        if gone && let Some(inbox) = self.inbox.get() {
+            inbox.presence_is_stale();
+        }
+        Ok(elsewhere)
     }
 
     async fn leave(&self) {

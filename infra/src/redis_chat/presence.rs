@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use redis::{RedisResult, Script, ScriptInvocation};
-use socialhub_chat::{ChatUser, Inbox, PresenceError, RoomId, RoomPeople};
+use socialhub_chat::{ChatUser, Inbox, PresenceError, RoomPeople};
 use tokio::time::MissedTickBehavior;
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
 /// How long a room's hash is kept that nobody writes to. Every instance writes to each of its rooms well within it.
 const KEPT: Duration = Duration::from_secs(300);
 
-/// Renews the lease of the instance in `ARGV[1]`, by the server's clock; `gone` is 1 when it had none. Then `alive` has
+/// Renews the lease of the instance in `ARGV[1]`, by the server's clock; `gone` is 1 when it had none. Then `names` has
 /// the instances with a lease.
 const RENEW: &str = "
 local time = redis.call('TIME')
@@ -33,8 +34,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local names = redis.call('ZRANGE', KEYS[1], 0, -1)
 ";
 
-/// For each room in `KEYS`: three arguments, the people of this instance (`?` to leave them as they are, nothing for
-/// nobody), and the channel and the text that tell the others of a change. Answers `gone`, then the people of the other instances.
+/// For each room in `KEYS`: three arguments, the people of this instance (nothing for nobody), and the channel and the
+/// text that tell the others of a change. Answers `gone`, `names`, and the people of the other instances.
 const EXCHANGE: &str = "
 local alive = {}
 for _, name in ipairs(names) do alive[name] = true end
@@ -42,16 +43,14 @@ local answer = {}
 for i = 2, #KEYS do
     local key, at = KEYS[i], 4 + (i - 2) * 3
     local people = ARGV[at]
-    if people ~= '?' then
-        local before = redis.call('HGET', key, ARGV[1])
-        if people == '' then
-            redis.call('HDEL', key, ARGV[1])
-        else
-            redis.call('HSET', key, ARGV[1], people)
-            redis.call('PEXPIRE', key, ARGV[3])
-        end
-        if (before or '') ~= people then redis.call('PUBLISH', ARGV[at + 1], ARGV[at + 2]) end
+    local before = redis.call('HGET', key, ARGV[1])
+    if people == '' then
+        redis.call('HDEL', key, ARGV[1])
+    else
+        redis.call('HSET', key, ARGV[1], people)
+        redis.call('PEXPIRE', key, ARGV[3])
     end
+    if (before or '') ~= people then redis.call('PUBLISH', ARGV[at + 1], ARGV[at + 2]) end
     local others, all = {}, redis.call('HGETALL', key)
     for j = 1, #all, 2 do
         if not alive[all[j]] then
@@ -62,7 +61,7 @@ for i = 2, #KEYS do
     end
     answer[#answer + 1] = others
 end
-return {gone, answer}
+return {gone, names, answer}
 ";
 
 static RENEWING: LazyLock<Script> =
@@ -87,6 +86,8 @@ fn millis(duration: Duration) -> u64 {
 pub(super) struct Exchanged {
     /// Whether this instance had no lease: what it wrote before may have been taken out.
     pub(super) gone: bool,
+    /// The instances with a lease.
+    pub(super) alive: HashSet<String>,
     /// Who is elsewhere, room by room.
     pub(super) elsewhere: Vec<Vec<ChatUser>>,
 }
@@ -116,31 +117,13 @@ pub(super) async fn exchange(
             .arg(names.signal(room))
             .arg(text(&notice));
     }
-    ask(connection, &invocation).await
-}
-
-/// Reads who is elsewhere, in one room.
-pub(super) async fn elsewhere(
-    connection: &Connection,
-    names: &Names,
-    lease: Duration,
-    room: &RoomId,
-) -> Result<Exchanged, PresenceError> {
-    let mut invocation = begin(&EXCHANGING, names, lease);
-    let key = names.presence(room);
-    invocation.key(key).arg("?").arg("").arg("");
-    ask(connection, &invocation).await
-}
-
-async fn ask(
-    connection: &Connection,
-    invocation: &ScriptInvocation<'_>,
-) -> Result<Exchanged, PresenceError> {
-    let (gone, lists): (u8, Vec<Vec<String>>) = invoke(connection, invocation)
-        .await
-        .map_err(|error| PresenceError(error.to_string()))?;
+    let (gone, alive, lists): (u8, HashSet<String>, Vec<Vec<String>>) =
+        invoke(connection, &invocation)
+            .await
+            .map_err(|error| PresenceError(error.to_string()))?;
     Ok(Exchanged {
         gone: gone == 1,
+        alive,
         elsewhere: lists.iter().map(|lists| together(lists)).collect(),
     })
 }
@@ -190,23 +173,26 @@ pub(super) struct Renewer {
     pub(super) names: Arc<Names>,
     pub(super) lease: Duration,
     pub(super) inbox: Inbox,
+    pub(super) known: Known,
 }
+
+/// The instances whose people may be known here. One that comes and goes between two renewals is learnt of with them.
+pub(super) type Known = Arc<Mutex<HashSet<String>>>;
 
 impl Renewer {
     pub(super) async fn run(self) {
         let mut tick = tokio::time::interval(self.lease / 5);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut known = HashSet::new();
         loop {
             tick.tick().await;
             let invocation = begin(&RENEWING, &self.names, self.lease);
             match invoke::<(u8, HashSet<String>)>(&self.connection, &invocation).await {
                 Ok((gone, alive)) => {
+                    let known = std::mem::replace(&mut *self.known.lock(), alive.clone());
                     // Its people were taken out with it, or those of another are to be.
                     if gone == 1 || !known.is_subset(&alive) {
                         self.inbox.presence_is_stale();
                     }
-                    known = alive;
                 }
                 Err(error) => tracing::debug!(%error, "the chat's lease could not be renewed"),
             }

@@ -1,0 +1,178 @@
+//! An instance of the chat in a runtime of its own, so that it can be killed; and the log that all of them share.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use axum::serve::ListenerExt;
+use socialhub_chat::{
+    Appended, Chat, ChatBus, ChatDeps, ChatLimits, ChatLog, ChatLogError, ChatUser, Frame, History,
+    HistoryQuery, Inbox, MemoryChatLog, NewMessage, RoomId, Sign, TokenCheck,
+};
+use socialhub_infra::{
+    clock::{RandomIds, SystemClock},
+    redis_chat::RedisBus,
+};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+/// How long a killed instance's people stay.
+pub const LEASE: Duration = Duration::from_secs(2);
+/// What a gateway would prove itself with.
+pub const SECRET: &str = "between us";
+
+/// A log that takes a moment, before and after it commits, so that instances learn of each other's messages in any order.
+#[derive(Default)]
+pub struct SharedLog {
+    inner: MemoryChatLog,
+    turns: AtomicU64,
+    /// Reads of a room so far.
+    pub reads: AtomicU64,
+}
+
+impl SharedLog {
+    async fn dawdle(&self) {
+        let turn = self.turns.fetch_add(7, Ordering::Relaxed) % 4;
+        tokio::time::sleep(Duration::from_millis(turn)).await;
+    }
+}
+
+#[async_trait]
+impl ChatLog for SharedLog {
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
+        self.dawdle().await;
+        let outcome = self.inner.append(batch).await;
+        self.dawdle().await;
+        outcome
+    }
+
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.read(room, query).await
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
+        self.inner.last_seqs(rooms).await
+    }
+}
+
+/// Tokens are `id:name`.
+struct Anybody;
+
+impl TokenCheck for Anybody {
+    fn check(&self, token: &str) -> Option<ChatUser> {
+        let (id, name) = token.split_once(':')?;
+        Some(ChatUser {
+            id: id.parse().ok()?,
+            username: name.into(),
+        })
+    }
+}
+
+/// A bus that drops every other hint.
+struct Lossy {
+    bus: Arc<RedisBus>,
+    hints: AtomicU64,
+}
+
+impl ChatBus for Lossy {
+    fn attach(&self, inbox: Inbox) {
+        self.bus.attach(inbox);
+    }
+
+    fn announce(&self, room: &RoomId, messages: Vec<Arc<Frame>>) {
+        if self.hints.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            self.bus.announce(room, messages);
+        }
+    }
+
+    fn signal(&self, room: &RoomId, sign: Sign, user: &ChatUser) {
+        self.bus.signal(room, sign, user);
+    }
+}
+
+/// A running instance.
+pub struct Node {
+    runtime: Option<Runtime>,
+    chat: Chat,
+    pub address: SocketAddr,
+}
+
+impl Node {
+    pub async fn start(log: &Arc<SharedLog>, redis: &str, prefix: &str) -> Self {
+        Self::start_with(log, redis, prefix, false).await
+    }
+
+    pub async fn start_lossy(log: &Arc<SharedLog>, redis: &str, prefix: &str) -> Self {
+        Self::start_with(log, redis, prefix, true).await
+    }
+
+    async fn start_with(log: &Arc<SharedLog>, redis: &str, prefix: &str, lossy: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let presence = RedisBus::start(redis, prefix, LEASE).unwrap();
+        let bus: Arc<dyn ChatBus> = if lossy {
+            Arc::new(Lossy {
+                bus: presence.clone(),
+                hints: AtomicU64::new(0),
+            })
+        } else {
+            presence.clone()
+        };
+        let deps = ChatDeps {
+            log: log.clone(),
+            tokens: Arc::new(Anybody),
+            bus,
+            presence,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(RandomIds),
+            gateway_secret: Some(SECRET.into()),
+            limits: ChatLimits::default(),
+        };
+        let serving = runtime.spawn(async move {
+            let chat = Chat::start(deps);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+            let router = chat.router();
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            (chat, address)
+        });
+        let (chat, address) = serving.await.unwrap();
+        Self {
+            runtime: Some(runtime),
+            chat,
+            address,
+        }
+    }
+
+    /// Ends it in good order.
+    pub async fn stop(mut self) {
+        let chat = self.chat.clone();
+        let runtime = self.runtime.as_ref().unwrap();
+        let ended = runtime.spawn(async move { chat.shutdown(Duration::from_secs(5)).await });
+        ended.await.unwrap();
+        self.kill();
+    }
+
+    /// Ends it at once: nothing of it runs on.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
