@@ -403,13 +403,13 @@ async fn killed_connections_lose_and_double_nothing() {
             );
             let done = server.execute(kill).await.unwrap();
             count.fetch_add(done.rows_affected(), Ordering::Relaxed);
-            // At any moment of a batch: a batch takes some milliseconds.
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            // Seldom enough that a slow machine gets batches in between, at whatever moment of one.
+            tokio::time::sleep(Duration::from_millis(150)).await;
         }
     });
     partitions_in_any_order_equal_the_fold(&subject).await;
     killer.abort();
-    assert!(killed.load(Ordering::Relaxed) > 10);
+    assert!(killed.load(Ordering::Relaxed) > 3);
 }
 
 fn registered(username: &str) -> (Position, Event) {

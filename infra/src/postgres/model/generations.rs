@@ -32,6 +32,8 @@ use crate::postgres::model::{
 const FOLLOW_EVERY: Duration = Duration::from_millis(400);
 /// How long a connection is waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a query waits for a connection: whoever asks is better told at once that the server is away.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many connections the readers of a process share.
 const READERS: u32 = 12;
 /// A connection that has rested this long is tried before it is used: the server may have restarted.
@@ -231,7 +233,7 @@ impl<M: PgModel> Shared<M> {
     fn reader_pool(&self, id: GenerationId) -> PgPool {
         PgPoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(CONNECT_TIMEOUT)
+            .acquire_timeout(READ_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, rest| {
                 Box::pin(async move {
