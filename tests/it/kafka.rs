@@ -57,7 +57,7 @@ impl World {
     }
 
     fn on(brokers: &str) -> Self {
-        let name = format!("test-{}-", Uuid::new_v4().simple());
+        let name = format!("test-{:016x}-", rand::random::<u64>());
         Self {
             log: Arc::new(MemoryEventLog::new()),
             store: Arc::new(MemoryRelayStore::new(LEASE)),

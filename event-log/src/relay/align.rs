@@ -37,8 +37,9 @@ pub(crate) fn align(
         if let Some(end) = end {
             check_end(end, tail)?;
         }
+        // A later record of an earlier event is a repeat that somebody else has written.
         if let Some(last) = &tail.last
-            && end.is_none_or(|end| last.offset > end.offset)
+            && end.is_none_or(|end| last.offset > end.offset && last.position > end.position)
         {
             aligned.advance(&tail.topic, tail.partition, last);
         }
@@ -217,6 +218,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!((first.position, first.partitions), (2, counts()));
+    }
+
+    #[test]
+    fn a_repeat_by_somebody_else_moves_nothing() {
+        let frontier = saved(4, 5);
+        let repeated = align(&frontier, &counts(), &[tail(0, 10, Some(record(8, 3)))]);
+        assert_eq!(repeated, Ok(frontier));
     }
 
     #[test]

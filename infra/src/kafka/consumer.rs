@@ -36,7 +36,10 @@ use socialhub_projections::{
         Start,
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::kafka::{KafkaSettings, headers, millis};
 
@@ -50,6 +53,9 @@ const LOOK_AROUND: Duration = Duration::from_millis(100);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long taking partitions away waits for the batches in hand.
 const HANDOVER: Duration = Duration::from_secs(10);
+
+/// How long leaving the group is waited for: a broker that is away does not answer.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 type Group = BaseConsumer<Member>;
 
@@ -505,8 +511,8 @@ impl PartitionedSource for KafkaSource {
     async fn close(mut self: Box<Self>) {
         self.stop();
         if let Some(left) = self.left.take() {
-            // An error means that the thread is gone already.
-            let _ = left.await;
+            // An error means that the thread is gone already; without an answer the group finds out by itself.
+            let _ = timeout(LEAVE_WITHIN, left).await;
         }
     }
 }

@@ -56,7 +56,11 @@ struct Delivered {
 /// Takes the delivery reports of one producer.
 struct Reports(Arc<Mutex<Delivered>>);
 
-impl ClientContext for Reports {}
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "the brokers do not answer as they should");
+    }
+}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = usize;

@@ -45,6 +45,18 @@ pub trait CheckpointReader: Send + Sync {
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError>;
 }
 
+/// A function that asks will do.
+#[async_trait]
+impl<F, A> CheckpointReader for F
+where
+    F: Fn() -> A + Send + Sync,
+    A: Future<Output = Result<Vec<Checkpoint>, ReadError>> + Send,
+{
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
+        self().await
+    }
+}
+
 /// The place of a model that is written by other processes.
 pub struct StorePosition {
     model: ModelName,

@@ -30,10 +30,10 @@ use socialhub_projections::{
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, PartitionProjector, ProjectorTask, RebuildError,
-        StorePosition,
+        StorePosition, check::verify,
     },
 };
-use store::{Model, StoreFault, Toy};
+use store::{Model, StoreFault, Toy, ToyFold};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use topics::{Joins, Member, Topics, partitions};
@@ -199,6 +199,15 @@ impl World {
             Err(RebuildError::NothingToRollBackTo(_)) => {}
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Whenever one looks, the model is what its checkpoints say.
+    async fn verify(&self) {
+        let generations = self.model.seen_by(Arc::default());
+        let (log, frontier) = (self.log(), self.frontier());
+        let report = verify::<Toy, ToyFold>(&*generations, &log, Some(&frontier)).await;
+        let report = report.unwrap();
+        assert!(report.is_clean(), "{report:?}");
     }
 
     async fn finish(&self, filler: Filler<Toy>) {
@@ -398,6 +407,7 @@ enum Step {
     Kill(usize),
     Rebuild,
     RollBack,
+    Verify,
     Store(StoreFault),
     Sleep(u64),
 }
@@ -414,6 +424,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3_usize).prop_map(Step::Kill),
         1 => Just(Step::Rebuild),
         1 => Just(Step::RollBack),
+        2 => Just(Step::Verify),
         2 => prop_oneof![Just(StoreFault::Unavailable), Just(StoreFault::AnswerLost)].prop_map(Step::Store),
         2 => (0..60_u64).prop_map(Step::Sleep),
     ]
@@ -446,11 +457,13 @@ async fn play(steps: Vec<Step>) {
             Step::Kill(nth) => world.kill(nth),
             Step::Rebuild => world.rebuild().await,
             Step::RollBack => world.roll_back().await,
+            Step::Verify => world.verify().await,
             Step::Store(fault) => world.model.faults.lock().push(fault),
             Step::Sleep(millis) => sleep(Duration::from_millis(millis)).await,
         }
     }
     world.settle().await;
+    world.verify().await;
 }
 
 proptest! {

@@ -23,6 +23,7 @@ use socialhub_projections::{
     },
     source_position,
     store::WriteBatch,
+    verify::{ModelFold, ModelRow, ModelSnapshot},
 };
 use tokio::{sync::watch, task::yield_now};
 
@@ -37,6 +38,33 @@ impl Projection for Toy {
     fn project(_: Position, event: &Event) -> Vec<String> {
         vec![event.key().to_string()]
     }
+}
+
+/// The same, folded.
+#[derive(Default)]
+pub struct ToyFold(BTreeMap<String, Vec<Position>>);
+
+impl ModelFold for ToyFold {
+    fn apply(&mut self, position: Position, event: &Event) {
+        self.0
+            .entry(event.key().to_string())
+            .or_default()
+            .push(position);
+    }
+
+    fn into_rows(self) -> Vec<ModelRow> {
+        rows(&self.0)
+    }
+}
+
+fn rows(tables: &BTreeMap<String, Vec<Position>>) -> Vec<ModelRow> {
+    let row = |(key, positions): (&String, &Vec<Position>)| ModelRow {
+        table: "person",
+        key: key.clone(),
+        value: serde_json::json!(positions),
+        position: positions.last().copied().unwrap_or(0),
+    };
+    tables.iter().map(row).collect()
 }
 
 #[derive(Default)]
@@ -352,8 +380,16 @@ impl Generations<Toy> for SeenBy {
         }))
     }
 
-    async fn snapshot(&self, _: GenerationId) -> Result<Snapshot, StoreError> {
-        Ok(Snapshot::default())
+    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+        let generations = self.model.generations.lock();
+        let tables = &generations[&id];
+        Ok(Snapshot {
+            model: ModelSnapshot {
+                checkpoints: tables.checkpoints.values().cloned().collect(),
+                rows: rows(&tables.rows),
+            },
+            parked: tables.letters.values().cloned().collect(),
+        })
     }
 
     async fn letters(&self, _: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {

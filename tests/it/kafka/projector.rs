@@ -143,6 +143,8 @@ async fn what_others_write_and_what_comes_twice_has_no_effect() {
         }
     }
     world.append(50).await;
+    world.projected(&model).await; // Nor do they hide from a relay that begins now where the topics end.
+    world.assert_leads_anew().await;
     world.projected(&model).await;
 }
 

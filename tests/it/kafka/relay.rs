@@ -91,10 +91,12 @@ async fn a_relay_killed_between_commit_and_save_doubles_nothing() {
     }
 }
 
+type Outcome = Result<Vec<i64>, PublishError>;
+
 /// A publisher whose thread goes on when its relay has long been given up.
 struct Sleeper {
     inner: Arc<KafkaPublisher>,
-    asleep: Mutex<Option<(Arc<Notify>, oneshot::Sender<Result<Vec<i64>, PublishError>>)>>,
+    asleep: Mutex<Option<(Arc<Notify>, oneshot::Sender<Outcome>)>>,
 }
 
 #[async_trait]
