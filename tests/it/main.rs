@@ -10,6 +10,7 @@ mod auth;
 mod bad_input;
 mod chat;
 mod concurrency;
+mod contract_files;
 mod durability;
 mod event_log;
 mod flow;
