@@ -7,7 +7,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer},
 };
 use serde_json::{Value, json};
 use socialhub_domain::{StreamId, Timestamp, Topic, schema};
@@ -33,8 +33,10 @@ impl Topics {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", kafka_brokers());
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let prefix = format!("contract-{}", Uuid::from_u128(rand::random()));
+        config.set("transactional.id", &prefix);
         let topics = Self {
-            prefix: format!("contract-{}", Uuid::from_u128(rand::random())),
+            prefix,
             producer: config.create().unwrap(),
             position: 0,
             ends: HashMap::new(),
@@ -50,7 +52,21 @@ impl Topics {
         {
             made.unwrap();
         }
+        topics.producer.init_transactions(PATIENCE).unwrap();
+        topics.producer.begin_transaction().unwrap();
         topics
+    }
+
+    /// What was sent may be read now.
+    fn commit(&self) {
+        self.producer.commit_transaction(PATIENCE).unwrap();
+        self.producer.begin_transaction().unwrap();
+    }
+
+    /// What was sent may never be read.
+    fn abort(&self) {
+        self.producer.abort_transaction(PATIENCE).unwrap();
+        self.producer.begin_transaction().unwrap();
     }
 
     fn name(&self, topic: Topic) -> String {
@@ -225,6 +241,7 @@ async fn the_example_consumers_read_the_topics_by_the_contract_alone() {
     let mut topics = Topics::make().await;
     let states = tempfile::tempdir().unwrap();
     let mut wanted = publish_all(&mut topics).await;
+    topics.commit();
     // The last of the posts' events closes its partition, so that all that is bad is met before the end.
     let liked = files(&folder("domain/fixtures"))["post.liked.v1.json"].clone();
     let repeat = wanted
@@ -232,9 +249,16 @@ async fn the_example_consumers_read_the_topics_by_the_contract_alone() {
         .rfind(|record| record.headers.event_type == "post.liked");
     let repeat = repeat.unwrap().clone();
     let partition = repeat.partition(PARTITIONS);
+    // The relay was cut off in the middle of a batch.
+    let mut ghost = repeat.clone();
+    ghost.headers.position += 1_000;
+    ghost.headers.event_id = Uuid::from_u128(1_000);
+    topics.send(&ghost, partition).await;
+    topics.abort();
     publish_bad(&mut topics, partition, &repeat).await;
     let mut closing = topics.event("post.liked", 1, &liked);
     topics.publish(&mut closing, partition).await;
+    topics.commit();
     wanted.push(closing);
     let wanted: Vec<_> = wanted.iter().map(line).collect();
     for program in programs() {
@@ -268,6 +292,7 @@ async fn the_example_consumers_read_the_topics_by_the_contract_alone() {
     // The last of its partition, too, so that the repeat before it is met.
     let mut elsewhere = topics.event("post.liked", 1, &liked);
     topics.publish(&mut elsewhere, 1 - partition).await;
+    topics.commit();
     let gap = format!(
         "between positions {} and {} are no longer on the topic",
         newer.headers.position, last.headers.position
