@@ -26,6 +26,7 @@ command -v cc >/dev/null || install_packages gcc g++ make libc6-dev
 if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
     install_packages nodejs npm
 fi
+python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
 command -v kcat >/dev/null || install_packages kcat
 cargo --version
 node --version
@@ -45,8 +46,14 @@ if [ "${1:-}" = quick ]; then
     exit
 fi
 
-step "the socket.io clients"
+step "the clients in JavaScript and Python"
 (cd tests/js && npm ci --no-audit --no-fund)
+(cd examples/consumers/javascript && npm ci --no-audit --no-fund)
+(
+    cd examples/consumers/python
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
+)
 
 step "the servers"
 stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
@@ -65,7 +72,7 @@ cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREA
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
-    auth:: bad_input:: chat:: concurrency:: durability:: flow:: media:: program:: replay:: social::
+    auth:: bad_input:: chat:: contract_files::chat concurrency:: durability:: flow:: media:: program:: replay:: social::
 
 step "documentation"
 # Links to private items are good here: the pages of private items are built, too.

@@ -3,11 +3,13 @@
 //! One shape serves both: the payload in the log is the `data` object of the public contract, `timestamp` included, so
 //! that what a consumer reads over Kafka and what is rebuilt from the log cannot differ. Field names are camelCase on
 //! the wire. When an event's shape changes, raise its version here, add an upcaster in [`crate::upcast`] and a fixture.
+//! The JSON Schemas of the contract are made from these types, in [`crate::schema`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{CommentId, NotificationId, PostId, Timestamp, UserId},
+    schema::{DescribedEvent, Field},
     topic::Topic,
 };
 
@@ -59,17 +61,25 @@ pub trait EventData: Serialize + for<'de> Deserialize<'de> + Into<Event> {
 
 macro_rules! events {
     ($(
-        $(#[$doc:meta])*
+        $(#[doc = $doc:literal])*
         $name:ident = $type:literal v $version:literal on $topic:ident keyed $key:ident {
-            $( $(#[$fdoc:meta])* $field:ident : $ftype:ty ),* $(,)?
+            $(
+                $(#[doc = $fdoc:literal])*
+                $(#[serde($($rule:tt)*)])*
+                $field:ident : $ftype:ty
+            ),* $(,)?
         }
     )*) => {
         $(
-            $(#[$doc])*
+            $(#[doc = $doc])*
             #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
             #[serde(rename_all = "camelCase")]
             pub struct $name {
-                $( $(#[$fdoc])* pub $field: $ftype, )*
+                $(
+                    $(#[doc = $fdoc])*
+                    $(#[serde($($rule)*)])*
+                    pub $field: $ftype,
+                )*
                 /// When it happened.
                 pub timestamp: Timestamp,
             }
@@ -92,7 +102,7 @@ macro_rules! events {
         #[serde(tag = "eventType", content = "data")]
         pub enum Event {
             $(
-                $(#[$doc])*
+                $(#[doc = $doc])*
                 #[serde(rename = $type)]
                 $name($name),
             )*
@@ -100,6 +110,23 @@ macro_rules! events {
 
         /// The catalogue itself: (type name, version written today), in the order of this file.
         pub const CATALOGUE: &[(&str, u32)] = &[ $( ($type, $version), )* ];
+
+        /// What the types above say of themselves, in the order of this file.
+        pub(crate) fn described() -> Vec<DescribedEvent> {
+            vec![ $(
+                DescribedEvent {
+                    event_type: $type,
+                    version: $version,
+                    topic: Topic::$topic,
+                    key: stringify!($key),
+                    docs: &[ $($doc),* ],
+                    fields: vec![
+                        $( Field::of::<$ftype>(stringify!($field), &[ $($fdoc),* ]), )*
+                        Field::of::<Timestamp>("timestamp", &["When it happened."]),
+                    ],
+                },
+            )* ]
+        }
 
         impl Event {
             /// The public type name, e.g. `post.created`.

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod notification;
 pub mod post;
 pub mod reaction;
+pub mod schema;
 pub mod score;
 pub mod testing;
 pub mod topic;

@@ -2,6 +2,7 @@
 //! elsewhere.
 
 mod config;
+mod contract;
 mod demo;
 mod doctor;
 mod healthcheck;
@@ -74,6 +75,10 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document
     Openapi,
+    /// Print the AsyncAPI document: the topics and chat
+    Asyncapi,
+    /// Write the JSON Schemas of the events, or hold somebody's copies against them
+    Schemas(contract::SchemaOptions),
     /// Print a reference of all settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -106,6 +111,8 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
             println!("{document}");
             Ok(ExitCode::SUCCESS)
         }
+        Command::Asyncapi => contract::print_asyncapi(),
+        Command::Schemas(options) => contract::schemas(&options),
         Command::Config(ConfigCommand::Reference) => {
             print!("{}", config::reference(&Cli::command()));
             Ok(ExitCode::SUCCESS)

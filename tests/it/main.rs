@@ -12,6 +12,7 @@ mod chat;
 mod chat_cluster;
 mod chat_log;
 mod concurrency;
+mod contract_files;
 mod durability;
 mod event_log;
 mod flow;
