@@ -8,7 +8,7 @@ use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
 use socialhub_projections::{
     GenerationId, ModelName,
-    runtime::{Generation, GenerationState, ModelControl},
+    runtime::{Generation, GenerationState, ModelControl, RebuildError},
 };
 
 use crate::{ReplayError, ReplayTarget, Verdict, show};
@@ -49,8 +49,7 @@ struct GenerationView {
 }
 
 impl GenerationView {
-    fn new(generation: &Generation, head: Position) -> Self {
-        let position = generation.position();
+    fn new(generation: &Generation, position: Position, head: Position) -> Self {
         Self {
             generation: generation.id,
             state: generation.state,
@@ -81,18 +80,22 @@ pub(crate) async fn run(
     target: &ReplayTarget,
     out: &mut (dyn Write + Send),
 ) -> Result<Verdict, ReplayError> {
-    let mut models = Vec::new();
+    let mut found = Vec::new();
     for model in &target.models {
-        models.push((&**model, model.generations().await?));
+        found.push((model.name(), places(&**model).await?));
     }
     // Read after the positions, so that no model seems to be ahead of the log.
     let head = target.log.head().await?;
+    let models = found.iter().map(|(model, places)| ModelView {
+        model: *model,
+        generations: places
+            .iter()
+            .map(|(generation, position)| GenerationView::new(generation, *position, head))
+            .collect(),
+    });
     let view = StatusView {
         head,
-        models: models
-            .iter()
-            .map(|(model, generations)| view(*model, generations, head))
-            .collect(),
+        models: models.collect(),
     };
     if options.json {
         show::json_line(out, &view)?;
@@ -102,14 +105,13 @@ pub(crate) async fn run(
     Ok(Verdict::Clean)
 }
 
-fn view(model: &dyn ModelControl, generations: &[Generation], head: Position) -> ModelView {
-    ModelView {
-        model: model.name(),
-        generations: generations
-            .iter()
-            .map(|generation| GenerationView::new(generation, head))
-            .collect(),
+async fn places(model: &dyn ModelControl) -> Result<Vec<(Generation, Position)>, RebuildError> {
+    let mut places = Vec::new();
+    for generation in model.generations().await? {
+        let position = model.place(&generation).await?;
+        places.push((generation, position));
     }
+    Ok(places)
 }
 
 fn print(view: &StatusView, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {

@@ -14,6 +14,7 @@ use crate::{
         rebuild::{Filler, Filling, RebuildError, prune},
         tail::read_chunk,
     },
+    status::reached,
     store::{GenerationId, ModelName, ParkedLetter, ReadModelStore, StoreError},
     verify::ModelFold,
 };
@@ -29,6 +30,12 @@ pub trait ModelControl: Send + Sync {
     /// # Errors
     /// [`RebuildError`].
     async fn generations(&self) -> Result<Vec<Generation>, RebuildError>;
+
+    /// How far a generation has seen the log, whether it reads the log or partitions.
+    ///
+    /// # Errors
+    /// When the relay's frontier cannot be read.
+    async fn place(&self, generation: &Generation) -> Result<Position, RebuildError>;
 
     /// Begins a rebuild, or goes on with one that was killed; see [`crate::runtime::rebuild::rebuild`].
     ///
@@ -164,6 +171,16 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
 
     async fn generations(&self) -> Result<Vec<Generation>, RebuildError> {
         Ok(self.generations.list().await?)
+    }
+
+    async fn place(&self, generation: &Generation) -> Result<Position, RebuildError> {
+        match &self.frontier {
+            None => Ok(generation.position()),
+            Some(frontier) => {
+                let frontier = frontier.frontier().await?;
+                Ok(reached(&generation.checkpoints, P::TOPICS, &frontier))
+            }
+        }
     }
 
     async fn begin_rebuild(

@@ -6,7 +6,9 @@ use std::{
 };
 
 use socialhub_domain::{Event, StreamId};
-use socialhub_event_log::{Append, EventLog, MemoryEventLog, Metadata, NewEvent, Position};
+use socialhub_event_log::{
+    Append, EventLog, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent, Position,
+};
 use socialhub_infra::redis::{RedisFault, RedisGenerations, RedisLink, keep_filled};
 use socialhub_projections::{
     PageRequest, Source, StoreError,
@@ -63,6 +65,7 @@ fn keep(generations: &Arc<RedisGenerations>, log: &Arc<dyn EventLog>) -> Keeper 
     tokio::spawn(keep_filled(
         Arc::clone(generations),
         Arc::clone(log),
+        Arc::new(MemoryRelayStore::new(Duration::from_secs(5))),
         clock(),
         stop.clone(),
     ));

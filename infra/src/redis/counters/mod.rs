@@ -189,7 +189,7 @@ impl Reply {
                 "another generation has become current, or the model is gone from Redis".to_owned(),
             ),
             "mixed" => StoreError::Unusable(
-                "it was filled from topics and cannot be continued from the log; run `socialhub replay rebuild counters`"
+                "a partition's batch was cut off in it, so it cannot be continued from the log; run `socialhub replay rebuild counters`"
                     .to_owned(),
             ),
             "missing" | "current" => {
