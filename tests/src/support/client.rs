@@ -46,6 +46,8 @@ pub fn fresh_name(stem: &str) -> String {
 impl Client {
     /// An anonymous client.
     pub fn new(base: &str) -> Self {
+        // The adapters' features reach this client, too: it is built for TLS and wants a choice of cryptography.
+        socialhub_infra::tls::use_ring();
         let http = reqwest::Client::builder()
             .timeout(PATIENCE)
             .build()
