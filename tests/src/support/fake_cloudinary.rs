@@ -104,9 +104,10 @@ impl FakeCloudinary {
     }
 }
 
-fn refused(status: StatusCode, message: &str) -> Response {
-    let body = json!({"error": {"message": message}});
-    (status, Json(body)).into_response()
+type Refused = (StatusCode, Json<Value>);
+
+fn refused(status: StatusCode, message: &str) -> Refused {
+    (status, Json(json!({"error": {"message": message}})))
 }
 
 fn now() -> DateTime<Utc> {
@@ -129,7 +130,7 @@ fn is_signed(fields: &Fields) -> bool {
         && (time - now().timestamp()).abs() < SIGNED_FOR
 }
 
-fn check(cloud: &str, fields: &Fields) -> Result<String, Response> {
+fn check(cloud: &str, fields: &Fields) -> Result<String, Refused> {
     if cloud != CLOUD || !fields.contains_key("timestamp") || !is_signed(fields) {
         return Err(refused(StatusCode::UNAUTHORIZED, "Invalid Signature"));
     }
@@ -144,7 +145,7 @@ async fn upload(
     State(state): State<Arc<Cloud>>,
     Path(cloud): Path<String>,
     mut form: Multipart,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refused> {
     let broken = |_| refused(StatusCode::BAD_REQUEST, "broken off");
     let (mut fields, mut file) = (Fields::new(), None);
     while let Some(field) = form.next_field().await.map_err(broken)? {
@@ -176,7 +177,7 @@ async fn destroy(
     State(state): State<Arc<Cloud>>,
     Path(cloud): Path<String>,
     Form(fields): Form<Fields>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refused> {
     let id = check(&cloud, &fields)?;
     let removed = state.files.lock().unwrap().remove(&id).is_some();
     let result = if removed { "ok" } else { "not found" };
@@ -191,7 +192,7 @@ async fn list(
     let login = general_purpose::STANDARD.encode(format!("{KEY}:{SECRET}"));
     let given = headers.get(header::AUTHORIZATION);
     if given.is_none_or(|given| given != &format!("Basic {login}")) {
-        return refused(StatusCode::UNAUTHORIZED, "unknown api_key");
+        return refused(StatusCode::UNAUTHORIZED, "unknown api_key").into_response();
     }
     let prefix = &query["prefix"];
     let files = state.files.lock().unwrap();
@@ -223,10 +224,10 @@ async fn deliver(
     let digest = Sha256::digest(format!("{id}{SECRET}"));
     let wanted = &general_purpose::URL_SAFE.encode(digest)[..32];
     if cloud != CLOUD || signature != format!("s--{wanted}--") {
-        return refused(StatusCode::UNAUTHORIZED, "Invalid Signature");
+        return refused(StatusCode::UNAUTHORIZED, "Invalid Signature").into_response();
     }
     let Some(File { content: file, .. }) = state.files.lock().unwrap().get(&id).cloned() else {
-        return refused(StatusCode::NOT_FOUND, "Resource not found");
+        return refused(StatusCode::NOT_FOUND, "Resource not found").into_response();
     };
     let etag = (header::ETAG, format!("\"{:x}\"", Sha256::digest(&file)));
     let range = headers.get(header::RANGE).map(|range| part(range, &file));
@@ -238,7 +239,7 @@ async fn deliver(
             let part = file.slice(first..=last);
             (StatusCode::PARTIAL_CONTENT, headers, part).into_response()
         }
-        Some(None) => refused(StatusCode::RANGE_NOT_SATISFIABLE, "no such part"),
+        Some(None) => refused(StatusCode::RANGE_NOT_SATISFIABLE, "no such part").into_response(),
     }
 }
 
