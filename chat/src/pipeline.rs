@@ -48,6 +48,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A message to commit.
 pub(crate) struct Send {
     pub(crate) room: RoomId,
+    pub(crate) socket: Sid,
     pub(crate) user: ChatUser,
     pub(crate) text: String,
     pub(crate) client_id: Option<String>,
@@ -145,6 +146,8 @@ pub(crate) struct Pipeline {
     tools: Tools,
     rooms: HashMap<RoomId, Room>,
     batch: Vec<Send>,
+    /// Messages of sockets that are still entering the room. Their senders' rates bound them.
+    early: Vec<Send>,
     /// Rooms to tell of a change of presence.
     touched: HashSet<RoomId>,
     /// Rooms where somebody is behind.
@@ -162,6 +165,7 @@ impl Pipeline {
             tools,
             rooms: HashMap::new(),
             batch: Vec::new(),
+            early: Vec::new(),
             touched: HashSet::new(),
             lagging: HashSet::new(),
             tickets: 0,
@@ -199,7 +203,7 @@ impl Pipeline {
     async fn work(&mut self, taken: &mut Vec<Command>) -> bool {
         for command in taken.drain(..) {
             match command {
-                Command::Send(send) => self.batch.push(send),
+                Command::Send(send) => self.take_message(send),
                 Command::Join(join) => self.join(join),
                 Command::Loaded(loaded) => self.loaded(loaded),
                 Command::Typing {
@@ -217,12 +221,14 @@ impl Pipeline {
                     socket,
                     reply,
                 } => {
+                    self.release(|send| send.socket == socket);
                     self.flush().await;
                     self.fill_now(&room).await;
                     self.leave(&room, socket);
                     self.reply_when_shared(&room, reply);
                 }
                 Command::Gone { socket, rooms } => {
+                    self.release(|send| send.socket == socket);
                     self.flush().await;
                     for room in rooms {
                         self.leave(&room, socket);
@@ -230,6 +236,7 @@ impl Pipeline {
                 }
                 Command::Learnt(learnt) => self.learnt(learnt),
                 Command::Drain(done) => {
+                    self.release(|_| true);
                     self.flush().await;
                     let _ = done.send(());
                 }
@@ -238,6 +245,30 @@ impl Pipeline {
         }
         self.flush().await;
         false
+    }
+
+    /// A message is for the next batch, unless its sender is still entering the room, or has others that wait for that.
+    fn take_message(&mut self, send: Send) {
+        let entering = self
+            .rooms
+            .get(&send.room)
+            .is_some_and(|room| room.is_entering(send.socket));
+        if entering {
+            self.early.push(send);
+        } else {
+            self.batch.push(send);
+        }
+    }
+
+    /// Takes messages that waited into the next batch, in their order.
+    fn release(&mut self, which: impl Fn(&Send) -> bool) {
+        if self.early.is_empty() {
+            return;
+        }
+        let early = std::mem::take(&mut self.early);
+        let (released, waiting): (Vec<Send>, Vec<Send>) = early.into_iter().partition(which);
+        self.early = waiting;
+        self.batch.extend(released);
     }
 
     /// Commits the messages gathered, delivers them, and then acknowledges them.
@@ -368,7 +399,17 @@ impl Pipeline {
     fn loaded(&mut self, loaded: Loaded) {
         let room = loaded.room.clone();
         match loaded.purpose {
-            Purpose::Welcome { .. } => self.welcome(loaded),
+            Purpose::Welcome { .. } => {
+                let socket = loaded.socket;
+                self.welcome(loaded);
+                let entering = self
+                    .rooms
+                    .get(&room)
+                    .is_some_and(|there| there.is_entering(socket));
+                if !entering {
+                    self.release(|send| send.socket == socket && send.room == room);
+                }
+            }
             Purpose::Feed => self.feed(loaded),
         }
         self.note(&room);

@@ -307,6 +307,14 @@ impl Room {
         }
     }
 
+    /// Whether a socket has joined and has not got its first history yet. What it sends waits for that, or it would get
+    /// its own message as history, not as news.
+    pub(crate) fn is_entering(&self, socket: Sid) -> bool {
+        self.members
+            .iter()
+            .any(|m| m.socket == socket && !m.present)
+    }
+
     /// Whether a person's coming to this instance has been told.
     pub(crate) fn is_here(&self, user: UserId) -> bool {
         self.members.iter().any(|m| m.present && m.user.id == user)

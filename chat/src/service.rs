@@ -417,6 +417,7 @@ fn send_message(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)
     let context = event.context.clone();
     let send = Send {
         room,
+        socket: event.socket.id,
         user: event.session.user.clone(),
         text,
         client_id,

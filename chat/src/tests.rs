@@ -249,6 +249,7 @@ impl World {
     async fn send(&self, n: usize, text: &str, client_id: Option<&str>) {
         let send = Send {
             room: room(),
+            socket: self.sids.get(&n).copied().unwrap_or_default(),
             user: user(n),
             text: text.to_owned(),
             client_id: client_id.map(str::to_owned),

@@ -3,7 +3,9 @@
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use socialhub_tests::support::{Server, eventually, server::binary};
+use socialhub_tests::support::{
+    Profile, Server, eventually, profile::OPERATOR_TOKEN, server::binary,
+};
 
 #[tokio::test]
 async fn it_says_where_it_is_and_what_to_try() {
@@ -17,7 +19,10 @@ async fn it_says_where_it_is_and_what_to_try() {
     let client = server.client();
     client.get("/livez").await.expect_status(200);
     client.get("/readyz").await.expect_status(200);
-    let metrics = client.get("/metrics").await.expect_status(200);
+    let request = client
+        .request(reqwest::Method::GET, "/metrics")
+        .header("authorization", format!("Bearer {OPERATOR_TOKEN}"));
+    let metrics = client.send(request).await.expect_status(200);
     assert!(
         String::from_utf8_lossy(&metrics.bytes).contains("socialhub_projection"),
         "{metrics:?}"
@@ -118,9 +123,22 @@ fn a_bad_setting_is_refused_by_name() {
         (&["serve", "--nosuch", "1"], &[], "--nosuch"),
         (
             &["serve"],
-            &[("DATABASE_URL", "postgres://localhost/x")],
+            &[("DATABASE_URL", "mysql://localhost/x")],
             "DATABASE_URL",
         ),
+        (
+            &["serve"],
+            &[("DATABASE_URL", "postgres://localhost/x")],
+            "KAFKA_BROKERS",
+        ),
+        (
+            &["serve"],
+            &[("REDIS_URL", "redis://localhost/")],
+            "REDIS_URL",
+        ),
+        (&["relay"], &[], "DATABASE_URL"),
+        (&["service", "nosuch"], &[], "nosuch"),
+        (&["project", "nosuch"], &[], "nosuch"),
         (&["serve"], &[("JWT_SECRET", "short")], "JWT_SECRET"),
         (&["serve", "--config", "missing.toml"], &[], "missing.toml"),
     ] {
@@ -142,15 +160,44 @@ fn a_key_that_the_file_has_and_we_do_not_is_refused() {
     assert!(!ok && text.contains("lissen"), "{text}");
 }
 
+/// A log on SQLite belongs to one process; one on Postgres does not, and the second server is simply another one.
 #[tokio::test]
 async fn two_servers_on_one_folder_are_refused() {
     let server = Server::start().await;
+    if Profile::chosen() == Profile::Distributed {
+        return two_servers_share_what_they_have(&server).await;
+    }
     let output = server.command(&["serve", "--listen", "127.0.0.1:0"]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         !output.status.success() && text.contains("another"),
         "{text}"
     );
+}
+
+async fn two_servers_share_what_they_have(one: &Server) {
+    let other = one.another().await;
+    let (ada, bob) = (
+        one.client().sign_up("here").await,
+        other.client().sign_up("there").await,
+    );
+    let post = ada.write_post("from one process", "public").await;
+    // Each is asked at the server that does not know it yet.
+    let bob_here = one.client().with_token(&bob.id, &bob.username, &bob.token);
+    bob_here
+        .get(&format!("/posts/{post}"))
+        .await
+        .expect_status(200);
+    let ada_there = other
+        .client()
+        .with_token(&ada.id, &ada.username, &ada.token);
+    // A person reads their own writes, whichever process they ask.
+    let mine = ada_there
+        .get(&format!("/posts/user/{}", ada.id))
+        .await
+        .expect_status(200);
+    assert_eq!(mine.list("/posts").len(), 1);
+    one.verify_all().await;
 }
 
 #[tokio::test]

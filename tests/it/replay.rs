@@ -3,7 +3,8 @@
 use std::process::Output;
 
 use serde_json::{Value, json};
-use socialhub_tests::support::Server;
+use socialhub_tests::support::{Profile, Server};
+use sqlx::{Connection, Executor, PgConnection};
 
 const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
@@ -101,7 +102,24 @@ async fn a_stopped_servers_folder_can_be_rebuilt_verified_and_read() {
 }
 
 /// Changes a row of a read model behind the program's back.
-fn damage(server: &Server, model: &str, statement: &str) {
+async fn damage(server: &Server, model: &str) {
+    match (Profile::chosen(), model) {
+        (Profile::Embedded, "feed") => {
+            damage_file(server, model, "UPDATE posts SET content = 'false words'");
+        }
+        (Profile::Embedded, "notifications") => {
+            damage_file(server, model, "DELETE FROM notification");
+        }
+        (Profile::Embedded, _) => {
+            damage_file(server, model, "UPDATE post_counter SET likes = likes + 1");
+        }
+        (Profile::Distributed, "feed") => damage_postgres(server).await,
+        (Profile::Distributed, "notifications") => damage_mongodb(server).await,
+        (Profile::Distributed, _) => damage_redis(server).await,
+    }
+}
+
+fn damage_file(server: &Server, model: &str, statement: &str) {
     let folder = server.data_dir().join("read-models");
     let file = std::fs::read_dir(&folder)
         .unwrap()
@@ -120,6 +138,56 @@ fn damage(server: &Server, model: &str, statement: &str) {
     );
 }
 
+async fn damage_postgres(server: &Server) {
+    let url = server.setting("DATABASE_URL");
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let found = "SELECT id FROM read_models.generations WHERE model = 'feed' AND state = 'current'";
+    let id: i32 = sqlx::query_scalar(found)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    let statement = format!("UPDATE feed_{id}.posts SET content = 'false words'");
+    let done = connection.execute(statement.as_str()).await.unwrap();
+    assert!(done.rows_affected() > 0);
+}
+
+async fn damage_mongodb(server: &Server) {
+    let url = server.setting("MONGODB_URL");
+    let client = mongodb::Client::with_uri_str(url).await.unwrap();
+    let database = client.default_database().unwrap();
+    let mut removed = 0;
+    for name in database.list_collection_names().await.unwrap() {
+        if name.starts_with("notifications_") {
+            let collection = database.collection::<mongodb::bson::Document>(&name);
+            let every = mongodb::bson::doc! {};
+            removed += collection.delete_many(every).await.unwrap().deleted_count;
+        }
+    }
+    assert!(removed > 0);
+}
+
+async fn damage_redis(server: &Server) {
+    let client = redis::Client::open(server.setting("REDIS_URL")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys = format!(
+        "socialhub:{}:counters:*:trending",
+        server.setting("NAMESPACE")
+    );
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg(keys)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    for key in &keys {
+        let _: () = redis::cmd("ZREMRANGEBYRANK")
+            .arg((key, 0, -1))
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+    }
+    assert!(!keys.is_empty());
+}
+
 #[tokio::test]
 async fn verify_finds_what_was_changed_by_hand_and_a_rebuild_mends_it() {
     let mut server = Server::start().await;
@@ -132,12 +200,8 @@ async fn verify_finds_what_was_changed_by_hand_and_a_rebuild_mends_it() {
     me.get("/api/feed/trending").await.expect_status(200);
     assert!(server.stop().await);
     server.verify_all().await;
-    for (model, statement) in [
-        ("feed", "UPDATE posts SET content = 'false words'"),
-        ("notifications", "DELETE FROM notification"),
-        ("counters", "UPDATE post_counter SET likes = likes + 1"),
-    ] {
-        damage(&server, model, statement);
+    for model in ["feed", "notifications", "counters"] {
+        damage(&server, model).await;
         let output = server.command(&["replay", "verify", model]).await;
         assert!(!output.status.success(), "{model}: {}", printed(&output));
         assert!(

@@ -50,7 +50,7 @@ impl KafkaSettings {
             message_timeout: Duration::from_secs(20),
             transaction_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
-            session_timeout: Duration::from_secs(10),
+            session_timeout: Duration::from_secs(6),
         }
     }
 

@@ -342,7 +342,19 @@ mod tests {
             database_url: Some("postgres://x".into()),
             ..Settings::default()
         };
-        assert!(refused(postgres).starts_with("DATABASE_URL: "));
+        // Without the adapters the address is refused, with them what it needs besides is asked for.
+        let missing = if cfg!(feature = "distributed") {
+            "KAFKA_BROKERS: "
+        } else {
+            "DATABASE_URL: "
+        };
+        let message = refused(postgres);
+        assert!(message.starts_with(missing), "{message}");
+        let lonely = Settings {
+            redis_url: Some("redis://x".into()),
+            ..Settings::default()
+        };
+        assert!(refused(lonely).starts_with("REDIS_URL: "));
         let short = Settings {
             jwt_secret: Some("short".into()),
             ..Settings::default()

@@ -6,6 +6,9 @@ use sqlx::{Connection, Executor, PgConnection};
 
 use crate::support::servers;
 
+/// What the servers under test know their operator by.
+pub const OPERATOR_TOKEN: &str = "the operator of the tests";
+
 /// Which adapters the servers under test run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -59,7 +62,7 @@ async fn corner() -> Vec<(String, String)> {
             "for tests only, and long enough for that".to_owned(),
         ),
         ("GATEWAY_SECRET", "between gateway and services".to_owned()),
-        ("OPERATOR_TOKEN", "the operator's".to_owned()),
+        ("OPERATOR_TOKEN", OPERATOR_TOKEN.to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .to_vec()

@@ -101,9 +101,33 @@ impl Server {
         .await;
     }
 
+    /// Another server on the same servers, with a folder and a port of its own. For the distributed profile.
+    pub async fn another(&self) -> Self {
+        let mut server = Self {
+            process: None,
+            port: free_port(),
+            folder: Arc::new(tempfile::tempdir().unwrap()),
+            flags: self.flags.clone(),
+            environment: self.environment.clone(),
+            log: Arc::default(),
+        };
+        server.launch();
+        server.ready().await;
+        server
+    }
+
     /// The server's address.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What it finds in its environment under a name.
+    ///
+    /// # Panics
+    /// When there is nothing: not in this profile.
+    pub fn setting(&self, name: &str) -> &str {
+        let found = self.environment.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str()).unwrap()
     }
 
     /// Its port.
