@@ -28,6 +28,9 @@ pub struct ModelSnapshot {
     pub checkpoints: Vec<Checkpoint>,
     /// Every row, sorted by table and key.
     pub rows: Vec<ModelRow>,
+    /// Whether the store has no transactions: effects are written first and their checkpoint after them, so that a batch
+    /// under way, or cut off, shows in the rows and not in the checkpoints.
+    pub effects_first: bool,
 }
 
 /// One thing that is not as the log says.

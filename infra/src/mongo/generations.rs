@@ -209,7 +209,11 @@ impl Shared {
             let parked = tables.letters().await?;
             let after = tables.checkpoints().await?;
             if after == checkpoints || tries == SNAPSHOTS {
-                let model = ModelSnapshot { checkpoints, rows };
+                let model = ModelSnapshot {
+                    checkpoints,
+                    rows,
+                    effects_first: true,
+                };
                 return Ok(Snapshot { model, parked });
             }
             checkpoints = after;

@@ -559,7 +559,11 @@ fn read_snapshot<M: SqliteModel>(file: &mut Connection) -> rusqlite::Result<Snap
     let parked = read_parked(&transaction)?;
     let rows = M::rows(&transaction)?;
     Ok(Snapshot {
-        model: ModelSnapshot { checkpoints, rows },
+        model: ModelSnapshot {
+            checkpoints,
+            rows,
+            effects_first: false,
+        },
         parked,
     })
 }

@@ -75,6 +75,11 @@ impl Handled {
             .map_or(self.log, |(_, position)| *position)
     }
 
+    /// The position up to which every event was handled.
+    pub(crate) fn least(&self) -> Position {
+        self.log
+    }
+
     /// The last position that any event was handled at.
     pub(crate) fn last(&self) -> Position {
         let partitions = self.partitions.iter().map(|(_, position)| *position);

@@ -387,6 +387,7 @@ impl Generations<Toy> for SeenBy {
             model: ModelSnapshot {
                 checkpoints: tables.checkpoints.values().cloned().collect(),
                 rows: rows(&tables.rows),
+                effects_first: false,
             },
             parked: tables.letters.values().cloned().collect(),
         })

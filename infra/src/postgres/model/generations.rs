@@ -463,6 +463,7 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
                 model: ModelSnapshot {
                     checkpoints: tables::checkpoints(&mut *transaction).await?,
                     rows: M::rows(&mut transaction).await?,
+                    effects_first: false,
                 },
                 parked: tables::letters(&mut *transaction).await?,
             })

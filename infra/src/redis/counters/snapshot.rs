@@ -85,6 +85,7 @@ async fn read_if_still(shared: &Shared, id: GenerationId) -> Result<Option<Snaps
         model: ModelSnapshot {
             checkpoints: parse_checkpoints(&before),
             rows,
+            effects_first: false,
         },
         parked,
     }))
