@@ -280,6 +280,7 @@ struct FeedAt(Arc<PgGenerations<PgFeed>>);
 struct NotificationsAt(Arc<MongoGenerations>);
 struct CountersAt(Arc<RedisGenerations>);
 
+#[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
 fn unread(error: StoreError) -> ReadError {
     ReadError(error.to_string())
 }

@@ -173,6 +173,10 @@ fn left_out() -> String {
 ///
 /// # Errors
 /// A line for the operator.
+#[cfg_attr(
+    not(feature = "distributed"),
+    expect(clippy::unused_async, reason = "awaits where the adapters are")
+)]
 pub async fn migrate(config: &Config) -> Result<(), String> {
     match &config.profile {
         Profile::Embedded { .. } => Err(
