@@ -123,7 +123,7 @@ pub struct Settings {
     )]
     pub smtp_url: Option<String>,
 
-    /// Whom mails come from [default: `SocialHub <no-reply@localhost>`]
+    /// Whom mails come from: an address, with a name before it if wanted [default: SocialHub, no-reply at localhost]
     #[arg(long, env = "MAIL_FROM", global = true, value_name = "ADDRESS")]
     pub mail_from: Option<String>,
 
