@@ -74,6 +74,9 @@ TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --loc
     --test-threads="${TEST_THREADS:-4}" \
     auth:: bad_input:: chat:: contract_files::chat concurrency:: durability:: flow:: media:: program:: replay:: social::
 
+step "the launcher and the gateway"
+python3 -m unittest discover -s deploy/tests
+
 step "documentation"
 # Links to private items are good here: the pages of private items are built, too.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
