@@ -22,7 +22,7 @@ pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
 pub use relay::{
     Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,
-    RelayState, RelayStatus, RelayTask, RewindError, TailRecord, rewind,
+    RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, rewind,
 };
 pub use relay_store::{Lease, RelayStore};
 pub use side::{

@@ -158,6 +158,11 @@ impl ProjectionStatus {
         self.model
     }
 
+    /// What went wrong last, while it has not gone well since.
+    pub fn last_error(&self) -> Option<String> {
+        self.inner.lock().last_error.clone()
+    }
+
     /// Everything at one moment.
     pub fn report(&self, clock: &dyn Clock) -> StatusReport {
         self.observe_head();

@@ -1,5 +1,5 @@
 //! The replay command line, as a library: `socialhub replay status|rebuild|verify|inspect|tail|rollback|prune|
-//! dead-letters`.
+//! dead-letters|republish`.
 //!
 //! The commands work on the log and on each model's [`ModelControl`], which the binary wires; they know no driver. They
 //! run with the server stopped, and as a second process beside it. One file a command, each with `Options` and `run`.
@@ -8,9 +8,10 @@
 //! ```no_run
 //! # async fn replay(
 //! #     options: socialhub_replay_tools::Options, log: std::sync::Arc<dyn socialhub_event_log::EventLog>,
-//! #     feed: std::sync::Arc<dyn socialhub_projections::runtime::ModelControl>,
+//!     feed: std::sync::Arc<dyn socialhub_projections::runtime::ModelControl>,
+//! #     clock: std::sync::Arc<dyn socialhub_domain::Clock>,
 //! # ) -> std::process::ExitCode {
-//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed] };
+//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed], clock, relay: None };
 //! let stop = tokio_util::sync::CancellationToken::new(); // cancel it on Ctrl-C
 //! let mut out = std::io::stdout();
 //! match socialhub_replay_tools::run(options, &target, &mut out, stop).await {
@@ -28,6 +29,8 @@ mod letters;
 mod lifecycle;
 mod progress;
 mod rebuild;
+mod relay;
+mod republish;
 mod show;
 mod status;
 mod tail;
@@ -36,8 +39,8 @@ mod verify;
 use std::{io, io::Write, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
-use socialhub_domain::StreamId;
-use socialhub_event_log::{EventLog, LogError};
+use socialhub_domain::{Clock, StreamId};
+use socialhub_event_log::{EventLog, LogError, Publisher, RelayStore, RewindError};
 use socialhub_projections::runtime::{ModelControl, RebuildError};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +50,20 @@ pub struct ReplayTarget {
     pub log: Arc<dyn EventLog>,
     /// Every read model.
     pub models: Vec<Arc<dyn ModelControl>>,
+    /// What the age of events is reckoned by.
+    pub clock: Arc<dyn Clock>,
+    /// The relay, where the log is published.
+    pub relay: Option<RelayControl>,
+}
+
+/// The relay under an operator's hands.
+pub struct RelayControl {
+    /// Its lease and how far it is.
+    pub store: Arc<dyn RelayStore>,
+    /// The topics.
+    pub publisher: Arc<dyn Publisher>,
+    /// What the lease names this process by; no other process may have the same name.
+    pub owner: String,
 }
 
 /// Rebuild, verify and look into the read models and the event log.
@@ -74,6 +91,8 @@ enum Command {
     Prune(lifecycle::PruneOptions),
     /// List, retry or discard the events that were set aside
     DeadLetters(letters::Options),
+    /// Let the relay publish the log anew: what realigns log and topics after one of them went back in time
+    Republish(republish::Options),
 }
 
 /// Which read models a command is for.
@@ -125,6 +144,12 @@ pub enum ReplayError {
     /// A command that loses something was not confirmed.
     #[error("{0} cannot be undone; say --yes to do it")]
     NotConfirmed(&'static str),
+    /// There are no topics.
+    #[error("nothing is published in the embedded profile")]
+    NotPublished,
+    /// The relay was not rewound.
+    #[error(transparent)]
+    Rewind(#[from] RewindError),
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -159,6 +184,7 @@ pub async fn run(
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
         Command::Prune(options) => lifecycle::prune(&options, target, out).await,
         Command::DeadLetters(options) => letters::run(options, target, out).await,
+        Command::Republish(options) => republish::run(&options, target, out).await,
     };
     match done {
         Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -202,6 +228,14 @@ mod tests {
         options: Options,
     }
 
+    struct Midnight;
+
+    impl Clock for Midnight {
+        fn now(&self) -> socialhub_domain::Timestamp {
+            socialhub_domain::Timestamp(0)
+        }
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
@@ -235,6 +269,8 @@ mod tests {
         let target = ReplayTarget {
             log: Arc::new(socialhub_event_log::memory::MemoryEventLog::new()),
             models: Vec::new(),
+            clock: Arc::new(Midnight),
+            relay: None,
         };
         let run_line = async |line: &str| {
             let words = ["replay"].into_iter().chain(line.split(' '));
@@ -251,6 +287,11 @@ mod tests {
         assert!(nothing.to_string().contains("has no events"));
         let prune = run_line("prune --all").await.unwrap_err();
         assert!(prune.to_string().contains("--yes"));
+        let republish = run_line("republish --yes").await.unwrap_err();
+        assert_eq!(
+            republish.to_string(),
+            "nothing is published in the embedded profile"
+        );
         assert_eq!(run_line("tail").await.unwrap().1, "");
     }
 }

@@ -1,21 +1,31 @@
 //! `replay status`.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
 use socialhub_domain::Timestamp;
-use socialhub_event_log::Position;
+use socialhub_event_log::{LogError, Position};
 use socialhub_projections::{
     GenerationId, ModelName,
-    runtime::{Generation, GenerationState, ModelControl, RebuildError},
+    runtime::{Generation, GenerationState},
 };
 
-use crate::{ReplayError, ReplayTarget, Verdict, show};
+use crate::{
+    ReplayError, ReplayTarget, Verdict,
+    relay::{self, Look, RelayView},
+    show,
+};
+
+/// Between two looks at what is behind: who works has moved by then.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Options of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
+    /// Show how far each source of a model has been read, too
+    #[arg(long)]
+    sources: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -25,6 +35,8 @@ pub(crate) struct Options {
 #[serde(rename_all = "camelCase")]
 struct StatusView {
     head: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<RelayView>,
     models: Vec<ModelView>,
 }
 
@@ -40,37 +52,133 @@ struct ModelView {
 struct GenerationView {
     generation: GenerationId,
     state: GenerationState,
+    activity: Activity,
     created_at: Timestamp,
     position: Position,
     lag_events: u64,
+    lag_seconds: f64,
     parked: u64,
     has_writer: bool,
     bytes: u64,
+    sources: Vec<SourceView>,
 }
 
-impl GenerationView {
-    fn new(generation: &Generation, position: Position, head: Position) -> Self {
-        Self {
-            generation: generation.id,
-            state: generation.state,
-            created_at: generation.created_at,
-            position,
-            lag_events: head.saturating_sub(position),
-            parked: generation.parked,
-            has_writer: generation.has_writer,
-            bytes: generation.bytes,
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceView {
+    source: String,
+    partition: i32,
+    position: Position,
+    next_offset: Option<i64>,
+}
+
+/// What is going on with a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Activity {
+    Running,
+    Stuck,
+    WaitingForRelay,
+    NotRunning,
+    AheadOfLog,
+    BeingFilled,
+    HalfBuilt,
+    BeingCaughtUp,
+    Kept,
+}
+
+impl Activity {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stuck => "stuck",
+            Self::WaitingForRelay => "waiting for the relay",
+            Self::NotRunning => "not running",
+            Self::AheadOfLog => "ahead of the log: rebuild it",
+            Self::BeingFilled => "being filled",
+            Self::HalfBuilt => "left half-built; rebuild goes on with it",
+            Self::BeingCaughtUp => "being caught up",
+            Self::Kept => "kept for rollback",
         }
     }
+}
 
-    /// What is going on with it, in words.
-    fn activity(&self) -> &'static str {
-        match (self.state, self.has_writer) {
-            (GenerationState::Current, true) => "running",
-            (GenerationState::Current, false) => "not running",
-            (GenerationState::Building, true) => "being filled",
-            (GenerationState::Building, false) => "left half-built; rebuild goes on with it",
-            (GenerationState::Previous, true) => "being caught up",
-            (GenerationState::Previous, false) => "kept for rollback",
+/// Everything at one moment.
+struct Moment {
+    head: Position,
+    relay: Option<Look>,
+    models: Vec<(ModelName, Vec<(Generation, Position)>)>,
+}
+
+impl Moment {
+    async fn of(target: &ReplayTarget) -> Result<Self, ReplayError> {
+        let mut models = Vec::new();
+        for model in &target.models {
+            let mut places = Vec::new();
+            for generation in model.generations().await? {
+                let position = model.place(&generation).await?;
+                places.push((generation, position));
+            }
+            models.push((model.name(), places));
+        }
+        let relay = match &target.relay {
+            Some(relay) => Some(Look::at(relay).await?),
+            None => None,
+        };
+        // Read after the positions, so that nothing seems to be ahead of the log.
+        let head = target.log.head().await?;
+        Ok(Self {
+            head,
+            relay,
+            models,
+        })
+    }
+
+    /// Whether a second look has to tell who moves. A relay is always looked at twice: one that refuses leads for a
+    /// moment.
+    fn needs_a_second_look(&self) -> bool {
+        let mut current = self.models.iter().flat_map(|(_, places)| places);
+        self.relay.is_some()
+            || current.any(|(generation, position)| {
+                generation.state == GenerationState::Current
+                    && generation.has_writer
+                    && *position < self.head
+            })
+    }
+
+    fn position(&self, model: ModelName, id: GenerationId) -> Option<Position> {
+        let (_, places) = self.models.iter().find(|(name, _)| *name == model)?;
+        let found = places.iter().find(|(generation, _)| generation.id == id);
+        found.map(|(_, position)| *position)
+    }
+
+    fn activity(
+        &self,
+        before: Option<Position>,
+        generation: &Generation,
+        position: Position,
+    ) -> Activity {
+        let furthest = generation.checkpoints.iter().map(|place| place.position);
+        if generation.state == GenerationState::Current && furthest.max() > Some(self.head) {
+            return Activity::AheadOfLog;
+        }
+        match (generation.state, generation.has_writer) {
+            (GenerationState::Current, false) => Activity::NotRunning,
+            (GenerationState::Current, true) => {
+                let moving = before.is_none_or(|before| position > before);
+                let published = self.relay.as_ref().map(|relay| relay.frontier.position);
+                if position >= self.head || moving {
+                    Activity::Running
+                } else if published.is_some_and(|published| position >= published) {
+                    Activity::WaitingForRelay
+                } else {
+                    Activity::Stuck
+                }
+            }
+            (GenerationState::Building, true) => Activity::BeingFilled,
+            (GenerationState::Building, false) => Activity::HalfBuilt,
+            (GenerationState::Previous, true) => Activity::BeingCaughtUp,
+            (GenerationState::Previous, false) => Activity::Kept,
         }
     }
 }
@@ -80,62 +188,141 @@ pub(crate) async fn run(
     target: &ReplayTarget,
     out: &mut (dyn Write + Send),
 ) -> Result<Verdict, ReplayError> {
-    let mut found = Vec::new();
-    for model in &target.models {
-        found.push((model.name(), places(&**model).await?));
-    }
-    // Read after the positions, so that no model seems to be ahead of the log.
-    let head = target.log.head().await?;
-    let models = found.iter().map(|(model, places)| ModelView {
-        model: *model,
-        generations: places
-            .iter()
-            .map(|(generation, position)| GenerationView::new(generation, *position, head))
-            .collect(),
-    });
-    let view = StatusView {
-        head,
-        models: models.collect(),
+    let before = Moment::of(target).await?;
+    let view = if before.needs_a_second_look() {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let now = Moment::of(target).await?;
+        view(&before, &now, target).await?
+    } else {
+        view(&before, &before, target).await?
     };
     if options.json {
         show::json_line(out, &view)?;
     } else {
-        print(&view, out)?;
+        print(&view, options.sources, out)?;
     }
     Ok(Verdict::Clean)
 }
 
-async fn places(model: &dyn ModelControl) -> Result<Vec<(Generation, Position)>, RebuildError> {
-    let mut places = Vec::new();
-    for generation in model.generations().await? {
-        let position = model.place(&generation).await?;
-        places.push((generation, position));
+async fn view(
+    before: &Moment,
+    now: &Moment,
+    target: &ReplayTarget,
+) -> Result<StatusView, ReplayError> {
+    let mut models = Vec::new();
+    for (model, places) in &now.models {
+        let mut generations = Vec::new();
+        for (generation, position) in places {
+            let earlier = before.position(*model, generation.id);
+            let activity = now.activity(earlier, generation, *position);
+            let lag_seconds = lag_seconds(target, *position, now.head).await?;
+            generations.push(GenerationView {
+                generation: generation.id,
+                state: generation.state,
+                activity,
+                created_at: generation.created_at,
+                position: *position,
+                lag_events: now.head.saturating_sub(*position),
+                lag_seconds,
+                parked: generation.parked,
+                has_writer: generation.has_writer,
+                bytes: generation.bytes,
+                sources: sources(generation),
+            });
+        }
+        models.push(ModelView {
+            model: *model,
+            generations,
+        });
     }
-    Ok(places)
+    let relay = match (&before.relay, &now.relay) {
+        (Some(before), Some(relay)) => {
+            let lag = lag_seconds(target, relay.frontier.position, now.head).await?;
+            Some(relay.view(before, now.head, lag))
+        }
+        _ => None,
+    };
+    Ok(StatusView {
+        head: now.head,
+        relay,
+        models,
+    })
 }
 
-fn print(view: &StatusView, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+/// The age of the first event after a position; 0 when there is none.
+async fn lag_seconds(
+    target: &ReplayTarget,
+    position: Position,
+    head: Position,
+) -> Result<f64, LogError> {
+    if position >= head {
+        return Ok(0.0);
+    }
+    let next = target.log.read_all(position, 1).await?;
+    let now = target.clock.now().0;
+    Ok(next.first().map_or(0.0, |event| {
+        (now - event.metadata.occurred_at.0).max(0) as f64 / 1000.0
+    }))
+}
+
+fn sources(generation: &Generation) -> Vec<SourceView> {
+    let source = generation.checkpoints.iter().map(|place| SourceView {
+        source: place.source.name.clone(),
+        partition: place.source.partition,
+        position: place.position,
+        next_offset: place.next_offset,
+    });
+    source.collect()
+}
+
+fn print(
+    view: &StatusView,
+    with_sources: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
     writeln!(out, "The log is at position {}.\n", view.head)?;
+    if let Some(relay) = &view.relay {
+        relay::print(relay, out)?;
+    }
     writeln!(
         out,
-        "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7} {:>10}  activity",
-        "model", "gen", "state", "position", "behind", "parked", "size"
+        "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>9} {:>7} {:>10}  activity",
+        "model", "gen", "state", "position", "behind", "lag", "parked", "size"
     )?;
     for model in &view.models {
         for generation in &model.generations {
             writeln!(
                 out,
-                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7} {:>10}  {}",
+                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>7} {:>10}  {}",
                 model.model.0,
                 generation.generation.0,
                 generation.state.to_string(),
                 generation.position,
                 generation.lag_events,
+                generation.lag_seconds,
                 generation.parked,
                 show::size(generation.bytes),
-                generation.activity(),
+                generation.activity.words(),
             )?;
+            if with_sources {
+                print_sources(&generation.sources, out)?;
+            }
         }
+    }
+    Ok(())
+}
+
+fn print_sources(sources: &[SourceView], out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    for source in sources {
+        let place = format!("{}-{}", source.source, source.partition);
+        let offset = source
+            .next_offset
+            .map_or("-".to_owned(), |offset| offset.to_string());
+        writeln!(
+            out,
+            "    {place:<24} {:>10}  next offset {offset}",
+            source.position
+        )?;
     }
     Ok(())
 }

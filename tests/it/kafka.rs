@@ -6,7 +6,7 @@ mod relay;
 #[expect(dead_code, reason = "the test of the projections uses more of it")]
 #[path = "../../projections/tests/partitions/store.rs"]
 mod store;
-mod topic;
+pub(crate) mod topic;
 
 use std::{
     sync::{

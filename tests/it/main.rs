@@ -24,6 +24,7 @@ mod postgres_feed;
 mod postgres_log;
 mod postgres_stress;
 mod program;
+mod realign;
 mod redis_stores;
 mod replay;
 mod smtp;

@@ -9,6 +9,7 @@
 mod align;
 mod lead;
 mod port;
+mod rewind;
 mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -17,15 +18,10 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use port::{Outgoing, PartitionTail, PublishError, Publisher, TailRecord};
+pub use rewind::{RewindError, Rewound, rewind};
 pub use status::{RelayReport, RelayState, RelayStatus};
 
-use crate::{
-    event::Position,
-    frontier::Frontier,
-    port::{EventLog, LogError},
-    relay_store::RelayStore,
-    wire::Publication,
-};
+use crate::{port::EventLog, relay_store::RelayStore};
 
 /// How the relay paces itself.
 #[derive(Debug, Clone)]
@@ -158,78 +154,6 @@ impl Relay {
         }
         self.status.enter(RelayState::Stopped);
     }
-}
-
-/// Why the relay was not rewound.
-#[derive(Debug, thiserror::Error)]
-pub enum RewindError {
-    /// A relay leads: it must be stopped first.
-    #[error("a relay is running ({0}): stop it first")]
-    Running(String),
-    /// The log failed.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The broker failed.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-}
-
-/// Rewinds the relay, so that the next one publishes everything after a position anew: what brings topics and log
-/// together after one of them went back in time, and what fills topics with another partition count.
-///
-/// # Errors
-/// [`RewindError`]; nothing has changed.
-pub async fn rewind(
-    log: &Arc<dyn EventLog>,
-    store: &dyn RelayStore,
-    publisher: &dyn Publisher,
-    owner: &str,
-    to: Position,
-) -> Result<Frontier, RewindError> {
-    let Some(lease) = store.acquire(owner).await? else {
-        let holder = store.holder().await?.map(|(owner, ..)| owner);
-        return Err(RewindError::Running(holder.unwrap_or_default()));
-    };
-    let rewound = rewound_to(log, publisher, to).await;
-    let outcome = match rewound {
-        // Reading the log took a while: saved only if the lease is still ours.
-        Ok(frontier) => match store.save(&lease, &frontier).await? {
-            true => Ok(frontier),
-            false => Err(RewindError::Running("another one".to_owned())),
-        },
-        Err(error) => Err(error),
-    };
-    store.release(owner, &lease).await?;
-    outcome
-}
-
-async fn rewound_to(
-    log: &Arc<dyn EventLog>,
-    publisher: &dyn Publisher,
-    to: Position,
-) -> Result<Frontier, RewindError> {
-    const PAGE: usize = 4_096;
-    let counts = publisher.topics().await?;
-    publisher.begin().await?;
-    let tails = publisher.tails(&counts).await?;
-    let mut last = std::collections::HashMap::new();
-    let mut after = 0;
-    while after < to {
-        let events = log.read_all(after, PAGE).await?;
-        let Some(end) = events.last() else { break };
-        after = end.position;
-        for event in events.iter().filter(|event| event.position <= to) {
-            let Publication { topic, key, .. } = Publication::of(event);
-            let count = counts.get(topic.name()).copied().unwrap_or(1);
-            let partition = crate::frontier::partition_for(key.as_bytes(), count);
-            last.insert((topic.name(), partition), event.position);
-        }
-    }
-    Ok(Frontier::rewound(to, counts, &tails, |topic, partition| {
-        last.iter()
-            .find(|((name, number), _)| *name == topic && *number == partition)
-            .map_or(0, |(_, position)| *position)
-    }))
 }
 
 #[cfg(test)]

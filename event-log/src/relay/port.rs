@@ -82,6 +82,13 @@ pub trait Publisher: Send + Sync {
         partitions: &BTreeMap<String, i32>,
     ) -> Result<Vec<PartitionTail>, PublishError>;
 
+    /// Removes every record there is, so that the topics hold only what is published from now on. Offsets go on rising.
+    /// Only after [`Publisher::begin`].
+    ///
+    /// # Errors
+    /// [`PublishError`]; some partitions may be empty.
+    async fn clear(&self, partitions: &BTreeMap<String, i32>) -> Result<(), PublishError>;
+
     /// Publishes records in this order, whole or not at all; answers the offset of each. After an error, whatever it is,
     /// the caller begins anew and looks at the ends.
     ///

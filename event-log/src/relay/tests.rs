@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use crate::{Append, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent};
+use crate::{Append, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent, Position};
 
 const LEASE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -38,6 +38,8 @@ fn settings() -> RelaySettings {
 struct Broker {
     epoch: AtomicU64,
     partitions: Mutex<BTreeMap<(String, i32), Vec<Outgoing>>>,
+    /// How many records of each partition were removed.
+    removed: Mutex<BTreeMap<(String, i32), i64>>,
     faults: Mutex<Vec<Fault>>,
 }
 
@@ -70,6 +72,10 @@ impl Broker {
             epoch: AtomicU64::new(0),
             asleep: Mutex::new(None),
         })
+    }
+
+    fn removed(&self, place: &(String, i32)) -> i64 {
+        self.removed.lock().get(place).copied().unwrap_or(0)
     }
 
     fn records(&self) -> Vec<Outgoing> {
@@ -117,8 +123,9 @@ impl Producer {
         let mut offsets = Vec::new();
         for outgoing in records {
             let place = (outgoing.record.topic.name().to_owned(), outgoing.partition);
+            let removed = broker.removed(&place);
             let partition = partitions.entry(place).or_default();
-            offsets.push(partition.len() as i64);
+            offsets.push(removed + partition.len() as i64);
             partition.push(outgoing);
         }
         Ok(offsets)
@@ -145,15 +152,17 @@ impl Publisher for Producer {
         let mut tails = Vec::new();
         for (topic, count) in counts {
             for partition in 0..*count {
-                let records = partitions.get(&(topic.clone(), partition));
+                let place = (topic.clone(), partition);
+                let removed = self.broker.removed(&place);
+                let records = partitions.get(&place);
                 let records = records.map_or(&[][..], Vec::as_slice);
                 tails.push(PartitionTail {
                     topic: topic.clone(),
                     partition,
-                    earliest: 0,
-                    next: records.len() as i64,
+                    earliest: removed,
+                    next: removed + records.len() as i64,
                     last: records.last().map(|last| TailRecord {
-                        offset: records.len() as i64 - 1,
+                        offset: removed + records.len() as i64 - 1,
                         position: last.record.headers.position,
                         event_id: last.record.headers.event_id,
                     }),
@@ -161,6 +170,15 @@ impl Publisher for Producer {
             }
         }
         Ok(tails)
+    }
+
+    async fn clear(&self, _: &BTreeMap<String, i32>) -> Result<(), PublishError> {
+        let mut removed = self.broker.removed.lock();
+        for (place, records) in &mut *self.broker.partitions.lock() {
+            *removed.entry(place.clone()).or_default() += records.len() as i64;
+            records.clear();
+        }
+        Ok(())
     }
 
     async fn publish(&self, records: Vec<Outgoing>) -> Result<Vec<i64>, PublishError> {
@@ -366,11 +384,44 @@ async fn it_refuses_a_log_that_went_back_in_time() {
     let log = Arc::clone(&younger.log) as Arc<dyn EventLog>;
     let producer = younger.broker.producer();
     let rewound = rewind(&log, &*younger.store, &*producer, "operator", 2);
-    assert_eq!(rewound.await.unwrap().position, 2);
+    let rewound = rewound.await.unwrap();
+    assert_eq!((rewound.frontier.position, rewound.emptied), (2, true));
     let (task, _stop) = younger.relay("a", younger.broker.producer());
     younger.published().await;
-    assert_eq!(younger.broker.records().len(), before + 2);
+    let records = younger.broker.records();
+    assert_eq!(records.len(), 2, "what the log does not hold is gone");
     assert_eq!(task.status.report().state, RelayState::Leading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewind_keeps_records_that_the_log_holds_and_refuses_beside_a_leader() {
+    let world = World::new();
+    world.append(9).await;
+    let (task, stop) = world.relay("a", world.broker.producer());
+    world.published().await;
+    let log = Arc::clone(&world.log) as Arc<dyn EventLog>;
+    let producer = world.broker.producer();
+    let beside = rewind(&log, &*world.store, &*producer, "operator", 0).await;
+    assert!(matches!(beside, Err(RewindError::Running(_))), "{beside:?}");
+    let beyond = rewind(&log, &*world.store, &*producer, "operator", 10).await;
+    assert!(
+        matches!(beyond, Err(RewindError::Beyond { to: 10, head: 9 })),
+        "{beyond:?}"
+    );
+    stop.cancel();
+    task.task.await.unwrap();
+    let rewound = rewind(&log, &*world.store, &*producer, "operator", 4).await;
+    assert!(!rewound.unwrap().emptied);
+    let (task, stop) = world.relay("a", world.broker.producer());
+    world.published().await;
+    assert_eq!(world.broker.records().len(), 9 + 5);
+    stop.cancel();
+    task.task.await.unwrap();
+    let rewound = rewind(&log, &*world.store, &*producer, "operator", 0).await;
+    assert!(rewound.unwrap().emptied);
+    let (_task, _stop) = world.relay("a", world.broker.producer());
+    world.published().await;
+    world.broker.assert_holds_all_once(&world.log);
 }
 
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@
 //! projector has room for them, so a slow partition holds up no other.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,7 +28,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use socialhub_domain::topic::Topic;
-use socialhub_event_log::WireRecord;
+use socialhub_event_log::{PartitionTail, WireRecord};
 use socialhub_projections::{
     GenerationId, Source,
     runtime::{
@@ -41,7 +41,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::kafka::{KafkaSettings, headers, millis};
+use crate::kafka::{KafkaSettings, headers, millis, tails};
 
 /// How many records are handed over at once at most.
 const BATCH: usize = 1024;
@@ -77,7 +77,28 @@ impl KafkaSources {
     }
 }
 
+#[async_trait]
 impl Sources for KafkaSources {
+    async fn tails(
+        &self,
+        partitions: &BTreeMap<String, i32>,
+    ) -> Result<Vec<PartitionTail>, SourceError> {
+        let (settings, partitions) = (self.settings.clone(), partitions.clone());
+        let (reply, answer) = oneshot::channel();
+        // A thread of its own: nobody waits for it at the program's end.
+        thread::Builder::new()
+            .name("kafka-ends".to_owned())
+            .spawn(move || {
+                // The asker may have gone away.
+                let _ = reply.send(tails::read(&settings, &partitions));
+            })
+            .map_err(|error| SourceError(error.to_string()))?;
+        match answer.await {
+            Ok(tails) => tails.map_err(|error| SourceError(error.to_string())),
+            Err(_) => Err(SourceError("their ends were not read".to_owned())),
+        }
+    }
+
     fn open(&self, generation: GenerationId) -> Result<Box<dyn PartitionedSource>, SourceError> {
         let group = match generation {
             GenerationId(0 | 1) => self.group.clone(),

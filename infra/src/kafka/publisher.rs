@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message,
+    ClientContext, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     config::FromClientConfigAndContext,
@@ -344,6 +344,36 @@ impl Publisher for KafkaPublisher {
         let partitions = partitions.clone();
         self.run(move |worker| tails::read(&worker.settings, &partitions))
             .await
+    }
+
+    async fn clear(&self, partitions: &BTreeMap<String, i32>) -> Result<(), PublishError> {
+        let settings = &self.settings;
+        let admin: AdminClient<DefaultClientContext> = settings
+            .client("socialhub-relay-topics")
+            .create()
+            .map_err(|error| PublishError::Refused(error.to_string()))?;
+        let mut upto = TopicPartitionList::new();
+        for (name, count) in partitions {
+            for partition in 0..*count {
+                upto.add_partition_offset(&settings.topic(name), partition, Offset::End)
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(settings.request_timeout))
+            .operation_timeout(Some(settings.request_timeout));
+        let done = admin.delete_records(&upto, &options).await;
+        let done = done.map_err(|error| failed(&error))?;
+        // Its end waits for a thread: not here.
+        self.run(move |_| {
+            drop(admin);
+            Ok(())
+        })
+        .await?;
+        for element in done.elements() {
+            element.error().map_err(|error| failed(&error))?;
+        }
+        Ok(())
     }
 
     async fn publish(&self, records: Vec<Outgoing>) -> Result<Vec<i64>, PublishError> {

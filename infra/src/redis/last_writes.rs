@@ -34,6 +34,14 @@ static RAISE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Removes what is still as it was read: a position that the log does not have. KEYS: the person's key. ARGV: the text.
+static FORGET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+         return 1",
+    )
+});
+
 /// Asks the event log.
 #[async_trait]
 pub trait LastPositions: Send + Sync {
@@ -42,6 +50,11 @@ pub trait LastPositions: Send + Sync {
     /// # Errors
     /// When the log cannot answer.
     async fn last_position_of(&self, user: UserId) -> Result<Position, PortError>;
+
+    /// Whether the log ends before a position that was noted: then it went back in time.
+    async fn ends_before(&self, _position: Position) -> bool {
+        false
+    }
 }
 
 /// [`LastWrites`] in Redis.
@@ -126,14 +139,23 @@ impl Shared {
         let mut ask = redis::cmd("GET");
         ask.arg(self.key(user));
         let answer = self.link.query_since::<Option<String>>(&ask).await?;
-        let noted = answer.value.as_deref().and_then(|text| {
-            let (position, moment) = text.split_once(' ')?;
+        let Some(text) = answer.value else {
+            return Ok(None);
+        };
+        let noted = text.split_once(' ').and_then(|(position, moment)| {
             Some((position.parse().ok()?, moment.parse::<u64>().ok()?))
         });
+        let Some((position, moment)) = noted else {
+            return Ok(None);
+        };
+        if self.log.ends_before(position).await {
+            let mut script = FORGET.prepare_invoke();
+            script.key(self.key(user)).arg(&text);
+            self.link.invoke::<Value>(&script).await?;
+            return Ok(None);
+        }
         // In the very millisecond of the connection it may have been noted before it.
-        Ok(noted
-            .filter(|(_, moment)| *moment > answer.since)
-            .map(|(position, _)| position))
+        Ok((moment > answer.since).then_some(position))
     }
 
     /// Notes what could not be noted before.

@@ -24,7 +24,7 @@ use crate::{
         writer::{BULK_BATCH, BatchWriter, Entry, Observer, PARTITION_BATCH, WriteError},
     },
     status::ProjectionStatus,
-    store::{ReadModelStore, Source, StoreError},
+    store::{ReadModelStore, Source, StoreError, source_position},
 };
 
 /// How long a partition may bring nothing before it is compared with what the relay says it has published there.
@@ -138,7 +138,8 @@ impl<P: Projection> Partition<P> {
         }
     }
 
-    /// Answers whether the partition is behind the frontier; when it was before, it is not afterwards.
+    /// Answers whether the partition is behind the frontier; when it was before, it is not afterwards. The same goes for a
+    /// store that is behind this writer: it was restored from an older copy.
     async fn look_at_frontier(&mut self, was_behind: bool) -> Result<bool, WriteError> {
         let end = {
             let frontier = self.shared.frontier.borrow();
@@ -146,9 +147,14 @@ impl<P: Projection> Partition<P> {
                 .end(&self.source.name, self.source.partition)
                 .map_or(0, |end| end.position)
         };
-        let behind = end > self.writer.position();
+        let stored = source_position(&self.shared.stored.borrow(), &self.source);
+        let restored = stored < self.writer.position();
+        let behind = restored || end > self.writer.position();
         if !(behind && was_behind) {
             return Ok(behind);
+        }
+        if restored {
+            self.reopen().await?;
         }
         tracing::info!(
             model = %P::NAME, source = %self.source, from = self.writer.position(), to = end,

@@ -28,7 +28,7 @@ use crate::{
         writer::{WriteError, check_alignment},
     },
     status::{ProjectionStatus, ProjectorState, reached},
-    store::{GenerationId, ReadModelStore, Source, StoreError},
+    store::{Checkpoint, GenerationId, ReadModelStore, Source, StoreError},
 };
 
 /// How often the model's place as a whole is looked up.
@@ -45,6 +45,8 @@ pub(super) struct Shared<P: Projection> {
     pub(super) frontier_reader: Arc<dyn FrontierReader>,
     /// The frontier as it was a moment ago.
     pub(super) frontier: watch::Sender<Frontier>,
+    /// What the store said a moment ago.
+    pub(super) stored: watch::Sender<Vec<Checkpoint>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) reactors: Vec<Arc<dyn Reactor>>,
     pub(super) status: Arc<ProjectionStatus>,
@@ -110,6 +112,7 @@ impl<P: Projection> PartitionProjector<P> {
             log: self.log,
             frontier_reader: self.frontier,
             frontier: watch::Sender::new(Frontier::default()),
+            stored: watch::Sender::default(),
             clock: self.clock,
             reactors: self.reactors,
             status: Arc::clone(&status),
@@ -185,6 +188,14 @@ async fn project<P: Projection>(
         store.close().await;
         return store_failed(shared, id, error).await;
     }
+    let checked = tokio::select! {
+        checked = check_topics(shared, sources) => checked.map_err(End::Retry),
+        () = stop.cancelled() => Err(End::Stop),
+    };
+    if let Err(end) = checked {
+        store.close().await;
+        return end;
+    }
     let source = match sources.open(id) {
         Ok(source) => source,
         Err(error) => {
@@ -233,6 +244,35 @@ async fn look_over<P: Projection>(
     let position = reached(&checkpoints, P::TOPICS, &frontier);
     shared.status.opened(id, position, parked);
     shared.frontier.send_replace(frontier);
+    shared.stored.send_replace(checkpoints);
+    Ok(())
+}
+
+/// Checks that the log holds the last record of each partition. After the log went back in time the topics hold events
+/// that never happened: nothing is read from them until somebody has seen to that, which may be while this one waits.
+async fn check_topics<P: Projection>(
+    shared: &Shared<P>,
+    sources: &dyn Sources,
+) -> Result<(), String> {
+    let mut partitions = shared.frontier.borrow().partitions.clone();
+    partitions.retain(|name, _| P::TOPICS.iter().any(|topic| topic.name() == name));
+    let tails = sources.tails(&partitions).await;
+    for tail in tails.map_err(|error| error.to_string())? {
+        let Some(last) = tail.last else { continue };
+        let after = last.position.saturating_sub(1);
+        let found = shared.log.read_all(after, 1).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let held = found.first().is_some_and(|event| {
+            event.position == last.position && event.event_id == last.event_id
+        });
+        if !held {
+            return Err(format!(
+                "{}-{} holds event {} of position {}, which the log does not hold: the log went back in time, or it is \
+                 another one; run `socialhub replay republish`",
+                tail.topic, tail.partition, last.event_id, last.position
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -259,6 +299,7 @@ async fn locate<P: Projection>(shared: Arc<Shared<P>>, store: Arc<dyn ReadModelS
         let position = reached(&checkpoints, P::TOPICS, &frontier);
         shared.status.located(position, letters);
         shared.frontier.send_replace(frontier);
+        shared.stored.send_replace(checkpoints);
     }
 }
 

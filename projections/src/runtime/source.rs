@@ -3,10 +3,10 @@
 //! A consumer group deals the partitions out; who has one may lose it at any moment, and learn of it late. So the source
 //! decides nothing: where a partition is read from, the model's own store says.
 
-use std::sync::mpsc::SyncSender;
+use std::{collections::BTreeMap, sync::mpsc::SyncSender};
 
 use async_trait::async_trait;
-use socialhub_event_log::WireRecord;
+use socialhub_event_log::{PartitionTail, WireRecord};
 
 use crate::store::{GenerationId, Source};
 
@@ -114,7 +114,19 @@ pub trait PartitionedSource: Send {
 }
 
 /// Opens sources for the generations of one model: each generation has a group of its own.
+#[async_trait]
 pub trait Sources: Send + Sync {
+    /// The ends of the partitions, for a check that they go with the log; none when the source cannot say.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    async fn tails(
+        &self,
+        _partitions: &BTreeMap<String, i32>,
+    ) -> Result<Vec<PartitionTail>, SourceError> {
+        Ok(Vec::new())
+    }
+
     /// Joins the group of a generation.
     ///
     /// # Errors

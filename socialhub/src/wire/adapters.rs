@@ -127,7 +127,9 @@ impl Readiness for Workers {
             });
         }
         for status in self.projectors.iter().filter(|status| status.is_stuck()) {
-            let reason = "has work and does not move: see `socialhub replay status`".to_owned();
+            let reason = status.last_error().unwrap_or_else(|| {
+                "has work and does not move: see `socialhub replay status`".to_owned()
+            });
             parts.push(NotReady {
                 name: format!("projection {}", status.model()),
                 reason,

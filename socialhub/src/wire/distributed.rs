@@ -40,7 +40,7 @@ use socialhub_projections::{
     },
     verify::ModelFold,
 };
-use socialhub_replay_tools::ReplayTarget;
+use socialhub_replay_tools::{RelayControl, ReplayTarget};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -167,7 +167,10 @@ pub async fn start(
         last_writes: Arc::new(RedisLastWrites::new(
             link.clone(),
             &prefix,
-            Arc::new(FromTheLog(log.clone())),
+            Arc::new(FromTheLog {
+                log: log.clone(),
+                head: log.watch_head(),
+            }),
         )),
         shared_limits: Some(Arc::new(RedisLimits::new(link, &prefix, secret))),
         chat_log: Arc::new(chat_log),
@@ -307,14 +310,33 @@ impl CheckpointReader for CountersAt {
 }
 
 /// What a person wrote last, when Redis cannot say.
-struct FromTheLog(Arc<PgEventLog>);
+struct FromTheLog {
+    log: Arc<PgEventLog>,
+    head: tokio::sync::watch::Receiver<Position>,
+}
 
 #[async_trait]
 impl LastPositions for FromTheLog {
     async fn last_position_of(&self, actor: UserId) -> Result<Position, PortError> {
-        let position = self.0.last_position_of(actor).await;
+        let position = self.log.last_position_of(actor).await;
         position.map_err(|error| PortError(error.to_string()))
     }
+
+    async fn ends_before(&self, position: Position) -> bool {
+        // What this process knows of the head may be a moment old.
+        position > *self.head.borrow() && self.log.head().await.is_ok_and(|head| position > head)
+    }
+}
+
+fn kafka(servers: &Servers) -> KafkaSettings {
+    let namespace = &servers.namespace;
+    let mut settings = KafkaSettings::new(&servers.kafka_brokers);
+    settings.partitions = servers.kafka_partitions;
+    if !namespace.is_empty() {
+        settings.topic_prefix = format!("{namespace}.");
+        settings.transactional_id = format!("{namespace}.{}", settings.transactional_id);
+    }
+    settings
 }
 
 /// What the relay and the projectors of a process are made of.
@@ -329,19 +351,8 @@ struct Workshop<'a> {
 }
 
 impl Workshop<'_> {
-    fn kafka(&self) -> KafkaSettings {
-        let namespace = &self.servers.namespace;
-        let mut settings = KafkaSettings::new(&self.servers.kafka_brokers);
-        settings.partitions = self.servers.kafka_partitions;
-        if !namespace.is_empty() {
-            settings.topic_prefix = format!("{namespace}.");
-            settings.transactional_id = format!("{namespace}.{}", settings.transactional_id);
-        }
-        settings
-    }
-
     fn relay(&mut self) -> Result<(), String> {
-        let publisher = KafkaPublisher::new(self.kafka()).map_err(text)?;
+        let publisher = KafkaPublisher::new(kafka(self.servers)).map_err(text)?;
         let relay = Relay::new(
             self.log.clone(),
             self.frontier.clone(),
@@ -396,7 +407,7 @@ impl Workshop<'_> {
         } else {
             format!("{namespace}.{group}")
         };
-        let sources = Arc::new(KafkaSources::new(self.kafka(), &group, P::TOPICS));
+        let sources = Arc::new(KafkaSources::new(kafka(self.servers), &group, P::TOPICS));
         PartitionProjector::new(
             generations,
             sources,
@@ -421,8 +432,8 @@ pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTa
     let log = PgEventLog::connect(&servers.database_url, clock.clone())
         .await
         .map_err(|error| format!("DATABASE_URL: {error}"))?;
-    let frontier: Arc<dyn FrontierReader> =
-        Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
+    let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
+    let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let stores = Stores::open(servers, &clock).await?;
     fn control<P: Projection, F: ModelFold>(
         generations: Arc<dyn Generations<P>>,
@@ -437,8 +448,15 @@ pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTa
         control::<Notifications, NotificationFold>(stores.notifications, &clock, &frontier),
         control::<Counters, CounterFold>(stores.counters, &clock, &frontier),
     ];
+    let relay = RelayControl {
+        store: relay_store,
+        publisher: Arc::new(KafkaPublisher::new(kafka(servers)).map_err(text)?),
+        owner: format!("replay-{}", RandomIds.next_id()),
+    };
     Ok(ReplayTarget {
         log: Arc::new(log),
         models,
+        clock,
+        relay: Some(relay),
     })
 }

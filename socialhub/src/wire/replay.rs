@@ -60,7 +60,12 @@ fn embedded(
     let models = vec![
         replay_model::<SqliteFeed>(&folder, clock.clone()).map_err(text)?,
         replay_model::<SqliteNotifications>(&folder, clock.clone()).map_err(text)?,
-        replay_model::<SqliteCounters>(&folder, clock).map_err(text)?,
+        replay_model::<SqliteCounters>(&folder, clock.clone()).map_err(text)?,
     ];
-    Ok(ReplayTarget { log, models })
+    Ok(ReplayTarget {
+        log,
+        models,
+        clock,
+        relay: None,
+    })
 }

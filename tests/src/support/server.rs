@@ -53,18 +53,29 @@ impl Server {
 
     /// Starts a server with the given flags.
     pub async fn start_with(flags: &[&str]) -> Self {
+        Self::start_in(flags, Profile::chosen().environment().await).await
+    }
+
+    /// Starts a server with the given flags that finds this in its environment, as [`Profile::environment`] answers it.
+    pub async fn start_in(flags: &[&str], environment: Vec<(String, String)>) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let mut server = Self {
             process: None,
             port: free_port(),
             folder,
             flags: flags.iter().map(ToString::to_string).collect(),
-            environment: Profile::chosen().environment().await,
+            environment,
             log: Arc::default(),
         };
         server.launch();
         server.ready().await;
         server
+    }
+
+    /// Starts it again, after a kill or a stop, and does not wait until it is ready.
+    pub fn begin(&mut self) {
+        self.kill();
+        self.launch();
     }
 
     fn launch(&mut self) {

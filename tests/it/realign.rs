@@ -1,0 +1,550 @@
+//! Stores that go back in time, emptied or restored from an older copy: noticed, never served as if current, and brought
+//! together again by the commands that the messages name.
+
+use std::{process::Output, time::Duration};
+
+use mongodb::bson::{Document, doc};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use serde_json::Value;
+use socialhub_domain::topic::Topic;
+use socialhub_infra::kafka::KafkaSettings;
+use socialhub_tests::support::{Client, Profile, Server, servers};
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::kafka::topic;
+
+/// The servers are shared with other tests, and relay and projectors have leases and sessions to wait for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn within<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let give_up = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(
+            tokio::time::Instant::now() < give_up,
+            "never came true: {what}"
+        );
+        // Between two looks at the condition, not instead of one.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A server of the distributed profile, and the names of its databases.
+struct Site {
+    server: Server,
+    log: String,
+    models: String,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let mut environment = Profile::Distributed.environment().await;
+        let (_, url) = environment
+            .iter()
+            .find(|(key, _)| key == "DATABASE_URL")
+            .unwrap();
+        let (base, log) = url.rsplit_once('/').unwrap();
+        let (log, models) = (log.to_owned(), format!("{log}_models"));
+        let models_url = format!("{base}/{models}");
+        sql(&format!("CREATE DATABASE {models}")).await;
+        environment.push(("READ_MODEL_URL".to_owned(), models_url));
+        let server = Server::start_in(&["--rate-limits", "off"], environment).await;
+        Self {
+            server,
+            log,
+            models,
+        }
+    }
+
+    async fn stop(&mut self) {
+        assert!(self.server.stop().await, "{}", self.server.log());
+    }
+
+    async fn status(&self) -> Value {
+        let output = self.command("replay status --json").await;
+        assert!(output.status.success(), "{}", printed(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    async fn succeed(&self, line: &str) -> String {
+        let output = self.command(line).await;
+        assert!(output.status.success(), "{line}: {}", printed(&output));
+        printed(&output)
+    }
+
+    async fn command(&self, line: &str) -> Output {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.server.command(&words).await
+    }
+
+    /// Waits until relay and models are at the log's head and run.
+    async fn settle(&self) {
+        let settled = within("relay and models are at the head", async || {
+            let status = self.status().await;
+            let relay = status["relay"]["state"] == "leading" && status["relay"]["lagEvents"] == 0;
+            let mut models = status["models"].as_array().unwrap().iter();
+            let models = models.all(|model| {
+                let current = current(model);
+                current["activity"] == "running" && current["lagEvents"] == 0
+            });
+            (relay && models).then_some(status)
+        });
+        settled.await;
+    }
+
+    /// Every event of the log is on its topic once.
+    async fn assert_topics_hold_the_log(&self) {
+        let head = self.status().await["head"].as_u64().unwrap();
+        let namespace = self.server.setting("NAMESPACE");
+        let settings = KafkaSettings {
+            topic_prefix: format!("{namespace}."),
+            ..KafkaSettings::new(&servers::kafka_brokers())
+        };
+        let records = tokio::task::spawn_blocking(move || topic::read(&settings))
+            .await
+            .unwrap();
+        let mut positions: Vec<u64> = records.values().flatten().map(|it| it.position).collect();
+        positions.sort_unstable();
+        assert_eq!(positions, (1..=head).collect::<Vec<_>>());
+    }
+
+    /// What `/readyz` says while it is not ready: each part's name and reason.
+    async fn not_ready(&self, parts: &[&str]) -> String {
+        let client = self.server.client();
+        within("/readyz names what refuses", async || {
+            let answer = client.try_get("/readyz").await?;
+            let text = answer.json.to_string();
+            let all = parts.iter().all(|part| text.contains(part));
+            (answer.status == 503 && all).then_some(text)
+        })
+        .await
+    }
+}
+
+fn current(model: &Value) -> &Value {
+    let mut generations = model["generations"].as_array().unwrap().iter();
+    let found = generations.find(|generation| generation["state"] == "current");
+    found.unwrap_or(&Value::Null)
+}
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+async fn sql(statement: &str) {
+    let mut connection = PgConnection::connect(&servers::postgres_url())
+        .await
+        .unwrap();
+    connection.execute(statement).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+/// Copies a database that nobody uses.
+async fn copy(name: &str) {
+    let leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname";
+    sql(&format!("{leave} = '{name}'")).await;
+    sql(&format!("CREATE DATABASE {name}_copy TEMPLATE {name}")).await;
+}
+
+/// Puts the copy in the database's place.
+async fn restore(name: &str) {
+    sql(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    sql(&format!("ALTER DATABASE {name}_copy RENAME TO {name}")).await;
+}
+
+async fn write_posts(author: &Client, count: usize, words: &str) {
+    for index in 0..count {
+        let post = author
+            .write_post(&format!("{words} {index}"), "public")
+            .await;
+        author
+            .put(&format!("/posts/{post}/like"), Value::Null)
+            .await
+            .expect_status(200);
+    }
+}
+
+/// How many posts a person's profile shows, and whether it says that it may be old.
+async fn posts_of(client: &Client, id: &str) -> (u64, bool) {
+    let answer = client
+        .get(&format!("/users/profile/{id}"))
+        .await
+        .expect_status(200);
+    let count = answer.at("/user/postsCount").as_u64().unwrap();
+    (count, answer.header("x-stale") == "true")
+}
+
+async fn contents(client: &Client, id: &str) -> Vec<String> {
+    let page = client
+        .get(&format!("/posts/user/{id}?limit=100"))
+        .await
+        .expect_status(200);
+    let content = |post: &Value| post["content"].as_str().unwrap().to_owned();
+    page.list("/posts").iter().map(content).collect()
+}
+
+/// The keys of a site in Redis.
+struct Keys {
+    connection: redis::aio::MultiplexedConnection,
+    pattern: String,
+}
+
+impl Keys {
+    async fn of(site: &Site) -> Self {
+        let client = redis::Client::open(site.server.setting("REDIS_URL")).unwrap();
+        let namespace = site.server.setting("NAMESPACE");
+        Self {
+            connection: client.get_multiplexed_async_connection().await.unwrap(),
+            pattern: format!("socialhub:{namespace}:*"),
+        }
+    }
+
+    async fn all(&mut self) -> Vec<String> {
+        let mut keys = redis::cmd("KEYS");
+        keys.arg(&self.pattern);
+        keys.query_async(&mut self.connection).await.unwrap()
+    }
+
+    async fn dump(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut dump = Vec::new();
+        for key in self.all().await {
+            let mut ask = redis::cmd("DUMP");
+            ask.arg(&key);
+            let value: Option<Vec<u8>> = ask.query_async(&mut self.connection).await.unwrap();
+            dump.extend(value.map(|value| (key, value)));
+        }
+        dump
+    }
+
+    /// Removes every key and puts those of a dump in their place, all at once.
+    async fn become_as(&mut self, dump: &[(String, Vec<u8>)]) {
+        let keys = self.all().await;
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        for key in keys {
+            pipeline.cmd("DEL").arg(key);
+        }
+        for (key, value) in dump {
+            pipeline.cmd("RESTORE").arg(key).arg(0).arg(value);
+        }
+        let _: redis::Value = pipeline.query_async(&mut self.connection).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_redis_serves_no_zeros_and_is_filled_by_itself() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("emptied").await;
+    write_posts(&me, 4, "kept").await;
+    site.settle().await;
+    let mut keys = Keys::of(&site).await;
+    for stopped in [false, true] {
+        if stopped {
+            site.stop().await;
+            keys.become_as(&[]).await;
+            site.server.restart().await;
+        } else {
+            keys.become_as(&[]).await;
+        }
+        within("the counters are in Redis again", async || {
+            assert_eq!(posts_of(&me, &me.id).await.0, 4, "stopped: {stopped}");
+            let held = keys.all().await;
+            held.iter()
+                .any(|key| key.ends_with(":people"))
+                .then_some(())
+        })
+        .await;
+        site.settle().await;
+        assert_eq!(posts_of(&me, &me.id).await, (4, false));
+        site.server.verify_all().await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_dump_of_redis_is_not_served_as_if_it_were_current_and_catches_up() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("dumped").await;
+    write_posts(&me, 2, "before the dump").await;
+    site.settle().await;
+    let mut keys = Keys::of(&site).await;
+    let dump = keys.dump().await;
+    write_posts(&me, 3, "after the dump").await;
+    site.settle().await;
+    for stopped in [false, true] {
+        if stopped {
+            site.stop().await;
+            keys.become_as(&dump).await;
+            site.server.restart().await;
+        } else {
+            keys.become_as(&dump).await;
+        }
+        within("the counters have caught up", async || {
+            let (count, stale) = posts_of(&me, &me.id).await;
+            assert!(
+                count == 5 || stale,
+                "{count} as if current, stopped: {stopped}"
+            );
+            let status = site.status().await;
+            let counters = status["models"].as_array().unwrap().iter();
+            let mut counters = counters.filter(|model| model["model"] == "counters");
+            let counters = current(counters.next().unwrap());
+            (counters["lagEvents"] == 0).then_some(())
+        })
+        .await;
+        site.settle().await;
+        assert_eq!(posts_of(&me, &me.id).await, (5, false));
+        site.server.verify_all().await;
+    }
+}
+
+#[tokio::test]
+async fn an_older_feed_catches_up() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("olderfeed").await;
+    write_posts(&me, 2, "before").await;
+    site.settle().await;
+    site.stop().await;
+    copy(&site.models).await;
+    site.server.restart().await;
+    write_posts(&me, 3, "after").await;
+    site.settle().await;
+    site.stop().await;
+    restore(&site.models).await;
+    site.server.begin();
+    within("the feed has caught up", async || {
+        let profile = format!("/posts/user/{}?limit=100", me.id);
+        let page = me
+            .try_get(&profile)
+            .await
+            .filter(|page| page.status == 200)?;
+        let stale = page.header("x-stale") == "true";
+        let count = page.list("/posts").len();
+        assert!(count == 5 || stale, "{count} as if current");
+        (count == 5).then_some(())
+    })
+    .await;
+    site.settle().await;
+    site.server.verify_all().await;
+}
+
+type Collections = Vec<(String, Vec<Document>)>;
+
+async fn mongo(site: &Site) -> mongodb::Database {
+    let url = site.server.setting("MONGODB_URL");
+    let client = mongodb::Client::with_uri_str(url).await.unwrap();
+    client.default_database().unwrap()
+}
+
+async fn documents(database: &mongodb::Database) -> Collections {
+    use futures::TryStreamExt as _;
+    let mut collections = Vec::new();
+    for name in database.list_collection_names().await.unwrap() {
+        let found = database.collection::<Document>(&name).find(doc! {}).await;
+        let found = found.unwrap().try_collect().await.unwrap();
+        collections.push((name, found));
+    }
+    collections
+}
+
+async fn put_back(database: &mongodb::Database, collections: &Collections) {
+    for name in database.list_collection_names().await.unwrap() {
+        let collection = database.collection::<Document>(&name);
+        collection.delete_many(doc! {}).await.unwrap();
+        let older = collections.iter().find(|(known, _)| *known == name);
+        if let Some((_, documents)) = older.filter(|(_, documents)| !documents.is_empty()) {
+            collection.insert_many(documents).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn older_notifications_catch_up() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("oldermongo").await;
+    write_posts(&me, 2, "before").await;
+    site.settle().await;
+    site.stop().await;
+    let database = mongo(&site).await;
+    let older = documents(&database).await;
+    site.server.restart().await;
+    write_posts(&me, 3, "after").await;
+    site.settle().await;
+    site.stop().await;
+    put_back(&database, &older).await;
+    site.server.begin();
+    within("the notifications have caught up", async || {
+        let page = me.try_get("/notify/notifications?limit=100").await;
+        let page = page.filter(|page| page.status == 200)?;
+        let stale = page.header("x-stale") == "true";
+        let count = page.list("/notifications").len();
+        assert!(count == 5 || stale, "{count} as if current");
+        (count == 5).then_some(())
+    })
+    .await;
+    site.settle().await;
+    site.server.verify_all().await;
+}
+
+const WORKERS: [&str; 4] = [
+    "\"relay\"",
+    "\"projection feed\"",
+    "\"projection notifications\"",
+    "\"projection counters\"",
+];
+
+/// A log that was restored from an older copy, with a person who was there before; the server is stopped.
+async fn older_log() -> (Site, Client) {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("olderlog").await;
+    write_posts(&me, 2, "before").await;
+    site.settle().await;
+    site.stop().await;
+    copy(&site.log).await;
+    site.server.restart().await;
+    write_posts(&me, 4, "lost").await;
+    site.settle().await;
+    site.stop().await;
+    restore(&site.log).await;
+    (site, me)
+}
+
+async fn assert_realigned(site: &Site, me: &Client) {
+    site.settle().await;
+    site.server.verify_all().await;
+    write_posts(me, 3, "anew").await;
+    site.settle().await;
+    site.server.verify_all().await;
+    site.assert_topics_hold_the_log().await;
+    let contents = contents(me, &me.id).await;
+    assert_eq!(contents.len(), 5, "{contents:?}");
+    assert!(
+        !contents.iter().any(|words| words.starts_with("lost")),
+        "{contents:?}"
+    );
+    assert_eq!(posts_of(me, &me.id).await, (5, false));
+}
+
+#[tokio::test]
+async fn an_older_log_is_refused_until_its_topics_and_models_are_realigned() {
+    let (mut site, me) = older_log().await;
+    site.server.begin();
+    site.not_ready(&WORKERS).await;
+    site.not_ready(&[
+        "socialhub replay republish",
+        "socialhub replay rebuild feed",
+        "socialhub replay rebuild notifications",
+        "socialhub replay rebuild counters",
+    ])
+    .await;
+    let status = site.status().await;
+    assert_ne!(status["relay"]["state"], "leading", "{status}");
+    for model in status["models"].as_array().unwrap() {
+        assert_eq!(current(model)["activity"], "aheadOfLog", "{status}");
+    }
+    site.stop().await;
+    let unconfirmed = site.command("replay republish").await;
+    assert!(!unconfirmed.status.success());
+    assert!(printed(&unconfirmed).contains("--yes"));
+    let said = site.succeed("replay republish --yes").await;
+    assert!(said.contains("were removed"), "{said}");
+    for model in ["feed", "notifications", "counters"] {
+        site.succeed(&format!("replay rebuild {model}")).await;
+    }
+    site.server.restart().await;
+    assert_realigned(&site, &me).await;
+}
+
+#[tokio::test]
+async fn models_that_are_rebuilt_before_the_topics_are_realigned_take_nothing_lost_from_them() {
+    let (mut site, me) = older_log().await;
+    site.server.begin();
+    site.not_ready(&WORKERS).await;
+    site.succeed("replay rebuild --all").await;
+    // A relay that refuses does not keep others from the lease.
+    site.succeed("replay republish --yes").await;
+    within("it is ready", async || {
+        let answer = site.server.client().try_get("/readyz").await?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_realigned(&site, &me).await;
+}
+
+#[tokio::test]
+async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("losttopics").await;
+    write_posts(&me, 4, "published").await;
+    site.settle().await;
+    let refused = site.command("replay republish --yes").await;
+    assert!(!refused.status.success());
+    assert!(
+        printed(&refused).contains("stop it first"),
+        "{}",
+        printed(&refused)
+    );
+    site.stop().await;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", servers::kafka_brokers())
+        .create()
+        .unwrap();
+    let namespace = site.server.setting("NAMESPACE");
+    let names = Topic::ALL.map(|topic| format!("{namespace}.{}", topic.name()));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let deleted = admin.delete_topics(&names, &AdminOptions::new()).await;
+    assert!(deleted.unwrap().iter().all(Result::is_ok));
+    site.server.begin();
+    site.not_ready(&["\"relay\"", "socialhub replay republish"])
+        .await;
+    site.stop().await;
+    site.succeed("replay republish --yes").await;
+    site.server.restart().await;
+    site.settle().await;
+    write_posts(&me, 2, "published later").await;
+    site.settle().await;
+    site.server.verify_all().await;
+    site.assert_topics_hold_the_log().await;
+    assert_eq!(contents(&me, &me.id).await.len(), 6);
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("hanging").await;
+    write_posts(&me, 1, "first").await;
+    site.settle().await;
+    let listed = site.succeed("replay status --sources").await;
+    assert!(
+        listed.contains("POST_TOPIC-") && listed.contains("leading"),
+        "{listed}"
+    );
+    signal(site.server.pid(), "-STOP");
+    within("the relay is seen to hang", async || {
+        let status = site.status().await;
+        (status["relay"]["state"] == "notRenewed").then_some(())
+    })
+    .await;
+    signal(site.server.pid(), "-CONT");
+    site.settle().await;
+    site.server.kill();
+    within("nothing is said to run", async || {
+        let status = site.status().await;
+        let mut models = status["models"].as_array().unwrap().iter();
+        let dead = models.all(|model| current(model)["activity"] == "notRunning");
+        (dead && status["relay"]["state"] == "notRenewed").then_some(())
+    })
+    .await;
+}
+
+fn signal(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
