@@ -59,7 +59,7 @@ async fn read_at(reader: &Client, path: &str, position: &str) -> Answer {
 
 /// Waits until a fresh post is in its author's list, notifications and trending: until everything moves again.
 async fn everything_moves(author: &Client) {
-    let (_, position) = within(60, "a post is accepted", || async {
+    let (_, position) = within(120, "a post is accepted", || async {
         let body = json!({ "content": "moves" });
         let answer = author.post("/posts/", body).await;
         let id = answer.at("/post/id").as_str()?.to_owned();
@@ -72,7 +72,7 @@ async fn everything_moves(author: &Client) {
         "/api/feed/trending".to_owned(),
     ];
     for path in pages {
-        within(90, &format!("{path} is up to date"), || async {
+        within(120, &format!("{path} is up to date"), || async {
             let answer = read_at(author, &path, &position).await;
             (answer.status == 200 && answer.header("x-stale") != "true").then_some(())
         })

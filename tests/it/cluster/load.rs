@@ -24,7 +24,7 @@ const WRITERS: usize = 4;
 const INSIST: Duration = Duration::from_secs(120);
 
 /// Between two rounds of a writer: the machine shall not be busy with us alone.
-const BREATH: Duration = Duration::from_millis(40);
+const BREATH: Duration = Duration::from_millis(400);
 
 /// What all writers share.
 #[derive(Default)]
@@ -123,7 +123,7 @@ impl Load {
         counter: fn(&Common) -> &AtomicU64,
     ) -> impl Future<Output = ()> + '_ {
         let wanted = counter(&self.common).load(Ordering::Relaxed) + count;
-        within(90, what, move || {
+        within(120, what, move || {
             let ended = self.writers.iter().any(JoinHandle::is_finished);
             assert!(!ended, "a writer has given up: see above");
             let there = counter(&self.common).load(Ordering::Relaxed) >= wanted;

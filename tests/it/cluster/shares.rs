@@ -24,7 +24,7 @@ async fn handled(stack: &Stack, member: &Member) -> f64 {
 async fn works(stack: &Stack, member: &Member) {
     let before = handled(stack, member).await;
     let what = format!("{} handles events:\n{}", member.name, member.tail());
-    within(60, &what, || async {
+    within(120, &what, || async {
         (handled(stack, member).await > before).then_some(())
     })
     .await;
@@ -51,7 +51,7 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
             last = position;
         }
         let what = format!("all posts are in the feed without {}", killed.name);
-        let page = within(60, &what, || async {
+        let page = within(120, &what, || async {
             let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
             (page.header("x-stale") != "true").then_some(page)
         })

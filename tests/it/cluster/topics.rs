@@ -93,7 +93,7 @@ async fn kcat_reads_the_seeds_json_in_order_and_without_a_hole() {
     fan.post(&path, Value::Null).await.expect_status(200);
     load.goes_on(40).await;
     let brokers = stack.setting("KAFKA_BROKERS").to_owned();
-    let posts = within(60, "the like is on its topic", || async {
+    let posts = within(120, "the like is on its topic", || async {
         let records = read(&brokers, "POST_TOPIC").await;
         let mut of_mine = records.iter().filter(|record| record.key == post);
         of_mine
