@@ -27,11 +27,16 @@ fn scripts() -> &'static Path {
 #[tokio::test]
 async fn the_official_client_passes_its_suite() {
     let server = Server::start().await;
+    official_suite(&server.url()).await;
+}
+
+/// Runs the suite of the official client against an address.
+pub async fn official_suite(url: &str) {
     let mut suite = Command::new("node");
     suite
         .args(["--test", "--test-reporter=spec", "chat.test.js"])
         .current_dir(scripts())
-        .env("BASE_URL", server.url())
+        .env("BASE_URL", url)
         .env_remove("PLAIN_TOKENS");
     let output = tokio::task::spawn_blocking(move || suite.output())
         .await

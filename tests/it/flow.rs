@@ -1,13 +1,17 @@
 //! The seed's own walk ("Testing the Flow"), request by request, on the gateway's paths.
 
 use serde_json::{Value, json};
-use socialhub_tests::support::Server;
+use socialhub_tests::support::{Client, Server};
 
 #[tokio::test]
 async fn the_seeds_walk_works_to_the_letter() {
     let server = Server::start().await;
-    let client = server.client();
+    walk(&server.client()).await;
+    server.verify_all().await;
+}
 
+/// The walk, wherever the client leads; nobody may have walked there before.
+pub async fn walk(client: &Client) {
     let sign_up = json!({
         "name": "Test User", "email": "test@example.com", "username": "testuser", "password": "Password123!"
     });
@@ -106,13 +110,17 @@ async fn the_seeds_walk_works_to_the_letter() {
         answer.at("/posts/0/_count"),
         &json!({ "likes": 0, "comments": 0 })
     );
-    server.verify_all().await;
 }
 
 #[tokio::test]
 async fn every_service_path_answers_like_its_gateway_path() {
     let server = Server::start().await;
-    let me = server.client().sign_up("twice").await;
+    answers_alike(&server.client()).await;
+}
+
+/// Asks on both paths of each route.
+pub async fn answers_alike(client: &Client) {
+    let me = client.sign_up("twice").await;
     let post = me.write_post("seen from both sides", "public").await;
     let pairs = [
         ("/auth/me".to_owned(), "/api/v1/auth/me".to_owned()),

@@ -11,6 +11,7 @@ mod bad_input;
 mod chat;
 mod chat_cluster;
 mod chat_log;
+mod cluster;
 mod concurrency;
 mod contract_files;
 mod durability;

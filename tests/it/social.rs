@@ -655,9 +655,14 @@ async fn read_stream(
 #[tokio::test]
 async fn streams_tell_what_becomes_visible_and_resume() {
     let server = Server::start().await;
+    streams_tell(&server.client()).await;
+}
+
+/// Follows both streams while things happen.
+pub async fn streams_tell(client: &Client) {
     let (me, author) = (
-        server.client().sign_up("streamer").await,
-        server.client().sign_up("streamed").await,
+        client.sign_up("streamer").await,
+        client.sign_up("streamed").await,
     );
     follow(&me, &author, json!({ "notify": true })).await;
     let (listener, writer) = (me.clone(), author.clone());

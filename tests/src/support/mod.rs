@@ -8,10 +8,12 @@ pub mod s3_server;
 pub mod server;
 pub mod servers;
 pub mod smtp_server;
+pub mod stack;
 
 pub use client::{Answer, Client};
 pub use profile::Profile;
 pub use server::Server;
+pub use stack::{Stack, Turn};
 
 use std::{future::Future, time::Duration};
 

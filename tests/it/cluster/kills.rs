@@ -1,0 +1,76 @@
+//! SIGKILL and SIGSTOP of each process of ours under load: nothing acknowledged is lost or done twice.
+
+use socialhub_tests::support::{Turn, stack::Stack};
+
+use super::{all_is_well, everything_moves, load::Load, read_at, within, write};
+
+/// Everything of ours, in the order it is killed.
+const SERVICES: [&str; 10] = [
+    "relay",
+    "project-feed",
+    "project-notifications",
+    "project-counters",
+    "post-service",
+    "users-service",
+    "feed-service",
+    "notification-service",
+    "chat-service",
+    "auth-service",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
+    let stack = Turn::begin().await;
+    let load = Load::start(&stack.client()).await;
+    load.goes_on(20).await;
+    for service in SERVICES {
+        for member in stack.members(service).await {
+            stack.kill(&member.name).await;
+            // Another instance answers, or nobody notices.
+            load.goes_on(8).await;
+            stack.start(&member.name).await;
+            load.goes_on(8).await;
+        }
+    }
+    for service in ["post-service", "users-service"] {
+        kill_all(&stack, service, &load).await;
+    }
+    everything_moves(load.person()).await;
+    all_is_well(&stack, load).await;
+}
+
+/// Every instance of a service at once: its commands are refused or left open, until one is back.
+async fn kill_all(stack: &Stack, service: &str, load: &Load) {
+    let members = stack.members(service).await;
+    for member in &members {
+        stack.kill(&member.name).await;
+    }
+    load.is_refused(4).await;
+    for member in &members {
+        stack.start(&member.name).await;
+    }
+    load.goes_on(8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_hangs_is_replaced_and_cannot_speak_any_more() {
+    let stack = Turn::begin().await;
+    let load = Load::start(&stack.client()).await;
+    // One of them leads; each hangs once, so the one that leads does, too.
+    for member in stack.members("relay").await {
+        load.goes_on(10).await;
+        stack.signal(&member.name, "STOP").await;
+        let author = load.person();
+        let (_, position) = write(author, "told by another").await;
+        let path = format!("/posts/user/{}", author.id);
+        let what = format!("the log is told on while {} hangs", member.name);
+        within(120, &what, || async {
+            let page = read_at(author, &path, &position).await.expect_status(200);
+            (page.header("x-stale") != "true").then_some(())
+        })
+        .await;
+        stack.signal(&member.name, "CONT").await;
+    }
+    load.goes_on(10).await;
+    all_is_well(&stack, load).await;
+}

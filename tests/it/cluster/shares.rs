@@ -1,0 +1,69 @@
+//! Two feed projectors share the partitions, and what one leaves the other takes.
+
+use reqwest::Method;
+use socialhub_tests::support::{
+    Client, Turn,
+    stack::{Member, Stack},
+};
+
+use super::{all_is_well, load::Load, read_at, within, write};
+
+/// How many events a projector has handled since it started.
+async fn handled(stack: &Stack, member: &Member) -> f64 {
+    let operator = Client::new(&member.address("metrics"));
+    let operator = operator.with_token("", "", stack.setting("OPERATOR_TOKEN"));
+    let request = operator.request(Method::GET, "/metrics");
+    let page = operator.send(request).await.expect_status(200);
+    let text = String::from_utf8(page.bytes).unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("socialhub_projection_events_total{model=\"feed\""))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+async fn works(stack: &Stack, member: &Member) {
+    let before = handled(stack, member).await;
+    let what = format!("{} handles events:\n{}", member.name, member.tail());
+    within(120, &what, || async {
+        (handled(stack, member).await > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
+    let stack = Turn::begin().await;
+    let load = Load::start(&stack.client()).await;
+    let members = stack.members("project-feed").await;
+    assert_eq!(members.len(), 2);
+    for member in &members {
+        works(&stack, member).await;
+    }
+    for (killed, left) in [(0, 1), (1, 0)] {
+        let (killed, left) = (&members[killed], &members[left]);
+        stack.kill(&killed.name).await;
+        let author = load.person();
+        let (mut posts, mut last) = (Vec::new(), String::new());
+        // More than the partitions, so that some are in those of the one that is gone.
+        for index in 0..24 {
+            let (post, position) = write(author, &format!("share {index}")).await;
+            posts.push(post);
+            last = position;
+        }
+        let what = format!("all posts are in the feed without {}", killed.name);
+        let page = within(120, &what, || async {
+            let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
+            (page.header("x-stale") != "true").then_some(page)
+        })
+        .await;
+        page.expect_status(200);
+        for post in &posts {
+            let seen = load.reader().get(&format!("/posts/{post}")).await;
+            seen.expect_status(200);
+        }
+        works(&stack, left).await;
+        stack.start(&killed.name).await;
+        works(&stack, killed).await;
+    }
+    all_is_well(&stack, load).await;
+}
