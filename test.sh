@@ -2,7 +2,8 @@
 # Installs or finds what the tests need, then runs all of them, on both profiles, with the real servers.
 # What is needed and cannot be had is a failure.
 #
-#   ./test.sh           everything
+#   ./test.sh           everything but the faults
+#   ./test.sh faults    stores that go back in time, and the full stack behind nginx under kills and outages
 #   ./test.sh quick     format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -62,12 +63,22 @@ trap './stack destroy --yes --dir "$stack_dir" >/dev/null || true' EXIT
 eval "$(./stack env --dir "$stack_dir" | sed -n 's/^export \(DATABASE_URL\|REDIS_URL\|MONGODB_URL\|KAFKA_BROKERS\)=/export TEST_\1=/p')"
 export TEST_POSTGRES_URL="$TEST_DATABASE_URL"
 
+if [ "${1:-}" = faults ]; then
+    step "faults"
+    # One at a time: each has servers or a whole stack of its own to kill.
+    cargo build --workspace --all-targets "${features[@]}" --locked
+    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=1 realign:: cluster::
+    step "all passed"
+    exit
+fi
+
 step "build"
 cargo build --workspace --all-targets "${features[@]}" --locked
 
 step "tests, the embedded profile"
 # The black-box tests start a server each: a few at a time are enough for two cores.
-cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREADS:-4}"
+cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREADS:-4}" \
+    --skip realign:: --skip cluster::
 
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \

@@ -7,6 +7,7 @@ use reqwest::{
 use serde_json::json;
 use socialhub_tests::support::{Client, Turn};
 
+use super::within;
 use crate::{chat::official_suite, flow, media::png, social::streams_tell};
 
 #[tokio::test]
@@ -108,7 +109,12 @@ async fn browsers_get_their_preflight_and_uploads_come_through() {
     let answer = me.post_form("/posts/", form).await.expect_status(201);
     let url = answer.text("/post/media/0/url").to_owned();
     let path = url.find("/media/").map(|start| &url[start..]).unwrap();
-    let served = client.get(path).await.expect_status(200);
+    // Whether everybody may see it is known to the read model, for which only its author's requests wait.
+    let served = within(60, "the picture is served", || async {
+        let answer = client.get(path).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
     assert_eq!(served.header("content-type"), "image/png");
     assert_eq!(served.header("x-content-type-options"), "nosniff");
     assert!(served.bytes == picture, "other bytes than those uploaded");

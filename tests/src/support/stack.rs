@@ -320,6 +320,10 @@ fn program() -> &'static Path {
 }
 
 /// A process in a group of its own that waits for the end of ours, by our end of a pipe, and destroys the stack.
+#[expect(
+    clippy::zombie_processes,
+    reason = "it outlives this process: there is nobody to wait for it"
+)]
 fn destroy_at_the_end(folder: &Path) -> ChildStdin {
     let script = r#"cat; "$0" destroy --yes --dir "$1"; rm -rf "$1""#;
     let mut guard = Command::new("sh")
