@@ -17,7 +17,7 @@ pub use stack::{Stack, Turn};
 
 use std::{future::Future, time::Duration};
 
-/// Waits until `condition` answers something. Fails the test after 20 seconds, saying what it waited for.
+/// Waits until `condition` answers something. Fails the test after 60 seconds, saying what it waited for.
 ///
 /// # Panics
 /// When the condition did not come true in time.
@@ -30,7 +30,7 @@ where
 {
     let place = std::panic::Location::caller();
     async move {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(value) = condition().await {
                 return value;
