@@ -217,7 +217,7 @@ async fn insist(person: &Client, common: &Common, path: &str, key: &str, body: &
                 common.answer();
                 return answer;
             }
-            Some(answer) => last = refused(answer, &format!("POST {path} ({key})")),
+            Some(answer) => last = refused(&answer, &format!("POST {path} ({key})")),
             None => "the connection broke".clone_into(&mut last),
         }
         common.refused.fetch_add(1, Ordering::Relaxed);
@@ -251,7 +251,7 @@ async fn unfollow(person: &Client, common: &Common, other: &str) {
 }
 
 /// Checks that a refusal is one that lets a client ask again.
-fn refused(answer: Answer, what: &str) -> String {
+fn refused(answer: &Answer, what: &str) -> String {
     let text = String::from_utf8_lossy(&answer.bytes).into_owned();
     match answer.status {
         503 => {
