@@ -257,6 +257,11 @@ pub async fn a_new_model_has_one_empty_current_generation<S: Subject>(subject: &
     assert_eq!(store.checkpoints().await.unwrap(), []);
     assert!(described::<S>(&second, id).await.has_writer);
     store.close().await;
+    let second = &second;
+    eventually("nobody writes it", || async move {
+        (!described::<S>(second, id).await.has_writer).then_some(())
+    })
+    .await;
 }
 
 /// Effects and checkpoint are there after a batch, for another process too.

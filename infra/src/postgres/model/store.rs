@@ -359,6 +359,12 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn close(&self) {
+        // The pool's close waits for the connections that are out, but one that comes back at its very end (its return is a
+        // round trip of its own) stays idle, and with it the lock that says there is a writer. Closing again ends it.
         self.pool.close().await;
+        while self.pool.size() > 0 {
+            self.pool.close().await;
+            tokio::task::yield_now().await;
+        }
     }
 }
