@@ -9,6 +9,7 @@
 
 mod ack;
 mod admission;
+pub mod archive;
 mod frame;
 mod inbox;
 mod limits;
@@ -25,6 +26,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use archive::{ChatArchive, ChatArchiveError, MessageName};
 pub use frame::Frame;
 pub use inbox::Inbox;
 pub use limits::ChatLimits;

@@ -1,5 +1,5 @@
 //! The replay command line, as a library: `socialhub replay status|rebuild|verify|inspect|tail|rollback|prune|
-//! dead-letters|republish`.
+//! dead-letters|republish|export|import|migrate`.
 //!
 //! The commands work on the log and on each model's [`ModelControl`], which the binary wires; they know no driver. They
 //! run with the server stopped, and as a second process beside it. One file a command, each with `Options` and `run`.
@@ -34,6 +34,7 @@ mod republish;
 mod show;
 mod status;
 mod tail;
+pub mod transfer;
 mod verify;
 
 use std::{io, io::Write, process::ExitCode, sync::Arc};
@@ -91,8 +92,24 @@ enum Command {
     Prune(lifecycle::PruneOptions),
     /// List, retry or discard the events that were set aside
     DeadLetters(letters::Options),
+    #[command(flatten)]
+    Transfer(transfer::Transfer),
     /// Let the relay publish the log anew: what realigns log and topics after one of them went back in time
     Republish(republish::Options),
+}
+
+impl Options {
+    /// The command that copies everything, if it is one of these: they work on [`transfer::Part`]s, not on a
+    /// [`ReplayTarget`], and go to a function of their own.
+    ///
+    /// # Errors
+    /// The options, when it is another command.
+    pub fn transfer(self) -> Result<transfer::Transfer, Self> {
+        match self.command {
+            Command::Transfer(transfer) => Ok(transfer),
+            command => Err(Self { command }),
+        }
+    }
 }
 
 /// Which read models a command is for.
@@ -144,6 +161,9 @@ pub enum ReplayError {
     /// A command that loses something was not confirmed.
     #[error("{0} cannot be undone; say --yes to do it")]
     NotConfirmed(&'static str),
+    /// The command goes to a function of [`transfer`].
+    #[error("this command works on parts")]
+    WantsParts,
     /// There are no topics.
     #[error("nothing is published in the embedded profile")]
     NotPublished,
@@ -184,6 +204,7 @@ pub async fn run(
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
         Command::Prune(options) => lifecycle::prune(&options, target, out).await,
         Command::DeadLetters(options) => letters::run(options, target, out).await,
+        Command::Transfer(_) => Err(ReplayError::WantsParts),
         Command::Republish(options) => republish::run(&options, target, out).await,
     };
     match done {

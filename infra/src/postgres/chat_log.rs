@@ -45,7 +45,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 /// A connection that was not used for so long is tried before a call is risked on it.
 const IDLE: Duration = Duration::from_secs(1);
 
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     component: "chat log",
     migrations: &[include_str!(
         "../../../migrations/postgres/chat/0001_chat.sql"
@@ -344,7 +344,7 @@ fn read_outcome(new: NewMessage, row: &PgRow) -> Result<Appended, sqlx::Error> {
     })
 }
 
-fn text(row: &PgRow, index: usize) -> Result<String, sqlx::Error> {
+pub(super) fn text(row: &PgRow, index: usize) -> Result<String, sqlx::Error> {
     String::from_utf8(row.try_get(index)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 

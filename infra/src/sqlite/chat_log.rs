@@ -26,7 +26,7 @@ const GROUP: usize = 256;
 /// Rooms whose last `seq` the writer remembers.
 const REMEMBERED: usize = 50_000;
 
-const SCHEMA: &str = "
+pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS rooms (
     room INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,

@@ -3,6 +3,7 @@
 //! One file has one writer, hence one file each; every file has one writer thread and a few reader threads
 //! ([`connection`]). `rusqlite` and not `sqlx` here: see `docs/decisions/0002-rusqlite.md`.
 
+pub mod chat_archive;
 pub mod chat_log;
 pub mod connection;
 pub mod counters;

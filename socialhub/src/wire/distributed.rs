@@ -3,6 +3,8 @@
 //! Everything but the event log connects when it is used, so a process starts, and does what it can, while a server is
 //! away. Without the log nothing can be done, so it is waited for.
 
+pub mod transfer;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;

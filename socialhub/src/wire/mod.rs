@@ -10,8 +10,13 @@ mod distributed;
 mod embedded;
 mod program;
 mod replay;
+mod transfer;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -222,8 +227,12 @@ fn smtp(_: &str, _: &str) -> Result<Arc<dyn Mailer>, String> {
 
 /// A secret kept in the data folder, made at the first start.
 fn secret_in(data_dir: &Path, name: &str) -> Result<String, String> {
-    let folder = data_dir.join("secrets");
-    let made = std::fs::create_dir_all(&folder).map_err(text);
-    made.and_then(|()| load_or_create_secret(&folder.join(name)).map_err(text))
+    let made = std::fs::create_dir_all(data_dir.join("secrets")).map_err(text);
+    made.and_then(|()| load_or_create_secret(&secret_file(data_dir, name)).map_err(text))
         .map_err(|error| format!("the secret `{name}`: {error}"))
+}
+
+/// Where such a secret is.
+fn secret_file(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.join("secrets").join(name)
 }

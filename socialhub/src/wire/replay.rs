@@ -25,6 +25,17 @@ use crate::{
 /// A line for the operator.
 pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String> {
     upcast::check().map_err(text)?;
+    let stop = CancellationToken::new();
+    let interrupted = stop.clone();
+    tokio::spawn(async move {
+        if wait_for_signal().await.is_ok() {
+            interrupted.cancel();
+        }
+    });
+    let options = match options.transfer() {
+        Ok(command) => return super::transfer::transfer(config, command, stop).await,
+        Err(options) => options,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let target = match &config.profile {
         Profile::Embedded { log_file } => embedded(&config, log_file, clock)?,
@@ -33,15 +44,13 @@ pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(super::left_out()),
     };
-    let stop = CancellationToken::new();
-    let interrupted = stop.clone();
-    tokio::spawn(async move {
-        if wait_for_signal().await.is_ok() {
-            interrupted.cancel();
-        }
-    });
     let verdict = socialhub_replay_tools::run(options, &target, &mut std::io::stdout(), stop).await;
     verdict.map(ExitCode::from).map_err(text)
+}
+
+/// Why nothing can be read.
+pub fn no_log(log_file: &Path) -> String {
+    format!("DATA_DIR: there is no event log at {}", log_file.display())
 }
 
 fn embedded(
@@ -50,10 +59,7 @@ fn embedded(
     clock: Arc<dyn Clock>,
 ) -> Result<ReplayTarget, String> {
     if !log_file.exists() {
-        return Err(format!(
-            "DATA_DIR: there is no event log at {}",
-            log_file.display()
-        ));
+        return Err(no_log(log_file));
     }
     let log = Arc::new(SqliteEventLog::open_read_only(log_file).map_err(text)?);
     let folder = config.data_dir.join("read-models");

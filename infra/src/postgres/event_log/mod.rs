@@ -7,6 +7,7 @@
 //! * Connections are opened when they are needed. A process starts while the server is down, and goes on when it is back.
 
 mod appender;
+mod archive;
 mod batch;
 mod follow;
 mod queries;
@@ -28,6 +29,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::archive::PgLogArchive;
 use self::{
     appender::{Appender, Ticket, Waiting},
     follow::Follower,

@@ -9,6 +9,7 @@
 //!   and it survives a restart. Commands without events have a small table, pruned with the answers after 24 hours.
 //! * Opening costs the same whatever the log's length: the head is the last key of the table.
 
+mod archive;
 mod batch;
 mod encode;
 mod follow;
@@ -35,6 +36,7 @@ use socialhub_event_log::{
 };
 use tokio::sync::{oneshot, watch};
 
+pub use self::archive::SqliteLogArchive;
 use self::{
     encode::{decode_all, encode, event_columns},
     follow::Follower,

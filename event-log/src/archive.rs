@@ -1,0 +1,133 @@
+//! The log as rows, for copying it from one store to another: backup, restore, moving house.
+//!
+//! A copy keeps everything: positions, ids, sequences, the payload's very bytes. So it does not go through
+//! [`crate::EventLog::append`], which gives out positions and decides; it writes rows that another log has decided on.
+//! Every adapter passes the contract suite in `tests/src/contract/archive.rs`.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use socialhub_domain::UserId;
+use uuid::Uuid;
+
+use crate::{event::Position, side::Credentials};
+
+/// An event exactly as the log's table holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventRow {
+    /// Its place in the log.
+    pub position: Position,
+    /// Its own id.
+    pub event_id: Uuid,
+    /// The command that made it: the same command sent again is known by this.
+    pub command_id: Uuid,
+    /// The type of its stream.
+    pub stream_type: String,
+    /// The id of its stream.
+    pub stream_id: String,
+    /// Its place in the stream, from 1.
+    pub sequence: u64,
+    /// The public type name, e.g. `post.created`.
+    pub event_type: String,
+    /// The version it was written in, as the table has it.
+    pub event_version: String,
+    /// The data, byte for byte.
+    pub payload: String,
+    /// The metadata, byte for byte.
+    pub metadata: String,
+    /// When it was written, by the writer's clock, in milliseconds since the Unix epoch.
+    pub recorded_at: i64,
+}
+
+/// Why rows were not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The store cannot answer now, or refuses. Of rows that were to be written none, or all, are there.
+    #[error("the event log is unavailable: {0}")]
+    Unavailable(String),
+    /// A row does not have the shape the log writes.
+    #[error("the event log is damaged at position {position}: {reason}")]
+    Damaged {
+        /// Where.
+        position: Position,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The rows are not the next ones of this log. Nothing was written.
+    #[error("position {found} does not follow on the log's position {head}")]
+    Gap {
+        /// Where the log stands.
+        head: Position,
+        /// The position that was to be written next.
+        found: Position,
+    },
+    /// An event is not the next one of its stream, or its id is taken. Nothing was written.
+    #[error("the event at position {position} does not follow on its stream {stream}")]
+    Stream {
+        /// The event's position.
+        position: Position,
+        /// The stream.
+        stream: String,
+    },
+    /// Somebody's username, e-mail address or id is taken by other credentials. Nothing was written.
+    #[error("there are other credentials of, or under a name of, the person {0}")]
+    OtherCredentials(UserId),
+}
+
+/// A log whose rows can be read and written as they are.
+///
+/// Whoever writes must be the only one: on a file the adapter holds the log's lock, on a server it takes the log's lock
+/// for each call and refuses what does not follow on the head.
+#[async_trait]
+pub trait LogArchive: Send + Sync {
+    /// The position of the newest event; 0 when there is none.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn head(&self) -> Result<Position, ArchiveError>;
+
+    /// At most `limit` rows after a position, in order.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn read_rows(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, ArchiveError>;
+
+    /// The rows of a stream, in order; none when there is no such stream.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn read_stream_rows(
+        &self,
+        stream_type: &str,
+        stream_id: &str,
+    ) -> Result<Vec<EventRow>, ArchiveError>;
+
+    /// Writes the next rows of the log, all of them or none.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn write_rows(&self, rows: Vec<EventRow>) -> Result<(), ArchiveError>;
+
+    /// At most `limit` credentials after a person's (in the order of ids), of people whose first event is at or before
+    /// a position: so they belong to a log that ends there. None left when it answers none.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn read_credentials(
+        &self,
+        after: Option<UserId>,
+        registered_by: Position,
+        limit: usize,
+    ) -> Result<Vec<Credentials>, ArchiveError>;
+
+    /// Writes credentials, all of them or none; those that are there already, the same in everything, are left alone.
+    /// Answers how many are new.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError>;
+}

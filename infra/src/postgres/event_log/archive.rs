@@ -1,0 +1,346 @@
+//! The log's rows as they are, out of the database and into it.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use socialhub_domain::UserId;
+use socialhub_event_log::{
+    ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
+};
+use sqlx::{FromRow, PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{SCHEMA, queries};
+use crate::{
+    event_rows::decode_metadata,
+    postgres::connect::{OpenError, from_sql, options, pool, retrying, to_sql},
+};
+
+/// Copying is no hurry: a page may take long on a busy server.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it waits for an append of somebody else.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// One for reading, one for writing.
+const CONNECTIONS: u32 = 2;
+/// The lock that `append_events` takes: one append at a time, whoever makes it.
+const APPEND_LOCK: i64 = 8_316_291_640_277_037;
+
+/// The columns of [`Columns`].
+macro_rules! row_columns {
+    () => {
+        "SELECT e.position, e.event_id, e.command_id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type,
+             e.event_version, e.payload::text AS payload, e.metadata::text AS metadata, e.recorded_at"
+    };
+}
+
+/// A log in a Postgres database, opened for copying rows.
+#[derive(Debug, Clone)]
+pub struct PgLogArchive {
+    pool: PgPool,
+}
+
+#[derive(FromRow)]
+struct Columns {
+    position: i64,
+    event_id: Uuid,
+    command_id: Uuid,
+    aggregate_type: String,
+    aggregate_id: String,
+    sequence: i64,
+    event_type: String,
+    event_version: String,
+    payload: String,
+    metadata: String,
+    recorded_at: i64,
+}
+
+impl PgLogArchive {
+    /// Opens a log that is there and up to date.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or its schema is not this program's.
+    pub async fn connect(url: &str) -> Result<Self, OpenError> {
+        let options = options(url, "socialhub-archive", STATEMENT_TIMEOUT, LOCK_TIMEOUT)?;
+        SCHEMA.require_current(&options).await?;
+        Ok(Self {
+            pool: pool(options, CONNECTIONS),
+        })
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> ArchiveError {
+    ArchiveError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl LogArchive for PgLogArchive {
+    async fn head(&self) -> Result<Position, ArchiveError> {
+        let head = retrying(|| queries::head(&self.pool)).await;
+        head.map_err(unavailable)
+    }
+
+    async fn read_rows(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, ArchiveError> {
+        let rows = retrying(|| read_rows(&self.pool, after, limit)).await;
+        Ok(rows.map_err(unavailable)?.into_iter().map(row).collect())
+    }
+
+    async fn read_stream_rows(
+        &self,
+        stream_type: &str,
+        stream_id: &str,
+    ) -> Result<Vec<EventRow>, ArchiveError> {
+        let rows = retrying(|| read_stream_rows(&self.pool, stream_type, stream_id)).await;
+        Ok(rows.map_err(unavailable)?.into_iter().map(row).collect())
+    }
+
+    async fn write_rows(&self, rows: Vec<EventRow>) -> Result<(), ArchiveError> {
+        let mut transaction = self.pool.begin().await.map_err(unavailable)?;
+        lock(&mut transaction).await?;
+        let head = "SELECT coalesce(max(position), 0) FROM events";
+        let head: i64 = sqlx::query_scalar(head)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        follow_on(from_sql(head), &rows)?;
+        insert(&mut transaction, &rows).await?;
+        if let Some(stray) = stray(&mut transaction, head, &rows).await? {
+            return Err(stray);
+        }
+        transaction.commit().await.map_err(unavailable)
+    }
+
+    async fn read_credentials(
+        &self,
+        after: Option<UserId>,
+        registered_by: Position,
+        limit: usize,
+    ) -> Result<Vec<Credentials>, ArchiveError> {
+        let read = || read_credentials(&self.pool, after, registered_by, limit);
+        retrying(read).await.map_err(unavailable)
+    }
+
+    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError> {
+        let mut transaction = self.pool.begin().await.map_err(unavailable)?;
+        // Numbers of epoch changes are drawn under it.
+        lock(&mut transaction).await?;
+        let new = insert_credentials(&mut transaction, &rows)
+            .await
+            .map_err(unavailable)?;
+        let users: Vec<Uuid> = rows.iter().map(|row| row.user_id.0).collect();
+        let sql = "SELECT user_id, username, email, password_hash, token_epoch FROM credentials
+             WHERE user_id = ANY ($1)";
+        let found: Vec<CredentialsRow> = sqlx::query_as(sql)
+            .bind(users)
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(unavailable)?;
+        let found = found.into_iter().map(credentials);
+        let found: HashMap<UserId, Credentials> = found.map(|row| (row.user_id, row)).collect();
+        if let Some(other) = rows
+            .iter()
+            .find(|row| found.get(&row.user_id) != Some(*row))
+        {
+            return Err(ArchiveError::OtherCredentials(other.user_id));
+        }
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(new)
+    }
+}
+
+async fn lock(connection: &mut PgConnection) -> Result<(), ArchiveError> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(APPEND_LOCK)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}
+
+async fn read_rows(
+    pool: &PgPool,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<Columns>, sqlx::Error> {
+    let sql = concat!(
+        row_columns!(),
+        " FROM events AS e WHERE e.position > $1 ORDER BY e.position LIMIT $2"
+    );
+    sqlx::query_as(sql)
+        .bind(to_sql(after))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await
+}
+
+async fn read_stream_rows(
+    pool: &PgPool,
+    stream_type: &str,
+    stream_id: &str,
+) -> Result<Vec<Columns>, sqlx::Error> {
+    let sql = concat!(
+        row_columns!(),
+        " FROM events AS e WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 ORDER BY e.sequence"
+    );
+    sqlx::query_as(sql)
+        .bind(stream_type)
+        .bind(stream_id)
+        .fetch_all(pool)
+        .await
+}
+
+fn row(columns: Columns) -> EventRow {
+    EventRow {
+        position: from_sql(columns.position),
+        event_id: columns.event_id,
+        command_id: columns.command_id,
+        stream_type: columns.aggregate_type,
+        stream_id: columns.aggregate_id,
+        sequence: from_sql(columns.sequence),
+        event_type: columns.event_type,
+        event_version: columns.event_version,
+        payload: columns.payload,
+        metadata: columns.metadata,
+        recorded_at: columns.recorded_at,
+    }
+}
+
+fn follow_on(head: Position, rows: &[EventRow]) -> Result<(), ArchiveError> {
+    for (row, wanted) in rows.iter().zip(head + 1..) {
+        if row.position != wanted {
+            return Err(ArchiveError::Gap {
+                head: wanted - 1,
+                found: row.position,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Inserts the rows but those whose place in their stream is taken.
+async fn insert(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), ArchiveError> {
+    let mut actors = Vec::with_capacity(rows.len());
+    for row in rows {
+        let metadata = decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
+            position: row.position,
+            reason: error.to_string(),
+        })?;
+        actors.push(metadata.actor.map(|actor| actor.0));
+    }
+    let sql = "INSERT INTO events (position, event_id, command_id, aggregate_type, aggregate_id, sequence, event_type,
+             event_version, payload, metadata, recorded_at, actor)
+         SELECT r.position, r.event_id, r.command_id, r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,
+             r.event_version, r.payload::json, r.metadata::json, r.recorded_at, r.actor
+         FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[],
+             $9::text[], $10::text[], $11::bigint[], $12::uuid[])
+             AS r (position, event_id, command_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                 payload, metadata, recorded_at, actor)
+         ON CONFLICT DO NOTHING";
+    fn column<'r, T>(rows: &'r [EventRow], of: impl Fn(&'r EventRow) -> T) -> Vec<T> {
+        rows.iter().map(of).collect()
+    }
+    sqlx::query(sql)
+        .bind(column(rows, |row| to_sql(row.position)))
+        .bind(column(rows, |row| row.event_id))
+        .bind(column(rows, |row| row.command_id))
+        .bind(column(rows, |row| row.stream_type.as_str()))
+        .bind(column(rows, |row| row.stream_id.as_str()))
+        .bind(column(rows, |row| to_sql(row.sequence)))
+        .bind(column(rows, |row| row.event_type.as_str()))
+        .bind(column(rows, |row| row.event_version.as_str()))
+        .bind(column(rows, |row| row.payload.as_str()))
+        .bind(column(rows, |row| row.metadata.as_str()))
+        .bind(column(rows, |row| row.recorded_at))
+        .bind(actors)
+        .execute(connection)
+        .await
+        .map_err(unavailable)?;
+    Ok(())
+}
+
+/// The first row that is not where its stream goes on: it was not inserted, or the one before it is missing.
+async fn stray(
+    connection: &mut PgConnection,
+    head: i64,
+    rows: &[EventRow],
+) -> Result<Option<ArchiveError>, ArchiveError> {
+    let sql = "SELECT n.position FROM generate_series($1::bigint + 1, $1::bigint + $2::bigint) AS n (position)
+         LEFT JOIN events AS e ON e.position = n.position
+         LEFT JOIN events AS b ON e.sequence > 1 AND b.aggregate_type = e.aggregate_type
+             AND b.aggregate_id = e.aggregate_id AND b.sequence = e.sequence - 1 AND b.position < e.position
+         WHERE e.position IS NULL OR (e.sequence > 1 AND b.position IS NULL)
+         ORDER BY n.position LIMIT 1";
+    let stray: Option<i64> = sqlx::query_scalar(sql)
+        .bind(head)
+        .bind(to_sql(rows.len() as u64))
+        .fetch_optional(connection)
+        .await
+        .map_err(unavailable)?;
+    let row = stray.and_then(|stray| rows.iter().find(|row| row.position == from_sql(stray)));
+    Ok(row.map(|row| ArchiveError::Stream {
+        position: row.position,
+        stream: format!("{}/{}", row.stream_type, row.stream_id),
+    }))
+}
+
+type CredentialsRow = (Uuid, String, String, String, i64);
+
+fn credentials((user, username, email, password_hash, epoch): CredentialsRow) -> Credentials {
+    Credentials {
+        user_id: UserId(user),
+        username,
+        email,
+        password_hash,
+        token_epoch: from_sql(epoch),
+    }
+}
+
+async fn read_credentials(
+    pool: &PgPool,
+    after: Option<UserId>,
+    registered_by: Position,
+    limit: usize,
+) -> Result<Vec<Credentials>, sqlx::Error> {
+    let sql = "SELECT c.user_id, c.username, c.email, c.password_hash, c.token_epoch
+         FROM credentials AS c JOIN events AS e
+             ON e.aggregate_type = 'user' AND e.aggregate_id = c.user_id::text AND e.sequence = 1
+         WHERE ($1::uuid IS NULL OR c.user_id > $1) AND e.position <= $2
+         ORDER BY c.user_id LIMIT $3";
+    let found: Vec<CredentialsRow> = sqlx::query_as(sql)
+        .bind(after.map(|user| user.0))
+        .bind(to_sql(registered_by))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await?;
+    Ok(found.into_iter().map(credentials).collect())
+}
+
+async fn insert_credentials(
+    connection: &mut PgConnection,
+    rows: &[Credentials],
+) -> Result<u64, sqlx::Error> {
+    let sql = "INSERT INTO credentials (user_id, username, username_key, email, email_key, password_hash, token_epoch,
+             epoch_change)
+         SELECT c.user_id, c.username, c.username_key, c.email, c.email_key, c.hash, c.epoch,
+             CASE WHEN c.epoch > 1 THEN nextval('epoch_changes') END
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+             AS c (user_id, username, username_key, email, email_key, hash, epoch)
+         ON CONFLICT DO NOTHING";
+    fn column<'r, T>(rows: &'r [Credentials], of: impl Fn(&'r Credentials) -> T) -> Vec<T> {
+        rows.iter().map(of).collect()
+    }
+    let done = sqlx::query(sql)
+        .bind(column(rows, |row| row.user_id.0))
+        .bind(column(rows, |row| row.username.as_str()))
+        .bind(column(rows, |row| credential_key(&row.username)))
+        .bind(column(rows, |row| row.email.as_str()))
+        .bind(column(rows, |row| credential_key(&row.email)))
+        .bind(column(rows, |row| row.password_hash.as_str()))
+        .bind(column(rows, |row| to_sql(row.token_epoch)))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,306 @@
+//! The log's rows as they are, out of the file and into it.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use socialhub_domain::UserId;
+use socialhub_event_log::{
+    ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
+};
+
+use super::{OpenError, lock, read_head, schema, writer};
+use crate::{
+    event_rows::decode_metadata,
+    sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
+};
+
+/// The columns [`read_row`] reads, in its order.
+macro_rules! row_columns {
+    () => {
+        "SELECT position, event_id, command_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+             payload, metadata, recorded_at"
+    };
+}
+
+/// A log's file, opened for copying rows.
+#[derive(Debug, Clone)]
+pub struct SqliteLogArchive(Arc<Mutex<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    /// Held until the connection is closed: fields are dropped in order.
+    _lock: Option<File>,
+}
+
+impl SqliteLogArchive {
+    /// Opens a log for reading and writing; makes the file if it is not there. No other process can write it, or start
+    /// to serve it, until this is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let lock = lock(path)?;
+        let mut connection = writer::connect(path)?;
+        schema::migrate(&mut connection, path)?;
+        Ok(Self::new(connection, Some(lock)))
+    }
+
+    /// Opens an existing log for reading only, also while another process writes it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_read_only(path: &Path) -> Result<Self, OpenError> {
+        let connection = open_reader(path)?;
+        schema::require_current(&connection, path)?;
+        Ok(Self::new(connection, None))
+    }
+
+    fn new(connection: Connection, lock: Option<File>) -> Self {
+        let open = Open {
+            connection,
+            _lock: lock,
+        };
+        Self(Arc::new(Mutex::new(open)))
+    }
+
+    /// Runs work on the connection, off the async threads.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        let open = self.0.clone();
+        let job = tokio::task::spawn_blocking(move || work(&mut open.lock().connection));
+        job.await.map_err(unavailable)?
+    }
+
+    /// Runs work in one transaction, which stands when the work succeeds.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
+        self.run(move |connection| {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(unavailable)?;
+            let done = work(&transaction)?;
+            transaction.commit().map_err(unavailable)?;
+            Ok(done)
+        })
+        .await
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> ArchiveError {
+    ArchiveError::Unavailable(error.to_string())
+}
+
+#[async_trait]
+impl LogArchive for SqliteLogArchive {
+    async fn head(&self) -> Result<Position, ArchiveError> {
+        self.run(|connection| read_head(connection).map_err(unavailable))
+            .await
+    }
+
+    async fn read_rows(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, ArchiveError> {
+        self.run(move |connection| read_rows(connection, after, limit).map_err(unavailable))
+            .await
+    }
+
+    async fn read_stream_rows(
+        &self,
+        stream_type: &str,
+        stream_id: &str,
+    ) -> Result<Vec<EventRow>, ArchiveError> {
+        let key = [stream_type.to_owned(), stream_id.to_owned()];
+        self.run(move |connection| {
+            let sql = concat!(
+                row_columns!(),
+                " FROM events WHERE aggregate_type = ?1 AND aggregate_id = ?2 ORDER BY sequence"
+            );
+            let read = || -> rusqlite::Result<Vec<EventRow>> {
+                let mut statement = connection.prepare_cached(sql)?;
+                statement.query_map(key, read_row)?.collect()
+            };
+            read().map_err(unavailable)
+        })
+        .await
+    }
+
+    async fn write_rows(&self, rows: Vec<EventRow>) -> Result<(), ArchiveError> {
+        self.write(move |transaction| write_rows(transaction, &rows))
+            .await
+    }
+
+    async fn read_credentials(
+        &self,
+        after: Option<UserId>,
+        registered_by: Position,
+        limit: usize,
+    ) -> Result<Vec<Credentials>, ArchiveError> {
+        self.run(move |connection| {
+            read_credentials(connection, after, registered_by, limit).map_err(unavailable)
+        })
+        .await
+    }
+
+    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError> {
+        self.write(move |transaction| {
+            let mut new = 0;
+            for row in &rows {
+                new += u64::from(write_one(transaction, row)?);
+            }
+            Ok(new)
+        })
+        .await
+    }
+}
+
+fn read_rows(
+    connection: &Connection,
+    after: Position,
+    limit: usize,
+) -> rusqlite::Result<Vec<EventRow>> {
+    let sql = concat!(
+        row_columns!(),
+        " FROM events WHERE position > ?1 ORDER BY position LIMIT ?2"
+    );
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(sql)?;
+    statement
+        .query_map([to_sql(after), limit], read_row)?
+        .collect()
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    Ok(EventRow {
+        position: from_sql(row.get(0)?),
+        event_id: read_id(row, 1)?,
+        command_id: read_id(row, 2)?,
+        stream_type: row.get(3)?,
+        stream_id: row.get(4)?,
+        sequence: from_sql(row.get(5)?),
+        event_type: row.get(6)?,
+        event_version: row.get(7)?,
+        payload: row.get(8)?,
+        metadata: row.get(9)?,
+        recorded_at: row.get(10)?,
+    })
+}
+
+fn write_rows(transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), ArchiveError> {
+    let mut head = read_head(transaction).map_err(unavailable)?;
+    for row in rows {
+        if row.position != head + 1 {
+            let found = row.position;
+            return Err(ArchiveError::Gap { head, found });
+        }
+        if version(transaction, row).map_err(unavailable)? + 1 != row.sequence {
+            return Err(ArchiveError::Stream {
+                position: row.position,
+                stream: format!("{}/{}", row.stream_type, row.stream_id),
+            });
+        }
+        decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
+            position: row.position,
+            reason: error.to_string(),
+        })?;
+        insert(transaction, row).map_err(unavailable)?;
+        head = row.position;
+    }
+    Ok(())
+}
+
+fn version(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Result<u64> {
+    let sql = "SELECT max(sequence) FROM events WHERE aggregate_type = ?1 AND aggregate_id = ?2";
+    let mut statement = transaction.prepare_cached(sql)?;
+    let last: Option<i64> =
+        statement.query_row([&row.stream_type, &row.stream_id], |row| row.get(0))?;
+    Ok(last.map_or(0, from_sql))
+}
+
+fn insert(transaction: &Transaction<'_>, row: &EventRow) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO events (position, event_id, command_id, aggregate_type, aggregate_id, sequence, event_type,
+             event_version, payload, metadata, recorded_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    transaction.prepare_cached(sql)?.execute(params![
+        to_sql(row.position),
+        id_bytes(row.event_id),
+        id_bytes(row.command_id),
+        row.stream_type,
+        row.stream_id,
+        to_sql(row.sequence),
+        row.event_type,
+        row.event_version,
+        row.payload,
+        row.metadata,
+        row.recorded_at,
+    ])?;
+    Ok(())
+}
+
+/// Goes on beyond people who registered later, so that an empty answer means the end.
+fn read_credentials(
+    connection: &Connection,
+    after: Option<UserId>,
+    registered_by: Position,
+    limit: usize,
+) -> rusqlite::Result<Vec<Credentials>> {
+    let sql = "SELECT user_id, username, email, password_hash, token_epoch FROM credentials
+         WHERE ?1 IS NULL OR user_id > ?1 ORDER BY user_id";
+    let first_event = "SELECT position FROM events
+         WHERE aggregate_type = 'user' AND aggregate_id = ?1 AND sequence = 1";
+    let mut first_event = connection.prepare_cached(first_event)?;
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([after.map(|user| id_bytes(user.0))])?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let credentials = Credentials {
+            user_id: UserId(read_id(row, 0)?),
+            username: row.get(1)?,
+            email: row.get(2)?,
+            password_hash: row.get(3)?,
+            token_epoch: from_sql(row.get(4)?),
+        };
+        let user = credentials.user_id.to_string();
+        let position: Option<i64> = first_event
+            .query_row([user], |row| row.get(0))
+            .optional()?;
+        if position.is_some_and(|position| from_sql(position) <= registered_by) {
+            found.push(credentials);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether it is new.
+fn write_one(transaction: &Transaction<'_>, new: &Credentials) -> Result<bool, ArchiveError> {
+    let sql = "INSERT OR IGNORE INTO credentials
+             (user_id, username, username_key, email, email_key, password_hash, token_epoch)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let insert = |sql| {
+        transaction.prepare_cached(sql)?.execute(params![
+            id_bytes(new.user_id.0),
+            new.username,
+            credential_key(&new.username),
+            new.email,
+            credential_key(&new.email),
+            new.password_hash,
+            to_sql(new.token_epoch),
+        ])
+    };
+    let inserted = insert(sql).map_err(unavailable)? > 0;
+    let found = super::side::find_by_id(transaction, new.user_id).map_err(unavailable)?;
+    if found.as_ref() == Some(new) {
+        return Ok(inserted);
+    }
+    Err(ArchiveError::OtherCredentials(new.user_id))
+}

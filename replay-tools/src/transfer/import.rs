@@ -1,0 +1,256 @@
+//! `replay import`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use clap::Args;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    TransferError,
+    folder::{read_manifest, read_text},
+    log::CREDENTIALS,
+    manifest::{FileEntry, Manifest, PartEntry},
+    meter::Meter,
+    pages::pieces,
+    part::{Lines, Part, PartError},
+};
+use crate::Verdict;
+
+/// Lines that are written at a time.
+const LINES: usize = 1_000;
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportOptions {
+    /// The folder of the export
+    folder: PathBuf,
+    /// Only make sure that the export is whole and sound; write nothing
+    #[arg(long)]
+    check: bool,
+    /// Take only the export with this seal
+    #[arg(long)]
+    seal: Option<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ImportOptions {
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether nothing is to be written.
+    pub fn checks_only(&self) -> bool {
+        self.check
+    }
+
+    /// Whether the outcome is for a machine.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+}
+
+/// Checks an export and imports it. `lines` check what they are named by; `open` opens the target, once the export was
+/// found to be good.
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn import<F>(
+    options: &ImportOptions,
+    lines: &[Arc<dyn Lines>],
+    open: impl FnOnce() -> F,
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Verdict, TransferError>
+where
+    F: Future<Output = Result<Vec<Arc<dyn Part>>, String>>,
+{
+    let started = Instant::now();
+    let manifest = read_manifest(&options.folder)?;
+    if let Some(wanted) = options.seal.as_ref().filter(|seal| **seal != manifest.seal) {
+        return Err(TransferError::OtherSeal {
+            found: manifest.seal,
+            wanted: wanted.clone(),
+        });
+    }
+    let import = Import {
+        folder: options.folder.clone(),
+        manifest,
+        stop,
+    };
+    import.check(lines).await?;
+    let written = if options.check {
+        None
+    } else {
+        let parts = open().await.map_err(TransferError::Target)?;
+        Some(import.write(&parts).await?)
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    report(options, &import.manifest, written.as_ref(), seconds, out)
+}
+
+struct Import {
+    folder: PathBuf,
+    manifest: Manifest,
+    stop: CancellationToken,
+}
+
+/// What was done.
+struct Outcome {
+    /// New lines of each part.
+    new: Vec<u64>,
+    remarks: Vec<String>,
+}
+
+impl Import {
+    /// Everything, before anything is written.
+    async fn check(&self, lines: &[Arc<dyn Lines>]) -> Result<(), TransferError> {
+        for entry in &self.manifest.parts {
+            let known = lines.iter().find(|lines| lines.name() == entry.name);
+            let known = known.ok_or_else(|| TransferError::UnknownPart(entry.name.clone()))?;
+            let mut meter = Meter::begin(format!("{}, checked", entry.name), 0, Some(entry.lines));
+            let (mut cursor, mut count) = (String::new(), 0);
+            for file in &entry.files {
+                let text = self.text(file).await?;
+                let checked = known.check(&cursor, &text).await;
+                cursor = checked.map_err(|error| self.bad(file, error.to_string()))?;
+                count += file.lines;
+                meter.add(file.lines);
+            }
+            if count != entry.lines || cursor != entry.cursor {
+                let reason = format!(
+                    "the part {} does not end where the manifest says",
+                    entry.name
+                );
+                return Err(TransferError::NotAnExport(reason));
+            }
+        }
+        let events = self.manifest.parts.first().map(|part| part.lines);
+        if events != Some(self.manifest.log.last_position) {
+            let reason = "the manifest's positions are not those of its events".to_owned();
+            return Err(TransferError::NotAnExport(reason));
+        }
+        Ok(())
+    }
+
+    async fn write(&self, parts: &[Arc<dyn Part>]) -> Result<Outcome, TransferError> {
+        let mut chosen = Vec::new();
+        for entry in &self.manifest.parts {
+            let part = parts.iter().find(|part| part.name() == entry.name);
+            let part = part.ok_or_else(|| TransferError::UnknownPart(entry.name.clone()))?;
+            let ready = part.ready_for(&entry.cursor).await;
+            ready.map_err(|error| TransferError::of_part(&**part, error))?;
+            chosen.push((entry, part));
+        }
+        let mut outcome = Outcome {
+            new: Vec::new(),
+            remarks: Vec::new(),
+        };
+        for (entry, part) in chosen {
+            let new = self.write_part(entry, &**part, &mut outcome.remarks).await?;
+            outcome.new.push(new);
+        }
+        Ok(outcome)
+    }
+
+    async fn write_part(
+        &self,
+        entry: &PartEntry,
+        part: &dyn Part,
+        remarks: &mut Vec<String>,
+    ) -> Result<u64, TransferError> {
+        let mut meter = Meter::begin(part.name().to_owned(), 0, Some(entry.lines));
+        let mut new = 0;
+        for file in &entry.files {
+            let text = self.text(file).await?;
+            for piece in pieces(&text, LINES) {
+                if self.stop.is_cancelled() {
+                    return Err(TransferError::Interrupted);
+                }
+                let written = part.write(piece).await.map_err(|error| match error {
+                    PartError::Bad(reason) => self.bad(file, reason),
+                    other => TransferError::of_part(part, other),
+                })?;
+                new += written.new;
+                remarks.extend(written.remarks);
+                meter.add(piece.iter().filter(|byte| **byte == b'\n').count() as u64);
+            }
+        }
+        Ok(new)
+    }
+
+    async fn text(&self, file: &FileEntry) -> Result<Vec<u8>, TransferError> {
+        if self.stop.is_cancelled() {
+            return Err(TransferError::Interrupted);
+        }
+        let (folder, file) = (self.folder.clone(), file.clone());
+        tokio::task::spawn_blocking(move || read_text(&folder, &file)).await?
+    }
+
+    fn bad(&self, file: &FileEntry, reason: String) -> TransferError {
+        TransferError::BadFile {
+            path: self.folder.join(&file.file),
+            reason,
+        }
+    }
+}
+
+fn report(
+    options: &ImportOptions,
+    manifest: &Manifest,
+    written: Option<&Outcome>,
+    seconds: f64,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, TransferError> {
+    let new = |nth: usize| written.map(|written| written.new[nth]);
+    let remarks = written.map_or(&[][..], |written| &written.remarks);
+    let lines: u64 = manifest.parts.iter().map(|part| part.lines).sum();
+    let rate = lines as f64 / seconds.max(0.001);
+    if options.json {
+        let parts = manifest.parts.iter().enumerate();
+        let parts: Vec<_> = parts
+            .map(|(nth, part)| json!({ "part": part.name, "lines": part.lines, "new": new(nth) }))
+            .collect();
+        let line = json!({
+            "position": manifest.log.last_position, "parts": parts, "written": written.is_some(),
+            "exportRemarks": manifest.remarks, "remarks": remarks, "seal": manifest.seal, "seconds": seconds,
+            "linesPerSecond": rate,
+        });
+        writeln!(out, "{line}")?;
+    } else {
+        for (nth, part) in manifest.parts.iter().enumerate() {
+            match new(nth) {
+                None => writeln!(out, "{}: {} are good", part.name, part.lines)?,
+                Some(new) if new == part.lines => writeln!(out, "{}: {new}", part.name)?,
+                Some(new) => {
+                    let there = part.lines - new;
+                    writeln!(out, "{}: {new}, and {there} were there", part.name)?;
+                }
+            }
+        }
+        for remark in manifest.remarks.iter().chain(remarks) {
+            writeln!(out, "{remark}")?;
+        }
+        let did = match written {
+            None => "The export is whole and sound",
+            Some(_) => "Imported and compared",
+        };
+        let last = manifest.log.last_position;
+        writeln!(out, "{did}: up to position {last}, in {seconds:.1} s, {rate:.0} lines/s.")?;
+        if !manifest.parts.iter().any(|part| part.name == CREDENTIALS) {
+            writeln!(out, "It has no credentials: nobody of it can log in.")?;
+        }
+    }
+    Ok(match remarks.is_empty() {
+        true => Verdict::Clean,
+        false => Verdict::Wrong,
+    })
+}

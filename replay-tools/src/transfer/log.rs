@@ -1,0 +1,288 @@
+//! The parts that lie in the log's database: events and credentials.
+
+use std::{str::FromStr, sync::Arc};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use socialhub_domain::UserId;
+use socialhub_event_log::{ArchiveError, Credentials, EventRow, LogArchive, Position};
+
+use super::part::{Lines, Page, Part, PartError, Written, rows};
+
+/// The parts' names.
+pub(super) const EVENTS: &str = "events";
+pub(super) const CREDENTIALS: &str = "credentials";
+
+/// Rows of a page.
+const PAGE: usize = 1_000;
+
+impl From<ArchiveError> for PartError {
+    fn from(error: ArchiveError) -> Self {
+        let text = error.to_string();
+        match error {
+            ArchiveError::Unavailable(_) => Self::Store(text),
+            ArchiveError::Damaged { .. } | ArchiveError::Stream { .. } => Self::Bad(text),
+            ArchiveError::Gap { .. } | ArchiveError::OtherCredentials(_) => Self::Foreign(text),
+        }
+    }
+}
+
+/// What a cursor says.
+fn place<T: FromStr>(cursor: &str) -> Result<Option<T>, PartError> {
+    if cursor.is_empty() {
+        return Ok(None);
+    }
+    let bad = |_| PartError::Bad(format!("{cursor:?} is no place to go on from"));
+    cursor.parse().map(Some).map_err(bad)
+}
+
+/// The events, as the log's table holds them.
+pub struct Events {
+    archive: Arc<dyn LogArchive>,
+    last: Position,
+}
+
+impl Events {
+    /// The events up to a position. For a log that is written to, the position is not looked at.
+    pub fn new(archive: Arc<dyn LogArchive>, last: Position) -> Self {
+        Self { archive, last }
+    }
+
+    /// Makes sure that the log holds exactly these rows.
+    async fn compare(&self, known: &[EventRow]) -> Result<(), PartError> {
+        let Some(first) = known.first() else {
+            return Ok(());
+        };
+        let found = self.archive.read_rows(first.position - 1, known.len());
+        let found = found.await?;
+        let differs = known.iter().zip(&found).find(|(row, found)| row != found);
+        match differs {
+            None if found.len() == known.len() => Ok(()),
+            None => Err(PartError::Store("the log became shorter".to_owned())),
+            Some((row, _)) => Err(PartError::Foreign(format!(
+                "the target's log has another event at position {}",
+                row.position
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl Part for Events {
+    fn name(&self) -> &'static str {
+        EVENTS
+    }
+
+    async fn progress(&self, cursor: &str) -> Option<(u64, u64)> {
+        Some((cursor.parse().unwrap_or(0), self.last))
+    }
+
+    async fn read(&self, cursor: &str) -> Result<Option<Page>, PartError> {
+        let after: Position = place(cursor)?.unwrap_or(0);
+        let left = self.last.saturating_sub(after);
+        let limit = usize::try_from(left).map_or(PAGE, |left| left.min(PAGE));
+        if limit == 0 {
+            return Ok(None);
+        }
+        let rows = self.archive.read_rows(after, limit).await?;
+        match rows.iter().zip(after + 1..).find(|(row, at)| row.position != *at) {
+            Some((_, at)) => return Err(PartError::Bad(format!("the log has no event {at}"))),
+            None if rows.is_empty() => {
+                let reason = format!("the log ends at position {after}, not {}", self.last);
+                return Err(PartError::Bad(reason));
+            }
+            None => {}
+        }
+        let cursor = rows.last().map_or(after, |row| row.position).to_string();
+        let page = tokio::task::spawn_blocking(move || Page::of(&rows, cursor)).await;
+        page.map_err(|error| PartError::Store(error.to_string()))?
+            .map(Some)
+    }
+
+    async fn ready_for(&self, last: &str) -> Result<(), PartError> {
+        let last: Position = place(last)?.unwrap_or(0);
+        let head = self.archive.head().await?;
+        if head > last {
+            return Err(PartError::Foreign(format!(
+                "the target's log has {head} events, what is copied has {last}"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
+        let mut known = rows::<EventRow>(text)?;
+        let head = self.archive.head().await?;
+        let new = known.split_off(known.partition_point(|row| row.position <= head));
+        self.compare(&known).await?;
+        let written = new.len() as u64;
+        if !new.is_empty() {
+            self.archive.write_rows(new).await?;
+        }
+        Ok(Written {
+            new: written,
+            remarks: Vec::new(),
+        })
+    }
+}
+
+/// Usernames, addresses, password hashes and token epochs.
+pub struct PeoplesCredentials {
+    archive: Arc<dyn LogArchive>,
+    last: Position,
+}
+
+impl PeoplesCredentials {
+    /// The credentials of the people of a log that ends at a position.
+    pub fn new(archive: Arc<dyn LogArchive>, last: Position) -> Self {
+        Self { archive, last }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct CredentialsLine {
+    user_id: UserId,
+    username: String,
+    email: String,
+    password_hash: String,
+    token_epoch: u64,
+}
+
+impl From<Credentials> for CredentialsLine {
+    fn from(row: Credentials) -> Self {
+        Self {
+            user_id: row.user_id,
+            username: row.username,
+            email: row.email,
+            password_hash: row.password_hash,
+            token_epoch: row.token_epoch,
+        }
+    }
+}
+
+impl From<CredentialsLine> for Credentials {
+    fn from(line: CredentialsLine) -> Self {
+        Self {
+            user_id: line.user_id,
+            username: line.username,
+            email: line.email,
+            password_hash: line.password_hash,
+            token_epoch: line.token_epoch,
+        }
+    }
+}
+
+#[async_trait]
+impl Part for PeoplesCredentials {
+    fn name(&self) -> &'static str {
+        CREDENTIALS
+    }
+
+    async fn read(&self, cursor: &str) -> Result<Option<Page>, PartError> {
+        let after = place(cursor)?;
+        let rows = self.archive.read_credentials(after, self.last, PAGE);
+        let rows: Vec<CredentialsLine> = rows.await?.into_iter().map(Into::into).collect();
+        match rows.last() {
+            None => Ok(None),
+            Some(last) => Page::of(&rows, last.user_id.to_string()).map(Some),
+        }
+    }
+
+    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
+        let rows = rows::<CredentialsLine>(text)?;
+        let rows = rows.into_iter().map(Into::into).collect();
+        Ok(Written {
+            new: self.archive.write_credentials(rows).await?,
+            remarks: Vec::new(),
+        })
+    }
+}
+
+/// Lines of events: their positions have no gap, and what is JSON is JSON.
+pub struct EventLines;
+
+#[async_trait]
+impl Lines for EventLines {
+    fn name(&self) -> &'static str {
+        EVENTS
+    }
+
+    async fn check(&self, cursor: &str, text: &[u8]) -> Result<String, PartError> {
+        let mut last: Position = place(cursor)?.unwrap_or(0);
+        for row in rows::<EventRow>(text)? {
+            if row.position != last + 1 {
+                let gap = format!("event {} comes after event {last}", row.position);
+                return Err(PartError::Bad(gap));
+            }
+            for (what, text) in [("payload", &row.payload), ("metadata", &row.metadata)] {
+                serde_json::from_str::<IgnoredAny>(text).map_err(|error| {
+                    PartError::Bad(format!("the {what} of event {}: {error}", row.position))
+                })?;
+            }
+            last = row.position;
+        }
+        Ok(last.to_string())
+    }
+}
+
+/// Lines of credentials, each person once.
+pub struct CredentialsLines;
+
+#[async_trait]
+impl Lines for CredentialsLines {
+    fn name(&self) -> &'static str {
+        CREDENTIALS
+    }
+
+    async fn check(&self, cursor: &str, text: &[u8]) -> Result<String, PartError> {
+        let mut last: Option<UserId> = place(cursor)?;
+        for row in rows::<CredentialsLine>(text)? {
+            if last.is_some_and(|last| last >= row.user_id) {
+                let reason = format!("{} is not in its place", row.user_id);
+                return Err(PartError::Bad(reason));
+            }
+            last = Some(row.user_id);
+        }
+        Ok(last.map_or(String::new(), |last| last.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(position: Position, payload: &str) -> String {
+        let row = EventRow {
+            position,
+            event_id: uuid::Uuid::from_u128(1),
+            command_id: uuid::Uuid::from_u128(2),
+            stream_type: "post".to_owned(),
+            stream_id: "1".to_owned(),
+            sequence: position,
+            event_type: "post.created".to_owned(),
+            event_version: "1".to_owned(),
+            payload: payload.to_owned(),
+            metadata: "{}".to_owned(),
+            recorded_at: 0,
+        };
+        serde_json::to_string(&row).unwrap() + "\n"
+    }
+
+    #[tokio::test]
+    async fn events_follow_on_each_other() {
+        let odd = "{ \"a\":\t1.0 }";
+        let text = line(4, odd) + &line(5, "{}");
+        let check = async |cursor: &str, text: &str| EventLines.check(cursor, text.as_bytes()).await;
+        assert_eq!(check("3", &text).await.unwrap(), "5");
+        assert_eq!(rows::<EventRow>(text.as_bytes()).unwrap()[0].payload, odd);
+        let gap = check("", &text).await.unwrap_err();
+        assert_eq!(gap.to_string(), "event 4 comes after event 0");
+        let broken = check("3", &line(4, "{")).await.unwrap_err();
+        assert!(broken.to_string().starts_with("the payload of event 4"));
+        let more = line(4, "{}").replace("{\"position\"", "{\"more\":1,\"position\"");
+        let unknown = check("3", &more).await.unwrap_err();
+        assert!(unknown.to_string().contains("unknown field"), "{unknown}");
+        assert!(check("x", &text).await.is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! `replay migrate`.
+
+use std::{io::Write, sync::Arc, time::Instant};
+
+use clap::Args;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{TransferError, meter::Meter, pages::pages, part::Part};
+use crate::Verdict;
+
+/// Options of `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateOptions {
+    /// The data folder of the embedded profile, as `sqlite:FOLDER`; its server must be stopped
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// The event log's new database, `postgres://…` [default: DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// Where uploaded files are now [default: the folder `media` in the data folder]; MEDIA_URL says where they go
+    #[arg(long, value_name = "URL")]
+    pub media_from: Option<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part in the store it comes from, and in the one it goes to.
+pub struct Both {
+    /// Where it comes from.
+    pub source: Arc<dyn Part>,
+    /// Where it goes to.
+    pub target: Arc<dyn Part>,
+    /// The cursor it ends with, if that is known.
+    pub last: String,
+}
+
+/// Copies every part from its source to its target.
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn migrate(
+    options: &MigrateOptions,
+    parts: &[Both],
+    out: &mut (dyn Write + Send),
+    stop: CancellationToken,
+) -> Result<Verdict, TransferError> {
+    let started = Instant::now();
+    for Both { target, last, .. } in parts {
+        let ready = target.ready_for(last).await;
+        ready.map_err(|error| TransferError::of_part(&**target, error))?;
+    }
+    let mut copied = Vec::new();
+    for both in parts {
+        copied.push((both.target.name(), copy(both, &stop).await?));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let mut remarks = copied.iter().flat_map(|(_, copied)| &copied.remarks);
+    if options.json {
+        let parts: Vec<_> = copied
+            .iter()
+            .map(|(part, copied)| json!({ "part": part, "lines": copied.lines, "new": copied.new }))
+            .collect();
+        let remarks: Vec<_> = remarks.clone().collect();
+        let line = json!({ "parts": parts, "remarks": remarks, "seconds": seconds });
+        writeln!(out, "{line}")?;
+    } else {
+        for (part, Copied { lines, new, .. }) in &copied {
+            match lines - new {
+                0 => writeln!(out, "{part}: {new}")?,
+                there => writeln!(out, "{part}: {new}, and {there} were there")?,
+            }
+        }
+        for remark in remarks.clone() {
+            writeln!(out, "{remark}")?;
+        }
+        writeln!(out, "Copied and compared in {seconds:.1} s.")?;
+    }
+    Ok(match remarks.next() {
+        None => Verdict::Clean,
+        Some(_) => Verdict::Wrong,
+    })
+}
+
+#[derive(Default)]
+struct Copied {
+    lines: u64,
+    new: u64,
+    remarks: Vec<String>,
+}
+
+async fn copy(both: &Both, stop: &CancellationToken) -> Result<Copied, TransferError> {
+    let Both { source, target, .. } = both;
+    let total = source.progress("").await.map(|(_, total)| total);
+    let mut meter = Meter::begin(source.name().to_owned(), 0, total);
+    let mut pages = pages(Arc::clone(source), String::new());
+    let mut copied = Copied::default();
+    while let Some(page) = pages.recv().await {
+        if stop.is_cancelled() {
+            return Err(TransferError::Interrupted);
+        }
+        let page = page.map_err(|error| TransferError::of_part(&**source, error))?;
+        let written = target.write(&page.text).await;
+        let written = written.map_err(|error| TransferError::of_part(&**target, error))?;
+        meter.add(page.lines);
+        copied.lines += page.lines;
+        copied.new += written.new;
+        copied.remarks.extend(page.remarks);
+        copied.remarks.extend(written.remarks);
+    }
+    Ok(copied)
+}
