@@ -7,6 +7,7 @@ use socialhub_domain::IdGenerator;
 use socialhub_infra::clock::RandomIds;
 
 use crate::{
+    archive,
     client::{BenchError, Target},
     limits::{self, Limits},
     load::Shape,
@@ -37,6 +38,8 @@ enum Command {
     Mix(offline::MixArgs),
     /// Measures how fast the read models are rebuilt from the log of a data folder, and the memory that takes.
     Projections(offline::ProjectionsArgs),
+    /// Measures how fast the log of a data folder is exported and imported, and the memory that takes.
+    Export(archive::ArchiveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,7 @@ pub fn run() -> Result<(), BenchError> {
     match cli.command {
         Some(Command::Mix(args)) => offline::mix(&args),
         Some(Command::Projections(args)) => offline::projections(&args),
+        Some(Command::Export(args)) => archive::measure(&args),
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

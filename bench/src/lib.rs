@@ -1,9 +1,10 @@
 //! Load generators for SocialHub, and the limits of the machine that they are compared with.
 //!
-//! Everything but [`mix`] and [`offline`] speaks only the public contract, so it can drive any server that keeps it.
+//! Everything but [`mix`], [`offline`] and [`archive`] speaks only the public contract, so it can drive any server that keeps it.
 //! The generator is meant to share a small machine with the server: one thread, requests made of prepared bytes, and a
 //! client that reads no more of an answer than it needs.
 
+pub mod archive;
 pub mod chat;
 pub mod cli;
 pub mod client;

@@ -97,11 +97,11 @@ struct Projected {
     peak_anonymous_mib: f64,
 }
 
-fn usage(error: impl Display) -> BenchError {
+pub(crate) fn usage(error: impl Display) -> BenchError {
     BenchError::Usage(error.to_string())
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
     // As the server has it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -326,13 +326,13 @@ fn count_rows(folder: &Path, generation: u32) -> Result<u64, rusqlite::Error> {
 }
 
 /// Looks at this process's memory ten times a second and remembers the most it saw.
-struct MemoryWatch {
+pub(crate) struct MemoryWatch {
     stop: CancellationToken,
     watching: tokio::task::JoinHandle<(f64, f64)>,
 }
 
 impl MemoryWatch {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let watching = tokio::spawn(async move {
@@ -350,10 +350,26 @@ impl MemoryWatch {
         Self { stop, watching }
     }
 
-    async fn stop(self) -> (f64, f64) {
+    pub(crate) async fn stop(self) -> (f64, f64) {
         self.stop.cancel();
         self.watching.await.unwrap_or_default()
     }
+}
+
+/// The first events of the mix in a fresh data folder.
+#[cfg(test)]
+pub(crate) fn fill_for_tests(folder: &Path, events: usize) {
+    let log = folder.join("events.db");
+    let log = SqliteEventLog::open(&log, Arc::new(SystemClock)).unwrap();
+    let mut versions = HashMap::new();
+    runtime().unwrap().block_on(async {
+        for (stream, event) in standard_mix(1, 0).take(events) {
+            log.append(append_of(stream, event, &mut versions))
+                .await
+                .unwrap();
+        }
+    });
+    log.close();
 }
 
 #[cfg(test)]
@@ -363,18 +379,8 @@ mod tests {
     #[test]
     fn a_filled_log_can_be_projected_both_ways() {
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("events.db");
-        let log = SqliteEventLog::open(&log, Arc::new(SystemClock)).unwrap();
-        let mut versions = HashMap::new();
+        fill_for_tests(folder.path(), 50);
         let runtime = runtime().unwrap();
-        runtime.block_on(async {
-            for (stream, event) in standard_mix(1, 0).take(50) {
-                log.append(append_of(stream, event, &mut versions))
-                    .await
-                    .unwrap();
-            }
-        });
-        log.close();
         for way in [Way::Rebuild, Way::CatchUp] {
             let found = runtime.block_on(project(folder.path(), way)).unwrap();
             assert_eq!(found.events, 50);

@@ -90,11 +90,8 @@ pub trait LogArchive: Send + Sync {
     ///
     /// # Errors
     /// [`ArchiveError`].
-    async fn read_rows(
-        &self,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<EventRow>, ArchiveError>;
+    async fn read_rows(&self, after: Position, limit: usize)
+    -> Result<Vec<EventRow>, ArchiveError>;
 
     /// The rows of a stream, in order; none when there is no such stream.
     ///

@@ -2,7 +2,7 @@
 //! becomes of Redis or of an instance.
 
 mod node;
-mod person;
+pub mod person;
 
 use std::{
     process::{Child, Command, Stdio},

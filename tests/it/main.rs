@@ -6,7 +6,9 @@
 )]
 
 mod architecture;
+mod archive;
 mod auth;
+mod backup;
 mod bad_input;
 mod chat;
 mod chat_cluster;

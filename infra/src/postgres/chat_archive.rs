@@ -242,10 +242,7 @@ fn sort_out(
 }
 
 /// Makes sure that messages are there as they are here.
-async fn compare(
-    connection: &mut PgConnection,
-    known: &[Message],
-) -> Result<(), ChatArchiveError> {
+async fn compare(connection: &mut PgConnection, known: &[Message]) -> Result<(), ChatArchiveError> {
     if known.is_empty() {
         return Ok(());
     }

@@ -273,8 +273,7 @@ fn write_name(
         let inserted = transaction
             .prepare_cached("INSERT OR IGNORE INTO client_ids VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![number, user, new.client_id, to_sql(new.seq)])?;
-        let sql =
-            "SELECT seq FROM client_ids WHERE room = ?1 AND user_id = ?2 AND client_id = ?3";
+        let sql = "SELECT seq FROM client_ids WHERE room = ?1 AND user_id = ?2 AND client_id = ?3";
         let key = params![number, user, new.client_id];
         let mut statement = transaction.prepare_cached(sql)?;
         let seq = statement.query_row(key, |row| row.get(0))?;

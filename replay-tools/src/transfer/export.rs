@@ -169,7 +169,11 @@ fn same_export(
     }
     let same = begun.parts.iter().map(|part| part.name.as_str());
     if !same.eq(parts.iter().map(|part| part.name())) {
-        let how = if begun.parts.len() > 1 { "with" } else { "without" };
+        let how = if begun.parts.len() > 1 {
+            "with"
+        } else {
+            "without"
+        };
         let reason = format!("{folder} holds an interrupted export that was begun {how} --all");
         return Err(TransferError::OtherExport(reason));
     }
@@ -299,7 +303,11 @@ fn report(
     } else {
         for part in &manifest.parts {
             let (files, size) = (part.files.len(), show::size(bytes(part)));
-            writeln!(out, "{}: {} in {files} files, {size}", part.name, part.lines)?;
+            writeln!(
+                out,
+                "{}: {} in {files} files, {size}",
+                part.name, part.lines
+            )?;
         }
         for remark in &manifest.remarks {
             writeln!(out, "{remark}")?;
@@ -313,7 +321,8 @@ fn report(
             manifest.seal,
         )?;
         if !options.all {
-            let without = "It holds events alone: without credentials nobody can log in (see --all).";
+            let without =
+                "It holds events alone: without credentials nobody can log in (see --all).";
             writeln!(out, "{without}")?;
         }
     }

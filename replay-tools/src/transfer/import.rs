@@ -23,7 +23,7 @@ use super::{
 use crate::Verdict;
 
 /// Lines that are written at a time.
-const LINES: usize = 1_000;
+const LINES: usize = 500;
 
 /// Options of `import`.
 #[derive(Debug, Args)]
@@ -155,7 +155,9 @@ impl Import {
             remarks: Vec::new(),
         };
         for (entry, part) in chosen {
-            let new = self.write_part(entry, &**part, &mut outcome.remarks).await?;
+            let new = self
+                .write_part(entry, &**part, &mut outcome.remarks)
+                .await?;
             outcome.new.push(new);
         }
         Ok(outcome)
@@ -244,7 +246,10 @@ fn report(
             Some(_) => "Imported and compared",
         };
         let last = manifest.log.last_position;
-        writeln!(out, "{did}: up to position {last}, in {seconds:.1} s, {rate:.0} lines/s.")?;
+        writeln!(
+            out,
+            "{did}: up to position {last}, in {seconds:.1} s, {rate:.0} lines/s."
+        )?;
         if !manifest.parts.iter().any(|part| part.name == CREDENTIALS) {
             writeln!(out, "It has no credentials: nobody of it can log in.")?;
         }

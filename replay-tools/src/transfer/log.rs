@@ -13,8 +13,8 @@ use super::part::{Lines, Page, Part, PartError, Written, rows};
 pub(super) const EVENTS: &str = "events";
 pub(super) const CREDENTIALS: &str = "credentials";
 
-/// Rows of a page.
-const PAGE: usize = 1_000;
+/// Rows of a page: few, since files are cut at pages, and an event may be long.
+const PAGE: usize = 250;
 
 impl From<ArchiveError> for PartError {
     fn from(error: ArchiveError) -> Self {
@@ -85,7 +85,11 @@ impl Part for Events {
             return Ok(None);
         }
         let rows = self.archive.read_rows(after, limit).await?;
-        match rows.iter().zip(after + 1..).find(|(row, at)| row.position != *at) {
+        match rows
+            .iter()
+            .zip(after + 1..)
+            .find(|(row, at)| row.position != *at)
+        {
             Some((_, at)) => return Err(PartError::Bad(format!("the log has no event {at}"))),
             None if rows.is_empty() => {
                 let reason = format!("the log ends at position {after}, not {}", self.last);
@@ -273,7 +277,8 @@ mod tests {
     async fn events_follow_on_each_other() {
         let odd = "{ \"a\":\t1.0 }";
         let text = line(4, odd) + &line(5, "{}");
-        let check = async |cursor: &str, text: &str| EventLines.check(cursor, text.as_bytes()).await;
+        let check =
+            async |cursor: &str, text: &str| EventLines.check(cursor, text.as_bytes()).await;
         assert_eq!(check("3", &text).await.unwrap(), "5");
         assert_eq!(rows::<EventRow>(text.as_bytes()).unwrap()[0].payload, odd);
         let gap = check("", &text).await.unwrap_err();

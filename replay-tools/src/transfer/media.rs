@@ -98,8 +98,7 @@ impl MediaFile {
     fn checked(post: PostId, name: &str) -> Option<Self> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let (index, ending) = name.split_once('.')?;
-        let good =
-            index.parse::<u16>().is_ok() && !ending.is_empty() && ending.chars().all(plain);
+        let good = index.parse::<u16>().is_ok() && !ending.is_empty() && ending.chars().all(plain);
         good.then(|| Self {
             post,
             name: name.to_owned(),
@@ -136,7 +135,12 @@ impl Media {
     }
 
     /// The list's line for a file, once its content has been passed on. None when it is not there.
-    async fn pass_on(&self, position: Position, file: MediaFile, size: u64) -> Result<Option<Line>, PartError> {
+    async fn pass_on(
+        &self,
+        position: Position,
+        file: MediaFile,
+        size: u64,
+    ) -> Result<Option<Line>, PartError> {
         let (size, sha256) = if matches!(self.contents, Contents::Named) {
             (size, None)
         } else {
@@ -185,8 +189,7 @@ impl Media {
             return Ok(Err(format!("{} was not copied", file.address())));
         };
         let body = place.open(&file).await?;
-        let body =
-            body.ok_or_else(|| PartError::Bad(format!("{} is missing", file.address())))?;
+        let body = body.ok_or_else(|| PartError::Bad(format!("{} is missing", file.address())))?;
         let (body, sum) = summed(body);
         self.store.store(&file, body).await?;
         if sum.end().sha256 != *wanted {
@@ -201,9 +204,8 @@ fn named(row: &EventRow) -> Result<Vec<(MediaFile, u64)>, PartError> {
     if row.event_type != "post.created" || !row.payload.contains(ADDRESS) {
         return Ok(Vec::new());
     }
-    let bad = |error: &dyn std::fmt::Display| {
-        PartError::Bad(format!("event {}: {error}", row.position))
-    };
+    let bad =
+        |error: &dyn std::fmt::Display| PartError::Bad(format!("event {}: {error}", row.position));
     let version = row.event_version.parse().map_err(|error| bad(&error))?;
     let event = upcast::decode(&row.event_type, version, &row.payload);
     let Event::PostCreated(post) = event.map_err(|error| bad(&error))? else {
@@ -382,13 +384,19 @@ struct Summing(Arc<std::sync::Mutex<(u64, Sha256)>>);
 
 impl Summing {
     fn add(&self, piece: &[u8]) {
-        let mut sum = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut sum = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         sum.0 += piece.len() as u64;
         sum.1.update(piece);
     }
 
     fn end(&self) -> Sum {
-        let sum = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sum = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         Sum {
             size: sum.0,
             sha256: hex(&sum.1.clone().finalize()),
@@ -451,6 +459,9 @@ mod tests {
         files.store(&file, body).await.unwrap();
         let body = files.open(&file).await.unwrap().unwrap();
         let found = sum_of(body).await.unwrap();
-        assert_eq!((found.size, found.sha256), (3, hex(&Sha256::digest(b"abc"))));
+        assert_eq!(
+            (found.size, found.sha256),
+            (3, hex(&Sha256::digest(b"abc")))
+        );
     }
 }

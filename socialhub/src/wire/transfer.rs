@@ -46,7 +46,9 @@ pub async fn transfer(
         Transfer::Export(options) => run_export(&config, &options, stop).await?,
         Transfer::Import(options) => run_import(&config, &options, stop).await?,
         #[cfg(feature = "distributed")]
-        Transfer::Migrate(options) => super::distributed::transfer::run(&config, &options, stop).await?,
+        Transfer::Migrate(options) => {
+            super::distributed::transfer::run(&config, &options, stop).await?
+        }
         #[cfg(not(feature = "distributed"))]
         Transfer::Migrate(_) => return Err(super::left_out()),
     };
@@ -143,7 +145,9 @@ async fn run_export(
     let side = match &config.profile {
         Profile::Embedded { log_file } => embedded_source(config, log_file)?,
         #[cfg(feature = "distributed")]
-        Profile::Distributed(servers) => super::distributed::transfer::open(config, servers).await?,
+        Profile::Distributed(servers) => {
+            super::distributed::transfer::open(config, servers).await?
+        }
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(super::left_out()),
     };
@@ -151,7 +155,11 @@ async fn run_export(
         .media_url
         .as_ref()
         .is_some_and(|url| url.contains("://") && !url.starts_with("file:"));
-    let usual = if remote { MediaChoice::Name } else { MediaChoice::Copy };
+    let usual = if remote {
+        MediaChoice::Name
+    } else {
+        MediaChoice::Copy
+    };
     let contents = options.all.then(|| match options.media.unwrap_or(usual) {
         MediaChoice::Copy => Contents::In(Arc::new(FolderFiles::new(options.folder()))),
         MediaChoice::Name => Contents::Named,

@@ -58,18 +58,21 @@ impl Server {
 
     /// Starts a server with the given flags that finds this in its environment, as [`Profile::environment`] answers it.
     pub async fn start_in(flags: &[&str], environment: Vec<(String, String)>) -> Self {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let mut server = Self {
+        let mut server = Self::prepare(flags, environment);
+        server.restart().await;
+        server
+    }
+
+    /// A server on a fresh data folder that was not started yet: [`Server::restart`] does.
+    pub fn prepare(flags: &[&str], environment: Vec<(String, String)>) -> Self {
+        Self {
             process: None,
             port: free_port(),
-            folder,
+            folder: Arc::new(tempfile::tempdir().unwrap()),
             flags: flags.iter().map(ToString::to_string).collect(),
             environment,
             log: Arc::default(),
-        };
-        server.launch();
-        server.ready().await;
-        server
+        }
     }
 
     /// Starts it again, after a kill or a stop, and does not wait until it is ready.
@@ -200,17 +203,24 @@ impl Server {
 
     /// Runs another command of the program on the same data folder.
     pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = self.prepare_command(arguments);
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Another command of the program on the same data folder, to be run by the test.
+    pub fn prepare_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command
             .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir())
-            .envs(self.environment.clone());
-        command.current_dir(self.folder.path()).stdin(Stdio::null());
-        tokio::task::spawn_blocking(move || command.output())
-            .await
-            .unwrap()
-            .unwrap()
+            .envs(self.environment.clone())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
     }
 
     /// Proves every read model against the log; fails the test with what it printed if one differs.

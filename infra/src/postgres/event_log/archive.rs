@@ -7,7 +7,7 @@ use socialhub_domain::UserId;
 use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
 };
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{SCHEMA, queries};
@@ -25,11 +25,11 @@ const CONNECTIONS: u32 = 2;
 /// The lock that `append_events` takes: one append at a time, whoever makes it.
 const APPEND_LOCK: i64 = 8_316_291_640_277_037;
 
-/// The columns of [`Columns`].
+/// The columns [`row`] reads, in its order.
 macro_rules! row_columns {
     () => {
         "SELECT e.position, e.event_id, e.command_id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type,
-             e.event_version, e.payload::text AS payload, e.metadata::text AS metadata, e.recorded_at"
+             e.event_version, e.payload::text, e.metadata::text, e.recorded_at"
     };
 }
 
@@ -37,21 +37,6 @@ macro_rules! row_columns {
 #[derive(Debug, Clone)]
 pub struct PgLogArchive {
     pool: PgPool,
-}
-
-#[derive(FromRow)]
-struct Columns {
-    position: i64,
-    event_id: Uuid,
-    command_id: Uuid,
-    aggregate_type: String,
-    aggregate_id: String,
-    sequence: i64,
-    event_type: String,
-    event_version: String,
-    payload: String,
-    metadata: String,
-    recorded_at: i64,
 }
 
 impl PgLogArchive {
@@ -85,7 +70,7 @@ impl LogArchive for PgLogArchive {
         limit: usize,
     ) -> Result<Vec<EventRow>, ArchiveError> {
         let rows = retrying(|| read_rows(&self.pool, after, limit)).await;
-        Ok(rows.map_err(unavailable)?.into_iter().map(row).collect())
+        rows.map_err(unavailable)?.iter().map(row).collect()
     }
 
     async fn read_stream_rows(
@@ -94,7 +79,7 @@ impl LogArchive for PgLogArchive {
         stream_id: &str,
     ) -> Result<Vec<EventRow>, ArchiveError> {
         let rows = retrying(|| read_stream_rows(&self.pool, stream_type, stream_id)).await;
-        Ok(rows.map_err(unavailable)?.into_iter().map(row).collect())
+        rows.map_err(unavailable)?.iter().map(row).collect()
     }
 
     async fn write_rows(&self, rows: Vec<EventRow>) -> Result<(), ArchiveError> {
@@ -164,12 +149,12 @@ async fn read_rows(
     pool: &PgPool,
     after: Position,
     limit: usize,
-) -> Result<Vec<Columns>, sqlx::Error> {
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let sql = concat!(
         row_columns!(),
         " FROM events AS e WHERE e.position > $1 ORDER BY e.position LIMIT $2"
     );
-    sqlx::query_as(sql)
+    sqlx::query(sql)
         .bind(to_sql(after))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(pool)
@@ -180,32 +165,38 @@ async fn read_stream_rows(
     pool: &PgPool,
     stream_type: &str,
     stream_id: &str,
-) -> Result<Vec<Columns>, sqlx::Error> {
+) -> Result<Vec<PgRow>, sqlx::Error> {
     let sql = concat!(
         row_columns!(),
         " FROM events AS e WHERE e.aggregate_type = $1 AND e.aggregate_id = $2 ORDER BY e.sequence"
     );
-    sqlx::query_as(sql)
+    sqlx::query(sql)
         .bind(stream_type)
         .bind(stream_id)
         .fetch_all(pool)
         .await
 }
 
-fn row(columns: Columns) -> EventRow {
-    EventRow {
-        position: from_sql(columns.position),
-        event_id: columns.event_id,
-        command_id: columns.command_id,
-        stream_type: columns.aggregate_type,
-        stream_id: columns.aggregate_id,
-        sequence: from_sql(columns.sequence),
-        event_type: columns.event_type,
-        event_version: columns.event_version,
-        payload: columns.payload,
-        metadata: columns.metadata,
-        recorded_at: columns.recorded_at,
-    }
+fn row(row: &PgRow) -> Result<EventRow, ArchiveError> {
+    let read = || -> Result<EventRow, sqlx::Error> {
+        Ok(EventRow {
+            position: from_sql(row.try_get(0)?),
+            event_id: row.try_get(1)?,
+            command_id: row.try_get(2)?,
+            stream_type: row.try_get(3)?,
+            stream_id: row.try_get(4)?,
+            sequence: from_sql(row.try_get(5)?),
+            event_type: row.try_get(6)?,
+            event_version: row.try_get(7)?,
+            payload: row.try_get(8)?,
+            metadata: row.try_get(9)?,
+            recorded_at: row.try_get(10)?,
+        })
+    };
+    read().map_err(|error| ArchiveError::Damaged {
+        position: row.try_get(0).map_or(0, from_sql),
+        reason: error.to_string(),
+    })
 }
 
 fn follow_on(head: Position, rows: &[EventRow]) -> Result<(), ArchiveError> {

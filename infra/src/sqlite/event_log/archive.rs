@@ -271,9 +271,7 @@ fn read_credentials(
             token_epoch: from_sql(row.get(4)?),
         };
         let user = credentials.user_id.to_string();
-        let position: Option<i64> = first_event
-            .query_row([user], |row| row.get(0))
-            .optional()?;
+        let position: Option<i64> = first_event.query_row([user], |row| row.get(0)).optional()?;
         if position.is_some_and(|position| from_sql(position) <= registered_by) {
             found.push(credentials);
         }

@@ -34,7 +34,9 @@ async fn open_at(config: &Config, log_url: &str, chat_url: &str) -> Result<Side,
     PgEventLog::migrate(log_url).await.map_err(log_failed)?;
     PgChatLog::migrate(chat_url).await.map_err(chat_failed)?;
     let log = PgLogArchive::connect(log_url).await.map_err(log_failed)?;
-    let chat = PgChatArchive::connect(chat_url).await.map_err(chat_failed)?;
+    let chat = PgChatArchive::connect(chat_url)
+        .await
+        .map_err(chat_failed)?;
     Ok(Side {
         log: Arc::new(log),
         chat: Arc::new(chat),
@@ -74,7 +76,11 @@ pub async fn run(
             source,
             target,
             // The events, which come first, end where the log does.
-            last: if nth == 0 { last.to_string() } else { String::new() },
+            last: if nth == 0 {
+                last.to_string()
+            } else {
+                String::new()
+            },
         })
         .collect();
     let mut out = std::io::stdout();

@@ -1,0 +1,856 @@
+//! `socialhub replay export`, `import` and `migrate`: what was taken is given back, and nothing else is taken for it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use futures::SinkExt;
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+use socialhub_tests::support::{
+    Client, Profile, Server, client::PASSWORD, eventually, server::binary, stack::printed,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{chat_cluster::person, media::png};
+
+const FLAGS: [&str; 2] = ["--rate-limits", "off"];
+
+/// Posts of a log whose export has many files.
+const MANY: usize = 1_500;
+
+async fn succeed(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments).await;
+    let said = printed(&output);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    said
+}
+
+async fn fail(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments).await;
+    let said = printed(&output);
+    assert!(!output.status.success(), "{arguments:?}: {said}");
+    assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+    said
+}
+
+/// A folder for exports.
+struct Exports(tempfile::TempDir);
+
+impl Exports {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+}
+
+async fn fresh(profile: Profile) -> Server {
+    Server::prepare(&FLAGS, profile.environment().await)
+}
+
+/// Says something in a room, under a name, and answers the acknowledgement.
+async fn say(server: &Server, who: &Client, room: &str, text: &str, name: &str) -> Value {
+    let address = ([127, 0, 0, 1], server.port()).into();
+    let auth = json!({ "token": who.token });
+    let mut socket = person::connect(address, auth, &[]).await.unwrap();
+    let say = json!(["send_message", { "roomId": room, "message": text, "clientId": name }]);
+    let join = json!(["join_room", { "roomId": room }]);
+    let packets = [format!("420{join}"), format!("421{say}")];
+    for packet in packets {
+        socket.send(Message::text(packet)).await.unwrap();
+    }
+    loop {
+        let packet = futures::StreamExt::next(&mut socket)
+            .await
+            .unwrap()
+            .unwrap();
+        let Some(answer) = packet.to_text().unwrap().strip_prefix("431") else {
+            continue;
+        };
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        assert_eq!(answer[0]["ok"], true, "{answer}");
+        return answer[0].clone();
+    }
+}
+
+/// A small network with a bit of everything.
+struct Network {
+    ada: Client,
+    bob: Client,
+    post: String,
+    picture: String,
+}
+
+async fn network(server: &Server) -> Network {
+    let (ada, bob) = (
+        server.client().sign_up("ada").await,
+        server.client().sign_up("bob").await,
+    );
+    let follow = format!("/users/follow/{}", ada.id);
+    bob.post(&follow, json!({ "notify": true }))
+        .await
+        .expect_status(200);
+    let post = ada.write_post("hello \u{1F600} \"quoted\"", "public").await;
+    ada.write_post("only mine", "private").await;
+    let form = |content: &'static str| {
+        let file = Part::bytes(png(70_000)).file_name("a.png");
+        Form::new()
+            .text("content", content)
+            .text("visibility", "public")
+            .part("files", file)
+    };
+    let pictured = ada
+        .post_form("/posts/", form("a picture"))
+        .await
+        .expect_status(201);
+    let gone = ada
+        .post_form("/posts/", form("gone"))
+        .await
+        .expect_status(201);
+    let gone = gone.text("/post/id").to_owned();
+    let deleted = ada.delete(&format!("/posts/{gone}")).await;
+    deleted.expect_status(204);
+    bob.put(&format!("/posts/{post}/like"), Value::Null)
+        .await
+        .expect_status(200);
+    let comment = json!({ "comment": "well said" });
+    bob.post(&format!("/posts/{post}/comment"), comment)
+        .await
+        .expect_status(201);
+    for nth in 0..3 {
+        let name = format!("n{nth}");
+        say(server, &bob, "room", &format!("words {nth}"), &name).await;
+    }
+    say(server, &ada, "another", "alone", "n0").await;
+    Network {
+        picture: pictured.text("/post/media/0/url").to_owned(),
+        ada,
+        bob,
+        post,
+    }
+}
+
+impl Network {
+    /// Everything that can be asked, once the read models are where the person's own last write is.
+    async fn answers(&self) -> BTreeMap<String, Value> {
+        let paths = [
+            format!("/users/profile/{}", self.ada.id),
+            format!("/users/profile/{}", self.bob.id),
+            format!("/users/followers/{}", self.ada.id),
+            format!("/users/search?q={}", self.ada.username),
+            format!("/posts/{}", self.post),
+            format!("/posts/{}/comments", self.post),
+            format!("/posts/user/{}", self.ada.id),
+            "/api/feed/".to_owned(),
+            "/api/feed/trending".to_owned(),
+            "/notify/notifications".to_owned(),
+            "/chat/rooms/room/messages".to_owned(),
+            "/chat/rooms/another/messages".to_owned(),
+        ];
+        let mut answers = BTreeMap::new();
+        for (who, person) in [("ada", &self.ada), ("bob", &self.bob)] {
+            for path in &paths {
+                let answer = person.get(path).await.expect_status(200);
+                answers.insert(format!("{who}: {path}"), answer.json.clone());
+            }
+        }
+        answers
+    }
+
+    /// The same people on another server, logged in with their old passwords.
+    async fn on(&self, server: &Server) -> Self {
+        let mut people = Vec::new();
+        for person in [&self.ada, &self.bob] {
+            let login = json!({ "identifier": person.username, "password": PASSWORD });
+            let answer = server.client().post("/auth/login", login).await;
+            let answer = answer.expect_status(200);
+            let client = server.client();
+            people.push(client.with_token(&person.id, &person.username, answer.text("/token")));
+        }
+        let bob = people.pop().unwrap();
+        Self {
+            ada: people.pop().unwrap(),
+            bob,
+            post: self.post.clone(),
+            picture: self.picture.clone(),
+        }
+    }
+}
+
+/// The read models are at the log's head, whoever asks.
+async fn caught_up(server: &Server) {
+    eventually("the read models are at the log's head", || async {
+        let output = server.command(&["replay", "status", "--json"]).await;
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let models = status["models"].as_array()?;
+        let behind = models
+            .iter()
+            .flat_map(|model| model["generations"].as_array().unwrap());
+        let behind: u64 = behind
+            .filter(|generation| generation["state"] == "current")
+            .map(|generation| generation["lagEvents"].as_u64().unwrap())
+            .sum();
+        (models.len() == 3 && behind == 0).then_some(())
+    })
+    .await;
+}
+
+/// What was there, with nothing more and nothing less.
+async fn is_all_there(server: &Server, old: &Network, answers: &BTreeMap<String, Value>) {
+    caught_up(server).await;
+    let restored = old.on(server).await;
+    assert_eq!(restored.answers().await, *answers);
+    let picture = restored.bob.get(&restored.picture).await.expect_status(200);
+    assert_eq!(picture.bytes, png(70_000));
+    // The same name is the same message, a new one comes after it.
+    let again = say(server, &restored.bob, "room", "words 1", "n1").await;
+    assert_eq!(again["seq"], 2, "{again}");
+    let next = say(server, &restored.bob, "room", "words 3", "n3").await;
+    assert_eq!(next["seq"], 4, "{next}");
+    server.verify_all().await;
+    // And it goes on.
+    let post = restored.ada.write_post("after", "public").await;
+    restored
+        .ada
+        .get(&format!("/posts/{post}"))
+        .await
+        .expect_status(200);
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
+    let profile = Profile::chosen();
+    let mut server = fresh(profile).await;
+    server.restart().await;
+    let network = network(&server).await;
+    caught_up(&server).await;
+    let answers = network.answers().await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    let said = succeed(&server, &["replay", "export", &folder, "--all", "--json"]).await;
+    let said: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    let seal = said["seal"].as_str().unwrap();
+    let lines = |nth: usize| said["parts"][nth]["lines"].as_u64().unwrap();
+    assert_eq!(lines(0), said["position"].as_u64().unwrap());
+    assert_eq!(
+        [lines(1), lines(2), lines(3), lines(4)],
+        [2, 4, 4, 1],
+        "{said}"
+    );
+
+    let mut other = fresh(profile).await;
+    let check = ["replay", "import", &folder, "--check", "--seal", seal];
+    succeed(&other, &check).await;
+    assert!(!other.data_dir().exists(), "a check made something");
+    succeed(&other, &["replay", "import", &folder, "--seal", seal]).await;
+    let again = succeed(&other, &["replay", "import", &folder, "--json"]).await;
+    let again: Value = serde_json::from_str(again.lines().next().unwrap()).unwrap();
+    for nth in 0..5 {
+        assert_eq!(again["parts"][nth]["new"], 0, "{again}");
+    }
+    if profile == Profile::Embedded {
+        succeed(&other, &["replay", "rebuild", "--all"]).await;
+        other.verify_all().await;
+        let keys = |server: &Server| server.data_dir().join("secrets/jwt");
+        fs::create_dir_all(keys(&other).parent().unwrap()).unwrap();
+        fs::copy(keys(&server), keys(&other)).unwrap();
+    }
+    other.restart().await;
+    // With the old key the old tokens are good.
+    let me = other
+        .client()
+        .with_token(&network.ada.id, "", &network.ada.token);
+    me.get("/auth/me").await.expect_status(200);
+    is_all_there(&other, &network, &answers).await;
+    let refused = fail(&other, &["replay", "import", &folder]).await;
+    assert!(
+        refused.contains("must be empty") || refused.contains("stop that one first"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn an_old_token_stays_refused_after_a_restore() {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let person = server.client().sign_up("resets").await;
+    let (otp, email) = crate::auth::request_code(&server, &server.client(), &person).await;
+    let reset = json!({ "email": email, "otp": otp, "newPassword": "another one 42" });
+    let client = server.client();
+    client
+        .post("/auth/reset-password", reset)
+        .await
+        .expect_status(200);
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    let mut other = fresh(Profile::Embedded).await;
+    succeed(&other, &["replay", "import", &folder]).await;
+    fs::create_dir_all(other.data_dir().join("secrets")).unwrap();
+    let key = "secrets/jwt";
+    fs::copy(server.data_dir().join(key), other.data_dir().join(key)).unwrap();
+    other.restart().await;
+    let old = other.client().with_token(&person.id, "", &person.token);
+    assert_eq!(old.get("/auth/me").await.status, 401);
+    let login = json!({ "identifier": person.username, "password": "another one 42" });
+    other
+        .client()
+        .post("/auth/login", login)
+        .await
+        .expect_status(200);
+}
+
+/// A stopped embedded server whose export has many files.
+async fn many_posts() -> Server {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let me = server.client().sign_up("many").await;
+    // Words that do not compress to nothing.
+    let words = |nth: usize| {
+        (0..900)
+            .map(|n| format!("{:08x} ", (n + nth * 7_919) * 2_654_435_761_usize))
+            .collect::<String>()
+    };
+    let posts = (0..MANY).map(|nth| {
+        let me = me.clone();
+        async move { me.write_post(&words(nth)[..8_000], "public").await }
+    });
+    let posts = futures::StreamExt::buffer_unordered(futures::stream::iter(posts), 16);
+    let posts: Vec<String> = futures::StreamExt::collect(posts).await;
+    assert_eq!(posts.len(), MANY);
+    assert!(server.stop().await, "{}", server.log());
+    server
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+/// What somebody does to a good export.
+type Harm = fn(&Path);
+
+/// What is done, and what the message names.
+const HARMS: [(&str, Harm, &str); 10] = [
+    (
+        "cut short",
+        |f| {
+            change(&f.join("events-000003.jsonl.zst"), |b| {
+                b.truncate(b.len() / 2)
+            })
+        },
+        "events-000003.jsonl.zst: it was cut short",
+    ),
+    (
+        "emptied",
+        |f| change(&f.join("events-000002.jsonl.zst"), Vec::clear),
+        "events-000002.jsonl.zst: it was cut short",
+    ),
+    (
+        "longer",
+        |f| change(&f.join("events-000002.jsonl.zst"), |b| b.push(0)),
+        "events-000002.jsonl.zst",
+    ),
+    (
+        "one bit",
+        |f| change(&f.join("credentials-000001.jsonl.zst"), |b| b[20] ^= 1),
+        "credentials-000001.jsonl.zst: its SHA-256",
+    ),
+    (
+        "dropped",
+        |f| fs::remove_file(f.join("events-000002.jsonl.zst")).unwrap(),
+        "events-000002.jsonl.zst: it is missing",
+    ),
+    (
+        "swapped",
+        |f| {
+            let [a, b, c] = ["events-000001.jsonl.zst", "events-000002.jsonl.zst", "x"]
+                .map(|name| f.join(name));
+            fs::rename(&a, &c).unwrap();
+            fs::rename(&b, &a).unwrap();
+            fs::rename(&c, &b).unwrap();
+        },
+        "events-000001.jsonl.zst",
+    ),
+    (
+        "a file left out of the manifest",
+        |f| {
+            edit(f, |page| {
+                page["parts"][0]["files"].as_array_mut().unwrap().remove(1);
+            })
+        },
+        "manifest.json",
+    ),
+    (
+        "a count changed",
+        |f| edit(f, |page| page["log"]["lastPosition"] = 3.into()),
+        "manifest.json: it is not as it was",
+    ),
+    (
+        "a name from elsewhere",
+        |f| {
+            edit(f, |page| {
+                page["parts"][0]["files"][0]["file"] = "../x.jsonl.zst".into()
+            })
+        },
+        "manifest.json",
+    ),
+    (
+        "another format",
+        |f| edit(f, |page| page["version"] = 2.into()),
+        "manifest.json: it has the format version 2",
+    ),
+];
+
+fn edit(folder: &Path, edit: impl FnOnce(&mut Value)) {
+    change(&folder.join("manifest.json"), |bytes| {
+        let mut page = serde_json::from_slice(bytes).unwrap();
+        edit(&mut page);
+        *bytes = serde_json::to_vec(&page).unwrap();
+    });
+}
+
+#[tokio::test]
+async fn an_export_that_was_tampered_with_is_refused_by_name() {
+    let server = many_posts().await;
+    let exports = Exports::new();
+    let good = exports.name("good");
+    let export = ["replay", "export", &good, "--all", "--file-size", "1"];
+    succeed(&server, &export).await;
+    assert!(
+        exports
+            .path("good")
+            .join("events-000003.jsonl.zst")
+            .exists()
+    );
+    let target = fresh(Profile::Embedded).await;
+    for (what, harm, named) in HARMS {
+        let bad = exports.path(what);
+        copy_folder(&exports.path("good"), &bad);
+        harm(&bad);
+        let said = fail(&target, &["replay", "import", bad.to_str().unwrap()]).await;
+        assert!(said.contains(named), "{what}: {said}");
+        assert!(!target.data_dir().exists(), "{what}: something was written");
+    }
+    let nothing = fail(&target, &["replay", "import", &exports.name("nowhere")]).await;
+    assert!(nothing.contains("is no export"), "{nothing}");
+    let other = fail(&target, &["replay", "import", &good, "--seal", "00"]).await;
+    assert!(other.contains("not 00"), "{other}");
+    succeed(&target, &["replay", "import", &good, "--check"]).await;
+}
+
+#[tokio::test]
+async fn a_file_of_media_that_was_changed_is_refused_by_name() {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let network = network(&server).await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    let picture = exports
+        .path("backup")
+        .join(network.picture.trim_start_matches('/'));
+    let bytes = fs::read(&picture).unwrap();
+    let target = fresh(Profile::Embedded).await;
+    for (what, harm) in [("changed", 1), ("gone", 0)] {
+        match harm {
+            0 => fs::remove_file(&picture).unwrap(),
+            _ => change(&picture, |bytes| bytes[100] ^= 1),
+        }
+        let said = fail(&target, &["replay", "import", &folder]).await;
+        assert!(said.contains(&network.picture), "{what}: {said}");
+        assert!(!target.data_dir().exists());
+    }
+    fs::write(&picture, bytes).unwrap();
+    succeed(&target, &["replay", "import", &folder]).await;
+    // A file that the server lost is told, and does not keep the rest from being saved.
+    assert!(server.stop().await);
+    for shard in fs::read_dir(server.data_dir().join("media")).unwrap() {
+        let _ = fs::remove_dir_all(shard.unwrap().path());
+    }
+    let other = exports.name("other");
+    let said = fail(&server, &["replay", "export", &other, "--all"]).await;
+    assert!(
+        said.contains(&format!("{} is missing", network.picture)),
+        "{said}"
+    );
+    succeed(&target, &["replay", "import", &other, "--check"]).await;
+}
+
+#[tokio::test]
+async fn what_does_not_belong_there_is_refused_and_nothing_is_touched() {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let exports = Exports::new();
+    let (backup, part, foreign) = (
+        exports.name("backup"),
+        exports.name("part"),
+        exports.name("foreign"),
+    );
+    let me = server.client().sign_up("first").await;
+    succeed(&server, &["replay", "export", &part, "--all"]).await;
+    me.write_post("second", "public").await;
+    succeed(&server, &["replay", "export", &backup, "--all"]).await;
+
+    // Positions, folders, options.
+    let past = fail(
+        &server,
+        &["replay", "export", &exports.name("x"), "--to", "99"],
+    )
+    .await;
+    assert!(
+        past.contains("there is no position 99: the log ends at 2"),
+        "{past}"
+    );
+    assert!(!exports.path("x").exists());
+    fail(
+        &server,
+        &["replay", "export", &exports.name("x"), "--to", "0"],
+    )
+    .await;
+    let finished = fail(&server, &["replay", "export", &backup]).await;
+    assert!(finished.contains("choose another folder"), "{finished}");
+    fs::create_dir(exports.path("full")).unwrap();
+    fs::write(exports.path("full").join("note"), "mine").unwrap();
+    let full = fail(&server, &["replay", "export", &exports.name("full")]).await;
+    assert!(full.contains("is not empty"), "{full}");
+    let nobody = fresh(Profile::Embedded).await;
+    let none = fail(&nobody, &["replay", "export", &exports.name("x")]).await;
+    assert!(none.contains("there is no event log"), "{none}");
+    succeed(
+        &server,
+        &[
+            "replay",
+            "export",
+            &exports.name("to"),
+            "--to",
+            "1",
+            "--all",
+        ],
+    )
+    .await;
+
+    // Logs.
+    let running = fail(&server, &["replay", "import", &backup]).await;
+    assert!(running.contains("stop that one first"), "{running}");
+    assert!(server.stop().await);
+    let shorter = fail(&server, &["replay", "import", &part]).await;
+    assert!(
+        shorter.contains("the target's log has 2 events, what is copied has 1"),
+        "{shorter}"
+    );
+    let mut other = fresh(Profile::Embedded).await;
+    other.restart().await;
+    let stranger = other.client().sign_up("stranger").await;
+    assert!(other.stop().await);
+    succeed(&other, &["replay", "export", &foreign, "--all"]).await;
+    let refused = fail(&other, &["replay", "import", &backup]).await;
+    assert!(refused.contains("another event at position 1"), "{refused}");
+    other.verify_all().await;
+    other.restart().await;
+    other
+        .client()
+        .with_token(&stranger.id, "", &stranger.token)
+        .get("/auth/me")
+        .await
+        .expect_status(200);
+
+    // The beginning of the same log is gone on with.
+    let third = fresh(Profile::Embedded).await;
+    succeed(&third, &["replay", "import", &part]).await;
+    let said = succeed(&third, &["replay", "import", &backup]).await;
+    assert!(said.contains("events: 1, and 1 were there"), "{said}");
+}
+
+/// Starts a command whose output is kept.
+fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn send(child: &Child, signal: &str) {
+    let mut kill = Command::new("kill");
+    kill.args([&format!("-{signal}"), &child.id().to_string()]);
+    assert!(kill.status().unwrap().success());
+}
+
+async fn ended(child: Child) -> Output {
+    let wait = tokio::task::spawn_blocking(move || child.wait_with_output());
+    wait.await.unwrap().unwrap()
+}
+
+/// A folder for an export that does not come beyond its second file: the third one is a pipe.
+fn folder_with_a_pipe(folder: &Path) -> PathBuf {
+    fs::create_dir(folder).unwrap();
+    let pipe = folder.join("events-000003.jsonl.zst.partial");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    pipe
+}
+
+async fn there_is(file: PathBuf) {
+    eventually("a file is there", || async { file.exists().then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_export_is_gone_on_with() {
+    let server = many_posts().await;
+    let exports = Exports::new();
+    for signal in ["KILL", "INT"] {
+        let folder = exports.path(signal);
+        let name = exports.name(signal);
+        let export = [
+            "replay",
+            "export",
+            &name,
+            "--all",
+            "--file-size",
+            "1",
+            "--json",
+        ];
+        let pipe = folder_with_a_pipe(&folder);
+        let child = start(server.prepare_command(&export));
+        there_is(folder.join("events-000002.jsonl.zst")).await;
+        if signal == "INT" {
+            // It has begun the third file, and is in the middle of a page when the signal comes.
+            let mut reading = tokio::task::spawn_blocking(move || fs::File::open(pipe))
+                .await
+                .unwrap()
+                .unwrap();
+            send(&child, signal);
+            let drain = move || std::io::copy(&mut reading, &mut std::io::sink());
+            tokio::task::spawn_blocking(drain).await.unwrap().unwrap();
+        } else {
+            send(&child, signal);
+        }
+        let output = ended(child).await;
+        assert!(!output.status.success(), "{}", printed(&output));
+        if signal == "INT" {
+            let said = printed(&output);
+            assert!(
+                said.contains("interrupted; run the same command again"),
+                "{said}"
+            );
+        }
+        assert!(!folder.join("manifest.json").exists());
+        let other = fresh(Profile::Embedded).await;
+        let said = fail(&other, &["replay", "import", &name]).await;
+        assert!(said.contains("run the export again to finish it"), "{said}");
+        let without = fail(&server, &["replay", "export", &name]).await;
+        assert!(without.contains("was begun with --all"), "{without}");
+        let written = |file: &str| fs::metadata(folder.join(file)).unwrap().modified().unwrap();
+        let first = written("events-000001.jsonl.zst");
+        let said = succeed(&server, &export).await;
+        let said: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        assert_eq!(said["resumed"], true);
+        assert_eq!(said["parts"][0]["lines"], MANY + 1);
+        assert_eq!(
+            first,
+            written("events-000001.jsonl.zst"),
+            "it was written again"
+        );
+        succeed(&other, &["replay", "import", &name, "--check"]).await;
+    }
+}
+
+/// Holds the log's file as soon as it has events, between two commits of whoever writes it. Answers how many it has.
+fn hold(log: &Path) -> Option<(rusqlite::Connection, i64)> {
+    let held = || -> rusqlite::Result<(rusqlite::Connection, i64)> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let connection = rusqlite::Connection::open_with_flags(log, flags)?;
+        connection.busy_timeout(std::time::Duration::from_secs(10))?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let count = connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
+        Ok((connection, count))
+    };
+    held().ok().filter(|(_, count)| *count > 0)
+}
+
+#[tokio::test]
+async fn a_killed_import_is_gone_on_with() {
+    let server = many_posts().await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    let target = fresh(Profile::Embedded).await;
+    let import = ["replay", "import", &folder];
+    let log = target.data_dir().join("events.db");
+    let child = start(target.prepare_command(&import));
+    let (held, arrived) = loop {
+        if let Some(held) = hold(&log) {
+            break held;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    };
+    send(&child, "KILL");
+    let output = ended(child).await;
+    drop(held);
+    assert!(
+        arrived <= MANY as i64 && !output.status.success(),
+        "{arrived}"
+    );
+    let said = succeed(&target, &import).await;
+    assert!(
+        said.contains(&format!("and {arrived} were there")),
+        "{said}"
+    );
+    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.verify_all().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_the_export_goes_on_when_there_is_room() {
+    let server = many_posts().await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    let export = ["replay", "export", &folder, "--all"];
+    // No file may become greater than this: 512 bytes each.
+    let limited = r#"trap '' XFSZ; ulimit -f 1000; exec "$@""#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", limited, "sh"])
+        .arg(binary())
+        .args(export)
+        .arg("--data-dir")
+        .arg(server.data_dir())
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = printed(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("cannot write") && said.contains("events-000001.jsonl.zst"),
+        "{said}"
+    );
+    assert!(said.contains("run the same command again"), "{said}");
+    assert!(!exports.path("backup").join("manifest.json").exists());
+    server.verify_all().await;
+    succeed(&server, &export).await;
+    succeed(
+        &fresh(Profile::Embedded).await,
+        &["replay", "import", &folder, "--check"],
+    )
+    .await;
+}
+
+/// The embedded profile's data goes to the servers, and everybody finds everything there.
+#[tokio::test]
+async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
+    let mut old = fresh(Profile::Embedded).await;
+    old.restart().await;
+    let network = network(&old).await;
+    caught_up(&old).await;
+    let answers = network.answers().await;
+    let mut new = fresh(Profile::Distributed).await;
+    let from = format!("sqlite:{}", old.data_dir().display());
+    let to = new.setting("DATABASE_URL").to_owned();
+    let migrate = ["replay", "migrate", "--from", &from, "--to", &to];
+    let running = fail(&new, &migrate).await;
+    assert!(running.contains("stop that one first"), "{running}");
+    assert!(old.stop().await);
+    for (wrong, says) in [
+        (
+            [
+                "replay",
+                "migrate",
+                "--from",
+                "sqlite:/nowhere",
+                "--to",
+                &to,
+            ],
+            "there is no event log",
+        ),
+        (
+            ["replay", "migrate", "--from", "postgres://x/y", "--to", &to],
+            "--from: must be `sqlite:`",
+        ),
+        (
+            ["replay", "migrate", "--from", &from, "--to", "sqlite:x"],
+            "--to: must start with",
+        ),
+    ] {
+        let said = fail(&new, &wrong).await;
+        assert!(said.contains(says), "{said}");
+    }
+    let said = succeed(&new, &migrate).await;
+    assert!(said.contains("JWT_SECRET_FILE="), "{said}");
+    let again = succeed(&new, &migrate).await;
+    assert!(again.contains("media: 0, and 1 were there"), "{again}");
+    new.restart().await;
+    is_all_there(&new, &network, &answers).await;
+    // What has gone on elsewhere cannot be written over.
+    let refused = fail(&new, &migrate).await;
+    assert!(refused.contains("must be empty"), "{refused}");
+}
+
+/// While an import writes to Postgres, its connections are cut.
+#[tokio::test]
+async fn a_database_that_goes_away_is_told_and_the_import_goes_on_when_it_is_back() {
+    let server = many_posts().await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    let target = fresh(Profile::Distributed).await;
+    let import = ["replay", "import", &folder];
+    let mut connection = {
+        use sqlx::Connection;
+        sqlx::PgConnection::connect(target.setting("DATABASE_URL"))
+            .await
+            .unwrap()
+    };
+    // Holds every append up, so that the import is in the middle of one when it is cut off.
+    let lock = "SELECT pg_advisory_lock(8316291640277037)";
+    sqlx::query(lock).execute(&mut connection).await.unwrap();
+    let child = start(target.prepare_command(&import));
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE application_name = 'socialhub-archive' AND wait_event_type = 'Lock' AND datname = current_database()";
+    let connection = tokio::sync::Mutex::new(connection);
+    eventually("the import waits and is cut off", || async {
+        let cut: Vec<bool> = sqlx::query_scalar(cut)
+            .fetch_all(&mut *connection.lock().await)
+            .await
+            .unwrap();
+        (!cut.is_empty()).then_some(())
+    })
+    .await;
+    let output = ended(child).await;
+    let said = printed(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("events: the event log is unavailable"),
+        "{said}"
+    );
+    assert!(
+        said.contains("run the same command again to go on"),
+        "{said}"
+    );
+    drop(connection);
+    succeed(&target, &import).await;
+    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.verify_all().await;
+}

@@ -1,0 +1,295 @@
+//! The contract of the log as rows: [`LogArchive`].
+//!
+//! [`crate::log_archive_contract`] stamps a test for each case and adapter.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use socialhub_domain::{StreamId, UserId};
+use socialhub_event_log::{
+    Append, ArchiveError, Credentials, EventRow, LogArchive, Position, SideWrite,
+};
+
+use super::event_log::{Log, TestResult, all, append, id, post_stream, sign_up};
+
+/// An empty place for a log.
+#[async_trait]
+pub trait LogPlace: Send + Sync {
+    /// The log as a server opens it. Nobody else has it open.
+    async fn log(&self) -> Arc<dyn Log>;
+
+    /// The log for copying. Nobody else has it open.
+    async fn archive(&self) -> Arc<dyn LogArchive>;
+}
+
+/// Stamps the suite: `log_archive_contract!(sqlite => expression)`. Each expression makes a fresh [`LogPlace`].
+#[macro_export]
+macro_rules! log_archive_contract {
+    (@stamp $place:expr; $($case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() -> $crate::contract::event_log::TestResult {
+                $crate::contract::archive::$case(&$place, &$place).await
+            }
+        )+
+    };
+    ($($adapter:ident => $place:expr);+ $(;)?) => {
+        $(
+            mod $adapter {
+                use super::*;
+                $crate::log_archive_contract!(@stamp $place;
+                    a_copy_is_the_same_log,
+                    rows_that_do_not_follow_are_refused_whole,
+                    a_payload_keeps_its_bytes,
+                    credentials_are_written_once,
+                    credentials_belong_to_the_log_that_ends_there,
+                );
+            }
+        )+
+    };
+}
+
+fn user_of(command: &Append) -> UserId {
+    UserId(command.stream.aggregate_id.parse().unwrap())
+}
+
+fn reset(user: UserId) -> Append {
+    let side = SideWrite::ResetPassword {
+        user_id: user,
+        password_hash: "second hash".to_owned(),
+    };
+    Append {
+        side: vec![side],
+        ..append(&StreamId::new("user", user), 1, 0)
+    }
+}
+
+/// A log with streams and people, one of whom has changed their password. Answers a command of it, and her.
+async fn fill(
+    place: &dyn LogPlace,
+) -> Result<(Append, UserId), Box<dyn std::error::Error + Send + Sync>> {
+    let log = place.log().await;
+    let (stream, ada) = (post_stream(), sign_up("Ada", "Ada@example.org"));
+    log.append(ada.clone()).await?;
+    let command = append(&stream, 0, 2);
+    log.append(command.clone()).await?;
+    for nth in 0..20 {
+        let name = format!("user{nth}");
+        log.append(sign_up(&name, &format!("{name}@example.org")))
+            .await?;
+    }
+    log.append(append(&stream, 2, 3)).await?;
+    log.append(reset(user_of(&ada))).await?;
+    Ok((command, user_of(&ada)))
+}
+
+async fn copy(from: &dyn LogArchive, to: &dyn LogArchive, page: usize) -> Result<(), ArchiveError> {
+    loop {
+        let rows = from.read_rows(to.head().await?, page).await?;
+        if rows.is_empty() {
+            break;
+        }
+        to.write_rows(rows).await?;
+    }
+    let mut after = None;
+    loop {
+        let rows = from.read_credentials(after, Position::MAX, page).await?;
+        let Some(last) = rows.last() else {
+            return Ok(());
+        };
+        after = Some(last.user_id);
+        to.write_credentials(rows).await?;
+    }
+}
+
+/// Pages of rows and credentials, written elsewhere, are the same log: its events and people, and what it knows of
+/// commands. It goes on where the first one stood.
+///
+/// # Errors
+/// What fails the test.
+pub async fn a_copy_is_the_same_log(source: &dyn LogPlace, target: &dyn LogPlace) -> TestResult {
+    let (command, ada) = fill(source).await?;
+    let events = all(&*source.log().await).await?;
+    {
+        let (from, to) = (source.archive().await, target.archive().await);
+        copy(&*from, &*to, 3).await?;
+        assert_eq!(to.head().await?, events.len() as u64);
+        let whole = from.read_rows(0, usize::MAX).await?;
+        assert_eq!(to.read_rows(0, usize::MAX).await?, whole);
+        let stream = &command.stream;
+        let rows = to
+            .read_stream_rows(&stream.aggregate_type, &stream.aggregate_id)
+            .await?;
+        let sequences: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+        assert_eq!(sequences, [1, 2, 3, 4, 5]);
+    }
+    let log = target.log().await;
+    assert_eq!(all(&*log).await?, events);
+    let found = log.find_by_identifier("ada@EXAMPLE.org").await?;
+    let found = found.ok_or("no Ada")?;
+    assert_eq!((found.user_id, found.token_epoch), (ada, 2));
+    assert_eq!(found.password_hash, "second hash");
+    assert_eq!(log.raised_epochs().await?, [(ada, 2)]);
+    // A repeat of an old command changes nothing, a new one comes next.
+    assert_eq!(log.append(command.clone()).await?.position, 3);
+    let next = log.append(append(&command.stream, 5, 1)).await?;
+    assert_eq!(next.position, events.len() as u64 + 1);
+    log.append(reset(ada)).await?;
+    assert_eq!(log.raised_epochs().await?, [(ada, 3)]);
+    Ok(())
+}
+
+/// Gaps, repeats and holes in streams leave nothing, whatever good rows come before them.
+///
+/// # Errors
+/// What fails the test.
+pub async fn rows_that_do_not_follow_are_refused_whole(
+    source: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    fill(source).await?;
+    let rows = source.archive().await.read_rows(0, usize::MAX).await?;
+    let to = target.archive().await;
+    let without = |left_out: usize| {
+        let mut rows = rows.clone();
+        rows.remove(left_out);
+        rows
+    };
+    let gap = to.write_rows(without(5)).await;
+    assert!(
+        matches!(gap, Err(ArchiveError::Gap { head: 5, found: 7 })),
+        "{gap:?}"
+    );
+    let late = to.write_rows(rows[1..].to_vec()).await;
+    assert!(matches!(late, Err(ArchiveError::Gap { head: 0, found: 2 })));
+    // Without the first event of a stream, and with positions that hide it.
+    let mut hidden = without(1);
+    for (row, position) in hidden.iter_mut().zip(1..) {
+        row.position = position;
+    }
+    let hole = to.write_rows(hidden).await;
+    assert!(
+        matches!(hole, Err(ArchiveError::Stream { position: 2, .. })),
+        "{hole:?}"
+    );
+    let twice = [
+        rows[0].clone(),
+        EventRow {
+            position: 2,
+            ..rows[0].clone()
+        },
+    ];
+    let twice = to.write_rows(twice.to_vec()).await;
+    assert!(
+        matches!(twice, Err(ArchiveError::Stream { position: 2, .. })),
+        "{twice:?}"
+    );
+    let odd = EventRow {
+        metadata: "{}".to_owned(),
+        ..rows[0].clone()
+    };
+    let odd = to.write_rows(vec![odd]).await;
+    assert!(
+        matches!(odd, Err(ArchiveError::Damaged { position: 1, .. })),
+        "{odd:?}"
+    );
+    assert_eq!(to.head().await?, 0);
+    to.write_rows(rows[..4].to_vec()).await?;
+    let again = to.write_rows(rows[3..].to_vec()).await;
+    assert!(matches!(
+        again,
+        Err(ArchiveError::Gap { head: 4, found: 4 })
+    ));
+    to.write_rows(rows[4..].to_vec()).await?;
+    assert_eq!(to.read_rows(0, usize::MAX).await?, rows);
+    Ok(())
+}
+
+/// Not only the same JSON: the same text.
+///
+/// # Errors
+/// What fails the test.
+pub async fn a_payload_keeps_its_bytes(source: &dyn LogPlace, target: &dyn LogPlace) -> TestResult {
+    fill(source).await?;
+    let mut rows = source.archive().await.read_rows(0, 1).await?;
+    let payload = "{ \"b\" :\t1.50, \"a\":1e3,\n\"b\":\"\\u0000\\u00e9\u{e9}\" }";
+    payload.clone_into(&mut rows[0].payload);
+    let to = target.archive().await;
+    to.write_rows(rows.clone()).await?;
+    assert_eq!(to.read_rows(0, 10).await?, rows);
+    Ok(())
+}
+
+/// The same ones again are left alone; others of the same person or name are refused, and nothing is left.
+///
+/// # Errors
+/// What fails the test.
+pub async fn credentials_are_written_once(
+    source: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    fill(source).await?;
+    let from = source.archive().await;
+    let people = from.read_credentials(None, Position::MAX, 100).await?;
+    assert_eq!(people.len(), 21);
+    let to = target.archive().await;
+    to.write_rows(from.read_rows(0, usize::MAX).await?).await?;
+    assert_eq!(to.write_credentials(people[..5].to_vec()).await?, 5);
+    assert_eq!(to.write_credentials(people.clone()).await?, 16);
+    let stranger = |like: &Credentials| Credentials {
+        user_id: UserId(id()),
+        username: "stranger".to_owned(),
+        email: "stranger@example.org".to_owned(),
+        ..like.clone()
+    };
+    let first = &people[0];
+    for other in [
+        Credentials {
+            password_hash: "other".to_owned(),
+            ..first.clone()
+        },
+        Credentials {
+            username: first.username.to_uppercase(),
+            ..stranger(first)
+        },
+        Credentials {
+            email: first.email.to_uppercase(),
+            ..stranger(first)
+        },
+    ] {
+        let wanted = other.user_id;
+        let refused = to.write_credentials(vec![stranger(first), other]).await;
+        assert!(matches!(refused, Err(ArchiveError::OtherCredentials(user)) if user == wanted));
+    }
+    assert_eq!(to.read_credentials(None, Position::MAX, 100).await?, people);
+    Ok(())
+}
+
+/// Whoever registered later is not of a log that ends earlier.
+///
+/// # Errors
+/// What fails the test.
+pub async fn credentials_belong_to_the_log_that_ends_there(
+    source: &dyn LogPlace,
+    _: &dyn LogPlace,
+) -> TestResult {
+    let (_, ada) = fill(source).await?;
+    let from = source.archive().await;
+    assert!(from.read_credentials(None, 0, 100).await?.is_empty());
+    let first = from.read_credentials(None, 3, 100).await?;
+    assert_eq!(
+        first.iter().map(|row| row.user_id).collect::<Vec<_>>(),
+        [ada]
+    );
+    let mut after = None;
+    let mut found = Vec::new();
+    loop {
+        let page = from.read_credentials(after, 13, 4).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.user_id);
+        found.extend(page);
+    }
+    assert_eq!(found.len(), 11);
+    assert!(found.is_sorted_by_key(|row| row.user_id));
+    Ok(())
+}
