@@ -28,7 +28,7 @@ use socialhub_domain::{PostId, Timestamp};
 pub use intake::MediaLimits;
 pub use kind::{MediaKind, sniff};
 pub use local::LocalMedia;
-pub use open::{OpenMediaError, open_media};
+pub use open::{OpenMediaError, is_folder, open_media};
 
 /// Answers whether a post is there and not deleted. Asked of the log, which alone is right: a read model may be behind.
 pub type PostExists = dyn Fn(PostId) -> BoxFuture<'static, bool> + Send + Sync;

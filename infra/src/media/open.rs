@@ -57,6 +57,12 @@ pub fn open_media(
     }
 }
 
+/// Whether the address, as [`open_media`] takes it, is that of a folder on this machine.
+pub fn is_folder(url: Option<&str>) -> bool {
+    url.and_then(|url| url.split_once("://"))
+        .is_none_or(|(scheme, _)| scheme == "file")
+}
+
 fn folder(folder: PathBuf, limits: MediaLimits) -> Result<Arc<dyn Media>, OpenMediaError> {
     match LocalMedia::open(folder.clone(), limits) {
         Ok(media) => Ok(Arc::new(media)),
@@ -102,6 +108,7 @@ mod tests {
             (Some(format!("{}/b", data.path().display())), "b"),
         ] {
             open(url.as_deref(), data.path()).unwrap();
+            assert!(is_folder(url.as_deref()), "{url:?}");
             assert!(data.path().join(made).is_dir(), "{url:?}");
         }
     }
@@ -152,6 +159,7 @@ mod tests {
             };
             assert!(!error.to_string().contains("hush"), "{error}");
         }
+        assert!(!is_folder(Some("s3://bucket")));
         let cloud = "cloudinary://key:secret@cloud/some/folder";
         for url in ["s3://bucket", "s3://k:s%2F@b/some/prefix/", cloud] {
             open(Some(url), Path::new("nowhere")).unwrap_or_else(|error| panic!("{url}: {error}"));

@@ -13,7 +13,7 @@ use socialhub_domain::Clock;
 use socialhub_event_log::{LogArchive, Position};
 use socialhub_infra::{
     clock::SystemClock,
-    media::{MediaLimits, open_media},
+    media::{MediaLimits, is_folder, open_media},
     sqlite::{chat_archive::SqliteChatArchive, event_log::SqliteLogArchive},
 };
 use socialhub_replay_tools::{
@@ -151,14 +151,9 @@ async fn run_export(
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(super::left_out()),
     };
-    let remote = config
-        .media_url
-        .as_ref()
-        .is_some_and(|url| url.contains("://") && !url.starts_with("file:"));
-    let usual = if remote {
-        MediaChoice::Name
-    } else {
-        MediaChoice::Copy
+    let usual = match is_folder(config.media_url.as_deref()) {
+        true => MediaChoice::Copy,
+        false => MediaChoice::Name,
     };
     let contents = options.all.then(|| match options.media.unwrap_or(usual) {
         MediaChoice::Copy => Contents::In(Arc::new(FolderFiles::new(options.folder()))),
