@@ -354,8 +354,8 @@ const HARMS: [(&str, Harm, &str); 10] = [
         "cut short",
         |f| {
             change(&f.join("events-000003.jsonl.zst"), |b| {
-                b.truncate(b.len() / 2)
-            })
+                b.truncate(b.len() / 2);
+            });
         },
         "events-000003.jsonl.zst: it was cut short",
     ),
@@ -395,7 +395,7 @@ const HARMS: [(&str, Harm, &str); 10] = [
         |f| {
             edit(f, |page| {
                 page["parts"][0]["files"].as_array_mut().unwrap().remove(1);
-            })
+            });
         },
         "manifest.json",
     ),
@@ -408,8 +408,8 @@ const HARMS: [(&str, Harm, &str); 10] = [
         "a name from elsewhere",
         |f| {
             edit(f, |page| {
-                page["parts"][0]["files"][0]["file"] = "../x.jsonl.zst".into()
-            })
+                page["parts"][0]["files"][0]["file"] = "../x.jsonl.zst".into();
+            });
         },
         "manifest.json",
     ),

@@ -16,10 +16,11 @@ const NAMES: &str = "chat-names";
 const PAGE: usize = 1_000;
 
 fn fault(error: ChatArchiveError) -> PartError {
-    let text = error.to_string();
     match error {
-        ChatArchiveError::Unavailable(_) => PartError::Store(text),
-        ChatArchiveError::Gap { .. } | ChatArchiveError::Other { .. } => PartError::Foreign(text),
+        ChatArchiveError::Unavailable(reason) => {
+            PartError::Store(format!("the chat log is unavailable: {reason}"))
+        }
+        other => PartError::Foreign(other.to_string()),
     }
 }
 
