@@ -22,7 +22,7 @@ use super::{
 };
 use crate::Verdict;
 
-/// Lines that are written at a time.
+/// Lines that are checked or written at a time.
 const LINES: usize = 500;
 
 /// Options of `import`.
@@ -120,8 +120,12 @@ impl Import {
             let (mut cursor, mut count) = (String::new(), 0);
             for file in &entry.files {
                 let text = self.text(file).await?;
-                let checked = known.check(&cursor, &text).await;
-                cursor = checked.map_err(|error| self.bad(file, error.to_string()))?;
+                for (nth, piece) in pieces(&text, LINES).enumerate() {
+                    let checked = known.check(&cursor, piece).await;
+                    cursor = checked.map_err(|error| {
+                        self.bad(file, format!("after line {}: {error}", nth * LINES))
+                    })?;
+                }
                 count += file.lines;
                 meter.add(file.lines);
             }
