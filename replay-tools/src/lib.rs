@@ -1,5 +1,5 @@
-//! The replay command line, as a library: `socialhub replay status|rebuild|verify|inspect|tail|rollback|prune|
-//! dead-letters|republish`.
+//! The replay command line, as a library: `socialhub replay status|rebuild|verify|repair|inspect|tail|rollback|
+//! prune|dead-letters|republish`.
 //!
 //! The commands work on the log and on each model's [`ModelControl`], which the binary wires; they know no driver. They
 //! run with the server stopped, and as a second process beside it. One file a command, each with `Options` and `run`.
@@ -27,9 +27,11 @@
 mod inspect;
 mod letters;
 mod lifecycle;
+mod moment;
 mod progress;
 mod rebuild;
 mod relay;
+mod repair;
 mod republish;
 mod show;
 mod status;
@@ -40,8 +42,11 @@ use std::{io, io::Write, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
-use socialhub_event_log::{EventLog, LogError, Publisher, RelayStore, RewindError};
-use socialhub_projections::runtime::{ModelControl, RebuildError};
+use socialhub_event_log::{EventLog, LogError, Position, Publisher, RelayStore, RewindError};
+use socialhub_projections::{
+    ModelName,
+    runtime::{ModelControl, RebuildError},
+};
 use tokio_util::sync::CancellationToken;
 
 /// What the commands work on.
@@ -81,6 +86,8 @@ enum Command {
     Rebuild(rebuild::Options),
     /// Fold the log and compare every row of a read model with it; exit code 1 when something differs
     Verify(verify::Options),
+    /// Make what `verify` finds what the log says, and touch nothing else
+    Repair(repair::Options),
     /// Show a stream's events and the state they add up to
     Inspect(inspect::Options),
     /// Show the events of the log
@@ -141,6 +148,37 @@ pub enum ReplayError {
     /// Nothing was ever written to the stream.
     #[error("the stream {0} has no events")]
     NoSuchStream(StreamId),
+    /// The stream began later.
+    #[error("the stream {stream} had no events at position {as_of}: it begins at position {first}")]
+    NotBegun {
+        /// The stream.
+        stream: StreamId,
+        /// The position asked for.
+        as_of: Position,
+        /// Where it begins.
+        first: Position,
+    },
+    /// The log is not that long.
+    #[error("the log ends at position {head}: there is no position {asked} yet")]
+    PastTheHead {
+        /// The position asked for.
+        asked: Position,
+        /// The log's last.
+        head: Position,
+    },
+    /// A time that is still to come.
+    #[error("{0} is still to come: nobody knows what the log will say then")]
+    NotYet(String),
+    /// No event was set aside there.
+    #[error(
+        "no event at position {position} is parked with {model}; `socialhub replay dead-letters list {model}` shows those that are"
+    )]
+    NotParked {
+        /// The model.
+        model: ModelName,
+        /// The position asked for.
+        position: Position,
+    },
     /// A command that loses something was not confirmed.
     #[error("{0} cannot be undone; say --yes to do it")]
     NotConfirmed(&'static str),
@@ -179,6 +217,7 @@ pub async fn run(
         Command::Status(options) => status::run(&options, target, out).await,
         Command::Rebuild(options) => rebuild::run(&options, target, out, stop).await,
         Command::Verify(options) => verify::run(&options, target, out).await,
+        Command::Repair(options) => repair::run(&options, target, out, stop).await,
         Command::Inspect(options) => inspect::run(&options, target, out).await,
         Command::Tail(options) => tail::run(&options, target, out, stop).await,
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
