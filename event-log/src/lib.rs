@@ -5,6 +5,7 @@
 //! `infra` implements the ports on SQLite and Postgres; [`memory`] implements them for tests. It must never import a
 //! driver, a web framework, or the read or write side.
 
+pub mod as_of;
 pub mod event;
 pub mod frontier;
 pub mod memory;
@@ -15,6 +16,7 @@ pub mod relay_store;
 pub mod side;
 pub mod wire;
 
+pub use as_of::LogAsOf;
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};
 pub use memory::MemoryEventLog;
