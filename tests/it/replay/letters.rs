@@ -1,29 +1,37 @@
-//! `replay dead-letters`: an event that cannot be read, and what waits behind it.
+//! `replay dead-letters`: an event that a store rejects, and what waits behind it.
 
 use serde_json::{Value, json};
 use socialhub_tests::support::{Profile, Server};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::{damage::lines, printed, repair::seen, succeed};
 
-/// Writes an event's payload anew, behind the program's back.
-async fn rewrite(server: &Server, position: u64, payload: &str) {
+/// Lets the feed's store reject likes, or take them again.
+async fn reject_likes(server: &Server, reject: bool) {
     if Profile::chosen() == Profile::Embedded {
-        let file = server.data_dir().join("events.db");
-        let log = rusqlite::Connection::open(file).unwrap();
-        let update = "UPDATE events SET payload = ?1 WHERE position = ?2";
-        assert_eq!(log.execute(update, (payload, position as i64)).unwrap(), 1);
-        return;
+        let file = server.data_dir().join("read-models/feed.1.db");
+        let feed = rusqlite::Connection::open(file).unwrap();
+        feed.busy_timeout(std::time::Duration::from_secs(10))
+            .unwrap();
+        let statement = if reject {
+            "CREATE TRIGGER rejected BEFORE INSERT ON likes BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        } else {
+            "DROP TRIGGER rejected"
+        };
+        return feed.execute_batch(statement).unwrap();
     }
-    let mut log = PgConnection::connect(server.setting("DATABASE_URL"))
+    let mut feed = PgConnection::connect(server.setting("DATABASE_URL"))
         .await
         .unwrap();
-    let updated = sqlx::query("UPDATE events SET payload = $1::json WHERE position = $2")
-        .bind(payload)
-        .bind(position as i64)
-        .execute(&mut log)
-        .await;
-    assert_eq!(updated.unwrap().rows_affected(), 1);
+    let statement = if reject {
+        "SET search_path TO feed_1;
+         CREATE FUNCTION rejected() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '23514'; END $$;
+         CREATE TRIGGER rejected BEFORE INSERT ON likes FOR EACH ROW EXECUTE FUNCTION rejected()"
+    } else {
+        "DROP TRIGGER rejected ON feed_1.likes"
+    };
+    feed.execute(statement).await.unwrap();
 }
 
 async fn fail(server: &Server, arguments: &[&str]) -> String {
@@ -41,8 +49,6 @@ struct World {
     server: Server,
     /// The event of a like.
     like: u64,
-    /// What it says.
-    payload: String,
     /// The events after it in its sequence.
     behind: [u64; 2],
 }
@@ -52,6 +58,8 @@ impl World {
         let mut server = Server::start().await;
         let me = server.client().sign_up("letters").await;
         let post = me.write_post("post", "public").await;
+        seen(&me).await;
+        reject_likes(&server, true).await;
         let at = format!("/posts/{post}");
         me.put(&format!("{at}/like"), Value::Null)
             .await
@@ -73,15 +81,11 @@ impl World {
         let position = |event: &Value| event["position"].as_u64().unwrap();
         let like = of("post.liked")[0];
         let comments = of("post.commented");
-        let world = Self {
+        Self {
             like: position(like),
-            payload: like["data"].to_string(),
             behind: [position(comments[0]), position(comments[1])],
             server,
-        };
-        rewrite(&world.server, world.like, "{}").await;
-        succeed(&world.server, &["replay", "rebuild", "feed"]).await;
-        world
+        }
     }
 
     async fn parked(&self) -> Vec<u64> {
@@ -131,8 +135,9 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
         failed.contains(&format!("position {first} stays behind")),
         "{failed}"
     );
-    rewrite(server, like, &world.payload).await;
-    let single = [&retry[..], &["--position", &first.to_string()]].concat();
+    reject_likes(server, false).await;
+    let waiting = first.to_string();
+    let single = [&retry[..], &["--position", &waiting]].concat();
     assert!(
         fail(server, &single)
             .await
@@ -172,7 +177,7 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
         "{said}"
     );
     assert_eq!(world.parked().await, Vec::<u64>::new());
-    rewrite(server, like, &world.payload).await;
+    reject_likes(server, false).await;
     let verify = fail(server, &["replay", "verify", "feed"]).await;
     assert!(
         verify.contains(&format!("event at position {like}")),
