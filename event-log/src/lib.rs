@@ -6,6 +6,7 @@
 //! driver, a web framework, or the read or write side.
 
 pub mod archive;
+pub mod as_of;
 pub mod event;
 pub mod frontier;
 pub mod memory;
@@ -17,6 +18,7 @@ pub mod side;
 pub mod wire;
 
 pub use archive::{ArchiveError, EventRow, LogArchive};
+pub use as_of::LogAsOf;
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};
 pub use memory::MemoryEventLog;

@@ -5,6 +5,7 @@
 use serde_json::Value;
 use socialhub_domain::Event;
 use socialhub_event_log::Position;
+use uuid::Uuid;
 
 use crate::store::Checkpoint;
 
@@ -46,6 +47,46 @@ pub struct Difference {
     pub found: Option<Value>,
     /// The position of the event behind it.
     pub position: Position,
+}
+
+/// Something in a read model that is to be made what the log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entity {
+    /// The kind of entity.
+    pub table: &'static str,
+    /// Its key.
+    pub key: String,
+    /// Whether it should be there at all.
+    pub wanted: bool,
+}
+
+impl From<&Difference> for Entity {
+    fn from(difference: &Difference) -> Self {
+        Self {
+            table: difference.table,
+            key: difference.key.clone(),
+            wanted: difference.expected.is_some(),
+        }
+    }
+}
+
+impl Entity {
+    /// The id that is the key.
+    pub fn id(&self) -> Option<Uuid> {
+        self.key.parse().ok()
+    }
+
+    /// The id and the position that the key is made of.
+    pub fn id_and_position(&self) -> Option<(Uuid, i64)> {
+        let (id, position) = self.key.split_once('/')?;
+        Some((id.parse().ok()?, position.parse().ok()?))
+    }
+
+    /// The two ids that the key is made of.
+    pub fn pair(&self) -> Option<(Uuid, Uuid)> {
+        let (left, right) = self.key.split_once('/')?;
+        Some((left.parse().ok()?, right.parse().ok()?))
+    }
 }
 
 /// The plain fold of one model.
@@ -100,7 +141,7 @@ fn difference(expected: Option<ModelRow>, found: Option<ModelRow>) -> Option<Dif
 }
 
 /// Equal, but for numbers with a fraction, which may differ by 1e-9 of their size.
-fn same(left: &Value, right: &Value) -> bool {
+pub fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => {
             let (a, b) = (

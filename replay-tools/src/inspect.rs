@@ -14,13 +14,20 @@ use socialhub_domain::{
     user::User,
 };
 
-use crate::{ReplayError, ReplayTarget, Verdict, show};
+use crate::{
+    ReplayError, ReplayTarget, Verdict,
+    moment::{self, Moment},
+    show,
+};
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The stream as TYPE/ID, for example post/0198c1c2-0000-7000-8000-000000000000
     stream: String,
+    /// Only what it was then: a position of the log, or a time in RFC 3339
+    #[arg(long, value_name = "TIME|POSITION")]
+    as_of: Option<Moment>,
     /// Print JSON: one line for each event, then one with the state
     #[arg(long)]
     json: bool,
@@ -35,9 +42,24 @@ pub(crate) async fn run(
         .stream
         .parse()
         .map_err(|_| ReplayError::NotAStream(options.stream.clone()))?;
-    let recorded = target.log.read_stream(&stream).await?;
+    let mut recorded = target.log.read_stream(&stream).await?;
     if recorded.is_empty() {
         return Err(ReplayError::NoSuchStream(stream));
+    }
+    let as_of = match options.as_of {
+        None => None,
+        Some(moment) => Some(moment::resolve(target, moment).await?),
+    };
+    if let Some(as_of) = as_of {
+        let first = recorded.first().map_or(0, |event| event.position);
+        recorded.retain(|event| event.position <= as_of);
+        if recorded.is_empty() {
+            return Err(ReplayError::NotBegun {
+                stream,
+                as_of,
+                first,
+            });
+        }
     }
     let mut decoded = Vec::with_capacity(recorded.len());
     let mut verdict = Verdict::Clean;
@@ -56,15 +78,19 @@ pub(crate) async fn run(
     }
     let state = fold(&stream.aggregate_type, &decoded);
     if options.json {
-        let line =
-            json!({ "stream": stream.to_string(), "version": recorded.len(), "state": state });
+        let line = json!({
+            "stream": stream.to_string(), "version": recorded.len(), "asOf": as_of, "state": state,
+        });
         show::json_line(out, &line)?;
     } else {
         let state = state.unwrap_or_else(|| "unknown: no aggregate has this type".to_owned());
         writeln!(
             out,
-            "\nState of {stream} at version {}:\n{state}",
-            recorded.len()
+            "\nState of {stream} at version {}{}:\n{state}",
+            recorded.len(),
+            as_of.map_or(String::new(), |position| format!(
+                ", as of position {position}"
+            )),
         )?;
     }
     Ok(verdict)

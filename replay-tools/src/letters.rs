@@ -29,6 +29,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show one: the event, why and since when it is set aside, and which events wait behind it
+    Show {
+        /// The read model's name
+        name: String,
+        /// The event's position
+        position: Position,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Apply them again, in order; the server must be stopped
     Retry {
         /// The read model's name
@@ -37,7 +47,7 @@ enum Command {
         #[arg(long)]
         position: Option<Position>,
     },
-    /// Forget one for good: the model will differ from the log; the server must be stopped
+    /// Forget one for good and apply what waits behind it: the model will differ from the log; the server must be stopped
     Discard {
         /// The read model's name
         name: String,
@@ -77,6 +87,11 @@ pub(crate) async fn run(
             }
             Ok(Verdict::Clean)
         }
+        Command::Show {
+            name,
+            position,
+            json,
+        } => show(&**target.model(&name)?, target, position, json, out).await,
         Command::Retry { name, position } => {
             retry(&**target.model(&name)?, target, position, out).await
         }
@@ -89,14 +104,188 @@ pub(crate) async fn run(
             if !yes {
                 return Err(ReplayError::NotConfirmed("discarding an event"));
             }
-            model.discard_letter(position).await?;
-            writeln!(
-                out,
-                "{name}: the event at position {position} was discarded."
-            )?;
-            Ok(Verdict::Clean)
+            discard(&**model, target, position, out).await
         }
     }
+}
+
+/// A letter with everything there is to know about it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    #[serde(flatten)]
+    letter: LetterView<'a>,
+    /// The position of the letter before it in its sequence, if there is one.
+    behind: Option<Position>,
+    /// The positions of those that wait behind it.
+    waiting: Vec<Position>,
+}
+
+async fn show(
+    model: &dyn ModelControl,
+    target: &ReplayTarget,
+    position: Position,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let letters = model.letters().await?;
+    let letter = parked_at(model, &letters, position)?;
+    let sequence: Vec<Position> = sequence_of(letter, &letters)
+        .map(|other| other.position)
+        .collect();
+    let shown = Shown {
+        letter: view(model.name(), letter)?,
+        behind: sequence.iter().rfind(|other| **other < position).copied(),
+        waiting: sequence
+            .iter()
+            .filter(|other| **other > position)
+            .copied()
+            .collect(),
+    };
+    if json {
+        show::json_line(out, &shown)?;
+        return Ok(Verdict::Clean);
+    }
+    // The log has the event whole; a letter of another log has only what was kept with it.
+    let recorded = target.log.read_all(position.saturating_sub(1), 1).await?;
+    let recorded = recorded
+        .into_iter()
+        .find(|event| event.event_id == letter.event_id);
+    match &recorded {
+        Some(event) => show::event_with_data(out, event)?,
+        None => writeln!(
+            out,
+            "the log does not hold event {} at position {position}; what was kept of it:\n{}",
+            letter.event_id,
+            show::pretty(&letter.raw)
+        )?,
+    }
+    explain(&shown, out)?;
+    Ok(Verdict::Clean)
+}
+
+fn explain(shown: &Shown<'_>, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    let letter = &shown.letter;
+    let times = match letter.attempts {
+        0 => "never tried".to_owned(),
+        1 => "tried once".to_owned(),
+        many => format!("tried {many} times"),
+    };
+    writeln!(
+        out,
+        "\nparked with {} since {}, {times}: {}",
+        letter.model,
+        show::time(letter.parked_at),
+        letter.reason
+    )?;
+    writeln!(out, "its sequence is {} {}", letter.topic, letter.key)?;
+    if let Some(behind) = shown.behind {
+        writeln!(out, "it waits behind position {behind}")?;
+    }
+    match shown.waiting.as_slice() {
+        [] => writeln!(out, "nothing waits behind it")?,
+        waiting => {
+            let waiting: Vec<String> = waiting.iter().map(ToString::to_string).collect();
+            writeln!(out, "behind it wait positions {}", waiting.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+fn parked_at<'a>(
+    model: &dyn ModelControl,
+    letters: &'a [ParkedLetter],
+    position: Position,
+) -> Result<&'a ParkedLetter, ReplayError> {
+    letters
+        .iter()
+        .find(|letter| letter.position == position)
+        .ok_or_else(|| ReplayError::NotParked {
+            model: model.name(),
+            position,
+        })
+}
+
+/// The letters of a letter's sequence, itself included, by position.
+fn sequence_of<'a>(
+    letter: &'a ParkedLetter,
+    letters: &'a [ParkedLetter],
+) -> impl Iterator<Item = &'a ParkedLetter> {
+    letters
+        .iter()
+        .filter(|other| other.topic == letter.topic && other.key == letter.key)
+}
+
+/// Forgets a letter. What waited behind it has nothing to wait for any more, unless an earlier one is there.
+async fn discard(
+    model: &dyn ModelControl,
+    target: &ReplayTarget,
+    position: Position,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let letters = model.letters().await?;
+    let letter = parked_at(model, &letters, position)?;
+    model.discard_letter(position).await?;
+    writeln!(
+        out,
+        "{}: the event at position {position} was discarded.",
+        model.name()
+    )?;
+    let mut verdict = Verdict::Clean;
+    let mut blocked = sequence_of(letter, &letters).any(|other| other.position < position);
+    for waiting in sequence_of(letter, &letters).filter(|other| other.position > position) {
+        if blocked {
+            say_behind(model.name(), waiting.position, out)?;
+        } else if apply(model, target, waiting.position, out).await? == Verdict::Wrong {
+            (blocked, verdict) = (true, Verdict::Wrong);
+        }
+    }
+    Ok(verdict)
+}
+
+/// Tries a letter again and says what became of it.
+async fn apply(
+    model: &dyn ModelControl,
+    target: &ReplayTarget,
+    position: Position,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let name = model.name();
+    match model.retry_letter(&target.log, position).await {
+        Ok(()) => {
+            writeln!(out, "{name}: position {position} was applied.")?;
+            Ok(Verdict::Clean)
+        }
+        Err(error) => {
+            writeln!(out, "{name}: position {position} stays parked: {error}")?;
+            Ok(Verdict::Wrong)
+        }
+    }
+}
+
+fn say_behind(
+    model: ModelName,
+    position: Position,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
+    Ok(writeln!(
+        out,
+        "{model}: position {position} stays behind an earlier one."
+    )?)
+}
+
+fn view(model: ModelName, letter: &ParkedLetter) -> Result<LetterView<'_>, ReplayError> {
+    Ok(LetterView {
+        model,
+        position: letter.position,
+        event_id: letter.event_id,
+        topic: &letter.topic,
+        key: &letter.key,
+        reason: &letter.reason,
+        attempts: letter.attempts,
+        parked_at: letter.parked_at,
+        raw: show::raw(&letter.raw)?,
+    })
 }
 
 fn print(
@@ -106,18 +295,7 @@ fn print(
     out: &mut (dyn Write + Send),
 ) -> Result<(), ReplayError> {
     if json {
-        let view = LetterView {
-            model,
-            position: letter.position,
-            event_id: letter.event_id,
-            topic: &letter.topic,
-            key: &letter.key,
-            reason: &letter.reason,
-            attempts: letter.attempts,
-            parked_at: letter.parked_at,
-            raw: show::raw(&letter.raw)?,
-        };
-        return show::json_line(out, &view);
+        return show::json_line(out, &view(model, letter)?);
     }
     Ok(writeln!(
         out,
@@ -141,33 +319,21 @@ async fn retry(
 ) -> Result<Verdict, ReplayError> {
     let mut blocked = HashSet::new();
     let mut verdict = Verdict::Clean;
-    for letter in model.letters().await? {
-        if only.is_some_and(|only| only != letter.position) {
-            blocked.insert((letter.topic, letter.key));
-            continue;
-        }
+    let letters = model.letters().await?;
+    if let Some(only) = only {
+        parked_at(model, &letters, only)?;
+    }
+    for letter in letters {
         let position = letter.position;
         let sequence = (letter.topic, letter.key);
-        if blocked.contains(&sequence) {
-            writeln!(
-                out,
-                "{}: position {position} stays behind an earlier one.",
-                model.name()
-            )?;
+        if only.is_some_and(|only| only != position) {
+            blocked.insert(sequence);
+        } else if blocked.contains(&sequence) {
+            say_behind(model.name(), position, out)?;
             verdict = Verdict::Wrong;
-            continue;
-        }
-        match model.retry_letter(&target.log, position).await {
-            Ok(()) => writeln!(out, "{}: position {position} was applied.", model.name())?,
-            Err(error) => {
-                writeln!(
-                    out,
-                    "{}: position {position} stays parked: {error}",
-                    model.name()
-                )?;
-                blocked.insert(sequence);
-                verdict = Verdict::Wrong;
-            }
+        } else if apply(model, target, position, out).await? == Verdict::Wrong {
+            blocked.insert(sequence);
+            verdict = Verdict::Wrong;
         }
     }
     Ok(verdict)

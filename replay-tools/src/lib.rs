@@ -1,5 +1,5 @@
-//! The replay command line, as a library: `socialhub replay status|rebuild|verify|inspect|tail|rollback|prune|
-//! dead-letters|republish|export|import|migrate`.
+//! The replay command line, as a library: `socialhub replay status|rebuild|verify|repair|inspect|as-of|tail|rollback|
+//! prune|dead-letters|republish|export|import|migrate`.
 //!
 //! The commands work on the log and on each model's [`ModelControl`], which the binary wires; they know no driver. They
 //! run with the server stopped, and as a second process beside it. One file a command, each with `Options` and `run`.
@@ -10,8 +10,9 @@
 //! #     options: socialhub_replay_tools::Options, log: std::sync::Arc<dyn socialhub_event_log::EventLog>,
 //!     feed: std::sync::Arc<dyn socialhub_projections::runtime::ModelControl>,
 //! #     clock: std::sync::Arc<dyn socialhub_domain::Clock>,
+//! #     past: std::sync::Arc<dyn socialhub_replay_tools::PastModels>,
 //! # ) -> std::process::ExitCode {
-//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed], clock, relay: None };
+//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed], clock, past, relay: None };
 //! let stop = tokio_util::sync::CancellationToken::new(); // cancel it on Ctrl-C
 //! let mut out = std::io::stdout();
 //! match socialhub_replay_tools::run(options, &target, &mut out, stop).await {
@@ -24,12 +25,15 @@
 //! # }
 //! ```
 
+mod as_of;
 mod inspect;
 mod letters;
 mod lifecycle;
+mod moment;
 mod progress;
 mod rebuild;
 mod relay;
+mod repair;
 mod republish;
 mod show;
 mod status;
@@ -41,9 +45,14 @@ use std::{io, io::Write, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
-use socialhub_event_log::{EventLog, LogError, Publisher, RelayStore, RewindError};
-use socialhub_projections::runtime::{ModelControl, RebuildError};
+use socialhub_event_log::{EventLog, LogError, Position, Publisher, RelayStore, RewindError};
+use socialhub_projections::{
+    ModelName,
+    runtime::{ModelControl, RebuildError},
+};
 use tokio_util::sync::CancellationToken;
+
+pub use as_of::{PastModels, Serving};
 
 /// What the commands work on.
 pub struct ReplayTarget {
@@ -53,6 +62,8 @@ pub struct ReplayTarget {
     pub models: Vec<Arc<dyn ModelControl>>,
     /// What the age of events is reckoned by.
     pub clock: Arc<dyn Clock>,
+    /// Where models of the past are kept.
+    pub past: Arc<dyn PastModels>,
     /// The relay, where the log is published.
     pub relay: Option<RelayControl>,
 }
@@ -82,8 +93,12 @@ enum Command {
     Rebuild(rebuild::Options),
     /// Fold the log and compare every row of a read model with it; exit code 1 when something differs
     Verify(verify::Options),
+    /// Make what `verify` finds what the log says, and touch nothing else
+    Repair(repair::Options),
     /// Show a stream's events and the state they add up to
     Inspect(inspect::Options),
+    /// Build read models as of a moment in SQLite files of their own, and answer queries from them
+    AsOf(as_of::Options),
     /// Show the events of the log
     Tail(tail::Options),
     /// Go back to the generation before the last rebuild, after catching it up
@@ -158,6 +173,43 @@ pub enum ReplayError {
     /// Nothing was ever written to the stream.
     #[error("the stream {0} has no events")]
     NoSuchStream(StreamId),
+    /// The stream began later.
+    #[error("the stream {stream} had no events at position {as_of}: it begins at position {first}")]
+    NotBegun {
+        /// The stream.
+        stream: StreamId,
+        /// The position asked for.
+        as_of: Position,
+        /// Where it begins.
+        first: Position,
+    },
+    /// The log is not that long.
+    #[error("the log ends at position {head}: there is no position {asked} yet")]
+    PastTheHead {
+        /// The position asked for.
+        asked: Position,
+        /// The log's last.
+        head: Position,
+    },
+    /// A time that is still to come.
+    #[error("{0} is still to come: nobody knows what the log will say then")]
+    NotYet(String),
+    /// Nothing had happened.
+    #[error("nothing had happened by then: the log begins later")]
+    BeforeTheLog,
+    /// The models of the past cannot be built or served.
+    #[error("{0}")]
+    Past(String),
+    /// No event was set aside there.
+    #[error(
+        "no event at position {position} is parked with {model}; `socialhub replay dead-letters list {model}` shows those that are"
+    )]
+    NotParked {
+        /// The model.
+        model: ModelName,
+        /// The position asked for.
+        position: Position,
+    },
     /// A command that loses something was not confirmed.
     #[error("{0} cannot be undone; say --yes to do it")]
     NotConfirmed(&'static str),
@@ -199,7 +251,9 @@ pub async fn run(
         Command::Status(options) => status::run(&options, target, out).await,
         Command::Rebuild(options) => rebuild::run(&options, target, out, stop).await,
         Command::Verify(options) => verify::run(&options, target, out).await,
+        Command::Repair(options) => repair::run(&options, target, out, stop).await,
         Command::Inspect(options) => inspect::run(&options, target, out).await,
+        Command::AsOf(options) => as_of::run(&options, target, out, stop).await,
         Command::Tail(options) => tail::run(&options, target, out, stop).await,
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
         Command::Prune(options) => lifecycle::prune(&options, target, out).await,
@@ -239,6 +293,8 @@ impl ReplayTarget {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use clap::{CommandFactory, Parser};
 
     use super::*;
@@ -250,6 +306,23 @@ mod tests {
     }
 
     struct Midnight;
+
+    struct NoPast;
+
+    #[async_trait::async_trait]
+    impl PastModels for NoPast {
+        fn open(&self, _: &Path, _: ModelName) -> Result<Arc<dyn ModelControl>, String> {
+            Err("there is none".to_owned())
+        }
+
+        fn file(&self, folder: &Path, _: ModelName) -> PathBuf {
+            folder.to_owned()
+        }
+
+        async fn serve(&self, _: Serving, _: CancellationToken) -> Result<(), String> {
+            Err("there is none".to_owned())
+        }
+    }
 
     impl Clock for Midnight {
         fn now(&self) -> socialhub_domain::Timestamp {
@@ -268,6 +341,8 @@ mod tests {
             "rebuild feed",
             "rebuild --all",
             "verify counters --json",
+            "repair --all --dry-run",
+            "as-of --all --at 2026-01-01T00:00:00Z --into x --serve 80 --as me",
             "status",
         ] {
             let words = ["replay"].into_iter().chain(good.split(' '));
@@ -279,6 +354,10 @@ mod tests {
             "verify",
             "dead-letters retry",
             "tail --after x",
+            "as-of feed",
+            "as-of feed --at yesterday --into x",
+            "as-of --all --at 1 --into x --serve 80",
+            "as-of feed --at 1 --into x --serve 80 --as me",
         ] {
             let words = ["replay"].into_iter().chain(bad.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{bad}");
@@ -291,6 +370,7 @@ mod tests {
             log: Arc::new(socialhub_event_log::memory::MemoryEventLog::new()),
             models: Vec::new(),
             clock: Arc::new(Midnight),
+            past: Arc::new(NoPast),
             relay: None,
         };
         let run_line = async |line: &str| {
@@ -306,6 +386,14 @@ mod tests {
         assert!(stream.to_string().contains("TYPE/ID"));
         let nothing = run_line("inspect post/1").await.unwrap_err();
         assert!(nothing.to_string().contains("has no events"));
+        let past = run_line("as-of --all --at 0 --into x").await.unwrap_err();
+        assert!(past.to_string().contains("nothing had happened"));
+        let late = run_line("as-of --all --at 7 --into x").await.unwrap_err();
+        assert!(late.to_string().contains("ends at position 0"));
+        let future = run_line("inspect post/1 --as-of 2026-01-01T00:00:00Z").await;
+        assert!(future.unwrap_err().to_string().contains("has no events"));
+        let future = run_line("as-of --all --at 2026-01-01T00:00:00Z --into x").await;
+        assert!(future.unwrap_err().to_string().contains("is still to come"));
         let prune = run_line("prune --all").await.unwrap_err();
         assert!(prune.to_string().contains("--yes"));
         let republish = run_line("republish --yes").await.unwrap_err();

@@ -72,6 +72,30 @@ pub(crate) fn event(
             },
         );
     }
+    people(out, event, &event.payload)
+}
+
+/// Writes an event for people, its data spread over lines.
+pub(crate) fn event_with_data(
+    out: &mut (dyn Write + Send),
+    event: &RecordedEvent,
+) -> Result<(), ReplayError> {
+    let data = pretty(&event.payload).replace('\n', "\n          ");
+    people(out, event, &data)
+}
+
+/// JSON spread over lines; other text as it is.
+pub(crate) fn pretty(text: &str) -> String {
+    serde_json::from_str::<Value>(text)
+        .and_then(|value| serde_json::to_string_pretty(&value))
+        .unwrap_or_else(|_| text.to_owned())
+}
+
+fn people(
+    out: &mut (dyn Write + Send),
+    event: &RecordedEvent,
+    data: &str,
+) -> Result<(), ReplayError> {
     let metadata = &event.metadata;
     writeln!(
         out,
@@ -83,7 +107,7 @@ pub(crate) fn event(
         event.stream,
         event.sequence,
     )?;
-    writeln!(out, "          {}", event.payload)?;
+    writeln!(out, "          {data}")?;
     let actor = metadata
         .actor
         .map_or("nobody".to_owned(), |actor| actor.to_string());

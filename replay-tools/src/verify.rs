@@ -49,7 +49,10 @@ pub(crate) async fn run(
     Ok(verdict)
 }
 
-fn print_json(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+pub(crate) fn print_json(
+    report: &VerifyReport,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
     for difference in &report.differences {
         let line = json!({
             "model": report.model, "table": difference.table, "key": difference.key,
@@ -97,7 +100,7 @@ fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), Repl
     )?)
 }
 
-fn print_difference(
+pub(crate) fn print_difference(
     report: &VerifyReport,
     difference: &Difference,
     out: &mut (dyn Write + Send),
@@ -107,13 +110,17 @@ fn print_difference(
             .as_ref()
             .map_or("nothing".to_owned(), Value::to_string)
     };
+    // What was never in the log has no event behind it.
+    let behind = match difference.position {
+        0 => "no event is behind it".to_owned(),
+        position => format!("event at position {position}"),
+    };
     Ok(writeln!(
         out,
-        "{}: {} {} differs (event at position {}):\n  the log says   {}\n  the model says {}",
+        "{}: {} {} differs ({behind}):\n  the log says   {}\n  the model says {}",
         report.model,
         difference.table,
         difference.key,
-        difference.position,
         text(&difference.expected),
         text(&difference.found),
     )?)

@@ -32,3 +32,4 @@ mod redis_stores;
 mod replay;
 mod smtp;
 mod social;
+mod sqlite_models;

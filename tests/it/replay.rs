@@ -1,5 +1,10 @@
 //! `socialhub replay`, on a stopped server's folder and beside a running one.
 
+mod damage;
+mod letters;
+mod past;
+mod repair;
+
 use std::process::Output;
 
 use serde_json::{Value, json};
@@ -228,6 +233,25 @@ async fn nonsense_is_refused_with_a_message_and_a_code() {
             "post/0190b5f0-0000-7000-8000-000000000000",
         ],
         &["replay", "rebuild"],
+        &["replay", "repair", "nosuchmodel"],
+        &["replay", "repair"],
+        &["replay", "dead-letters", "show", "feed", "1"],
+        &["replay", "dead-letters", "retry", "feed", "--position", "1"],
+        &["replay", "dead-letters", "discard", "feed", "1", "--yes"],
+        &["replay", "as-of", "--all", "--at", "99", "--into", "past"],
+        &["replay", "as-of", "--all", "--at", "0", "--into", "past"],
+        &[
+            "replay",
+            "as-of",
+            "nosuchmodel",
+            "--at",
+            "1",
+            "--into",
+            "past",
+        ],
+        &[
+            "replay", "as-of", "feed", "--at", "1", "--into", "past", "--serve", "80",
+        ],
         &["replay", "nosuchcommand"],
     ] {
         let output = server.command(arguments).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use socialhub_event_log::Position;
-use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence};
+use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence, verify::Entity};
 use tokio_util::sync::CancellationToken;
 
 use crate::mongo::{
@@ -201,6 +201,24 @@ impl Fence for MongoFence {
             })
             .await?;
         self.shared.refresh().await?;
+        Ok(())
+    }
+
+    /// Document by document. A batch that had begun before the fence may land among them: it brings facts that the other
+    /// generation does not know, and a verification afterwards tells whether one of them was taken away.
+    async fn mend(
+        self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError> {
+        let (mine, other) = (self.shared.tables(self.fenced), self.shared.tables(from));
+        for entity in entities {
+            let held = self.shared.catalogues.read(self.shared.now()).await?;
+            if held.fence.as_deref() != Some(&self.right.holder) {
+                return Err(fallen());
+            }
+            mine.mend(&other, entity).await?;
+        }
         Ok(())
     }
 }

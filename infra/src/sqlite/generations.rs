@@ -25,13 +25,13 @@ use socialhub_projections::{
         Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
         generations::log_position,
     },
-    verify::ModelSnapshot,
+    verify::{Entity, ModelSnapshot},
 };
 use tokio::{sync::watch, task::spawn_blocking};
 
 use crate::sqlite::{
     connection::{Durability, Readers, SqliteError, open_reader, open_writer},
-    model::SqliteModel,
+    model::{SqliteModel, mend_all},
     model_store::{SqliteModelStore, count_parked, prepare, read_checkpoints, read_parked, retire},
 };
 
@@ -414,16 +414,18 @@ struct SqliteFence {
     /// None when the file cannot be opened at all, so that a broken generation can be replaced.
     file: Option<Connection>,
     position: Position,
+    mend: fn(&Connection, &[Entity]) -> rusqlite::Result<()>,
 }
 
 impl SqliteFence {
-    fn raise(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+    fn raise<M: SqliteModel>(shared: &Arc<Shared>) -> Result<Self, StoreError> {
         let current = shared.refresh()?;
         let path = shared.file(current);
         let mut fence = Self {
             shared: Arc::clone(shared),
             file: None,
             position: 0,
+            mend: mend_all::<M>,
         };
         if !path.exists() {
             return Ok(fence);
@@ -452,6 +454,20 @@ impl SqliteFence {
         drop(self.file);
         self.shared.refresh().map(|_| ())
     }
+
+    fn mend_blocking(self, from: GenerationId, entities: &[Entity]) -> Result<(), StoreError> {
+        let Some(file) = &self.file else {
+            return Err(StoreError::Unusable("its file is not there".to_owned()));
+        };
+        let other = self.shared.file(from);
+        let mend = || {
+            file.execute("ATTACH DATABASE ?1 AS other", [other.to_string_lossy()])?;
+            (self.mend)(file, entities)?;
+            file.execute_batch("COMMIT")
+        };
+        // What is not committed goes with the connection.
+        mend().map_err(unavailable)
+    }
 }
 
 #[async_trait]
@@ -462,6 +478,17 @@ impl Fence for SqliteFence {
 
     async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
         spawn_blocking(move || self.switch_blocking(to))
+            .await
+            .unwrap_or_else(|_| Err(unavailable("a thread has ended")))
+    }
+
+    async fn mend(
+        self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError> {
+        let entities = entities.to_vec();
+        spawn_blocking(move || self.mend_blocking(from, &entities))
             .await
             .unwrap_or_else(|_| Err(unavailable("a thread has ended")))
     }
@@ -530,7 +557,7 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
 
     async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
         self.blocking(|shared| {
-            let fence = SqliteFence::raise(shared)?;
+            let fence = SqliteFence::raise::<M>(shared)?;
             Ok(Box::new(fence) as Box<dyn Fence>)
         })
         .await

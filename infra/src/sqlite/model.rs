@@ -1,11 +1,11 @@
 //! What the SQLite stores of all read models share: one file a generation, one writer thread, and in the same
 //! transaction as the effects the checkpoint, parked letters and attempts.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, ToSql, Transaction};
 use socialhub_projections::{
     Projection,
     projection::Projected,
-    verify::{ModelFold, ModelRow},
+    verify::{Entity, ModelFold, ModelRow},
 };
 
 /// One read model on SQLite: its tables and how changes are written to them.
@@ -36,7 +36,7 @@ pub trait SqliteModel: Send + Sized + 'static {
         batch: &[Projected<<Self::Projection as Projection>::Change>],
     ) -> rusqlite::Result<()>;
 
-    /// The last transaction did not commit: caches that learnt from it are wrong.
+    /// The last transaction did not commit, or somebody else has written to the file: what was kept in memory is wrong.
     fn rolled_back(&mut self);
 
     /// Every row for verification, sorted by table and key, read in one transaction by the caller.
@@ -44,4 +44,43 @@ pub trait SqliteModel: Send + Sized + 'static {
     /// # Errors
     /// What SQLite says.
     fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>>;
+
+    /// The kinds of entity, in the order in which they are mended.
+    const KINDS: &'static [&'static str];
+
+    /// Makes an entity what it is in another generation's file, attached as `other`, in the caller's transaction. The
+    /// other has handled the same events.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()>;
+}
+
+/// Makes all entities what they are in the file attached as `other`.
+pub(super) fn mend_all<M: SqliteModel>(
+    connection: &Connection,
+    entities: &[Entity],
+) -> rusqlite::Result<()> {
+    for kind in M::KINDS {
+        for entity in entities.iter().filter(|entity| entity.table == *kind) {
+            M::mend(connection, entity)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the rows of a table for which `of` is true those that the file attached as `other` has.
+pub(super) fn copy_rows(
+    connection: &Connection,
+    table: &str,
+    of: &str,
+    values: &[&dyn ToSql],
+) -> rusqlite::Result<()> {
+    for statement in [
+        format!("DELETE FROM main.{table} WHERE {of}"),
+        format!("INSERT INTO main.{table} SELECT * FROM other.{table} WHERE {of}"),
+    ] {
+        connection.prepare_cached(&statement)?.execute(values)?;
+    }
+    Ok(())
 }

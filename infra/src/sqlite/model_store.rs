@@ -241,7 +241,12 @@ impl<M: SqliteModel> SqliteModelStore<M> {
         let model = M::open(&connection).map_err(unusable)?;
         widen_cache(&connection, mode).map_err(unusable)?;
         let (jobs, queue) = bounded(QUEUE);
-        let writer = Writer { connection, model };
+        let data_version = data_version(&connection).map_err(unusable)?;
+        let writer = Writer {
+            connection,
+            model,
+            data_version,
+        };
         thread::Builder::new()
             .name(format!("sqlite-write-{}", M::Projection::NAME))
             .spawn(move || serve(writer, &queue, lock))
@@ -317,6 +322,15 @@ fn serve<M: SqliteModel>(mut writer: Writer<M>, queue: &Receiver<Job<M>>, lock: 
 struct Writer<M: SqliteModel> {
     connection: Connection,
     model: M,
+    /// What SQLite calls the file's contents as this connection knows them: another number once another has written, as
+    /// a repair does.
+    data_version: i64,
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
 }
 
 impl<M: SqliteModel> Writer<M> {
@@ -327,11 +341,20 @@ impl<M: SqliteModel> Writer<M> {
         position: Position,
         work: impl FnOnce(&mut M, &Transaction<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let Self { connection, model } = self;
+        let Self {
+            connection,
+            model,
+            data_version: known,
+        } = self;
         let done = catch_unwind(AssertUnwindSafe(|| {
             let transaction = connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(|error| store_error(&error, position))?;
+            let found = data_version(&transaction).map_err(unusable)?;
+            if *known != found {
+                *known = found;
+                model.rolled_back();
+            }
             work(model, &transaction)?;
             transaction
                 .commit()

@@ -34,14 +34,18 @@ use socialhub_projections::{
         rebuild::rebuild,
     },
     store::WriteBatch,
-    verify::{ModelFold, ModelRow},
+    verify::{Entity, ModelFold, ModelRow},
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::sqlite::{generations::SqliteGenerations, model::SqliteModel, wiring::open_model};
+use crate::sqlite::{
+    generations::SqliteGenerations,
+    model::{SqliteModel, copy_rows},
+    wiring::open_model,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -123,6 +127,12 @@ impl SqliteModel for SqliteToy {
                 })
             })?
             .collect()
+    }
+
+    const KINDS: &'static [&'static str] = &["tally"];
+
+    fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
+        copy_rows(connection, "tally", "id = ?1", &[&entity.key])
     }
 }
 

@@ -22,6 +22,8 @@ pub const TIMELINE: &str = "timeline";
 pub const HORIZON: &str = "horizon";
 /// The table of authors merged at read: key `follower/author`. Only stores have it.
 pub const MERGED: &str = "merged";
+/// The table of contents that no post says it has: key a padded position. Only stores may have it, and should not.
+pub const STRAY: &str = "stray";
 
 /// The key of a timeline row: positions are padded, so that text sorts as numbers do.
 pub fn timeline_key(user: UserId, position: Position) -> String {
@@ -100,6 +102,18 @@ impl FeedFold {
         self.follows
             .get(&(followed, follower))
             .is_some_and(|follow| follow.since.is_some())
+    }
+
+    /// The last event of a follow, given as `follower/followed`; 0 when there is none.
+    fn followed_last(&self, key: &str) -> Position {
+        let ids = key.split_once('/').and_then(|(follower, followed)| {
+            Some((
+                UserId(followed.parse().ok()?),
+                UserId(follower.parse().ok()?),
+            ))
+        });
+        let follow = ids.and_then(|pair| self.follows.get(&pair));
+        follow.map_or(0, |follow| follow.position)
     }
 
     /// Posts that may stand in a feed.
@@ -389,6 +403,10 @@ impl ModelFold for FeedFold {
             .map(|((followed, follower), _)| format!("{follower}/{followed}"))
             .collect();
         let optional = Optional::take_from(&mut found, &follows);
+        // What is left of these is of follows that have ended, or never were.
+        for row in found.iter_mut().filter(|row| row.table == MERGED) {
+            row.position = self.followed_last(&row.key);
+        }
         let present: BTreeSet<String> = found
             .iter()
             .filter(|row| row.table == TIMELINE)

@@ -23,6 +23,8 @@ pub struct NotificationFold {
     gone: HashMap<Uuid, Position>,
     marks: HashMap<NotificationId, Marks>,
     read_up_to: HashMap<UserId, Position>,
+    /// Where each person said so last.
+    all_read: HashMap<UserId, Position>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -144,6 +146,7 @@ impl ModelFold for NotificationFold {
             Event::NotificationAllRead(data) => {
                 let up_to = self.read_up_to.entry(data.user_id).or_default();
                 *up_to = (*up_to).max(data.up_to);
+                self.all_read.insert(data.user_id, position);
             }
             _ => {}
         }
@@ -168,6 +171,7 @@ impl NotificationFold {
     fn notification_rows(&self) -> Vec<ModelRow> {
         let mut rows = Vec::new();
         let mut unread: HashMap<UserId, u64> = HashMap::new();
+        let mut counted = self.all_read.clone();
         for (id, (position, notice)) in &self.told {
             let marks = self.marks.get(id).copied().unwrap_or_default();
             let gone = self.is_gone(&notice.about);
@@ -176,6 +180,8 @@ impl NotificationFold {
             if !(read || gone || marks.removed) {
                 *unread.entry(notice.recipient).or_default() += 1;
             }
+            let last = counted.entry(notice.recipient).or_default();
+            *last = (*last).max(marks.position.max(*position));
             let view = notice.clone().into_view(*position, read);
             rows.push(ModelRow {
                 table: "notification",
@@ -208,7 +214,7 @@ impl NotificationFold {
                 table: "person",
                 key: user.to_string(),
                 value: json!({"unread": unread, "readUpTo": up_to}),
-                position: up_to,
+                position: counted.get(&user).copied().unwrap_or_default(),
             })
         }));
         rows

@@ -5,13 +5,15 @@ use std::{marker::PhantomData, sync::Arc};
 use async_trait::async_trait;
 use socialhub_domain::Clock;
 use socialhub_event_log::{EventLog, FrontierReader, Position};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     projection::{Projected, Projection},
     runtime::{
         check::{VerifyReport, verify},
         generations::{Generation, GenerationState, Generations, WriteMode},
-        rebuild::{Filler, Filling, RebuildError, prune},
+        rebuild::{Filler, Filling, Progress, RebuildError, fill, prune},
+        repair::Repair,
         tail::read_chunk,
     },
     status::reached,
@@ -66,6 +68,29 @@ pub trait ModelControl: Send + Sync {
     /// # Errors
     /// [`RebuildError`].
     async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError>;
+
+    /// Makes what a verification found what the log says, beside a running projector. Verify once more afterwards.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn repair(
+        &self,
+        log: &Arc<dyn EventLog>,
+        found: &VerifyReport,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError>;
+
+    /// Fills the current generation, which nobody else writes, with the events up to a position.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn fill(
+        &self,
+        log: &Arc<dyn EventLog>,
+        upto: Position,
+        progress: &dyn Progress,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError>;
 
     /// The letters of the current generation.
     ///
@@ -209,6 +234,36 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
 
     async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
         verify::<P, F>(&*self.generations, log, self.frontier.as_ref()).await
+    }
+
+    async fn repair(
+        &self,
+        log: &Arc<dyn EventLog>,
+        found: &VerifyReport,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError> {
+        let repair = Repair {
+            generations: Arc::clone(&self.generations),
+            log: Arc::clone(log),
+            frontier: self.frontier.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        repair.run(found, stop).await
+    }
+
+    async fn fill(
+        &self,
+        log: &Arc<dyn EventLog>,
+        upto: Position,
+        progress: &dyn Progress,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError> {
+        let id = self.current().await?;
+        let store = self.generations.open(id, WriteMode::Bulk).await?;
+        progress.began(P::NAME, id, 0, upto);
+        let filled = fill(store, log, Arc::clone(&self.clock), upto, progress, stop).await;
+        progress.ended(P::NAME);
+        filled
     }
 
     async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::{
     projection::Projection,
     store::{Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError},
-    verify::ModelSnapshot,
+    verify::{Entity, ModelSnapshot},
 };
 
 /// What a generation is for.
@@ -117,6 +117,21 @@ pub trait Fence: Send {
     /// # Errors
     /// [`StoreError`]; the pointer has not moved.
     async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError>;
+
+    /// Makes some entities of the fenced generation what they are in another one, which has handled the same events, and
+    /// takes the fence away. What the other does not have, the fenced one does not have afterwards.
+    ///
+    /// A store with transactions does it in one. Writers go on as if nothing had happened; what they keep in memory of
+    /// these entities they read anew.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also while a batch is half written, so that the two have not handled the same events.
+    /// Where there are no transactions, some entities may have been made right already.
+    async fn mend(
+        self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError>;
 }
 
 /// What a generation held at one moment.

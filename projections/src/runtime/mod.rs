@@ -4,8 +4,8 @@
 //! In the server: one [`LogTail`] reads and decodes the log, one [`Projector`] a model writes the current generation.
 //! In a cluster: a [`PartitionProjector`] writes the partitions that are dealt to its process, each by itself, and
 //! [`StorePosition`] tells every other process where the model is.
-//! In a second process, or the same: [`rebuild`](mod@rebuild) fills new generations, [`check`] proves them, both behind
-//! [`ModelControl`]. Live projection and rebuild write through the same code, [`writer`].
+//! In a second process, or the same: [`rebuild`](mod@rebuild) fills new generations, [`check`] proves them,
+//! [`repair`](mod@repair) makes right what differs, all behind [`ModelControl`]. Live projection and rebuild write through the same code, [`writer`].
 
 pub mod check;
 pub mod control;
@@ -15,6 +15,7 @@ mod partition;
 pub mod partitions;
 pub mod projector;
 pub mod rebuild;
+pub mod repair;
 pub mod source;
 pub mod store_position;
 pub mod tail;

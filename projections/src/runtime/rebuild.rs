@@ -21,10 +21,11 @@ use crate::{
     runtime::{
         generations::{Claim, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
+        repair::{drop_workshops, is_workshop},
         tail::{Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
-    store::{GenerationId, ModelName, Source, StoreError},
+    store::{GenerationId, ModelName, ReadModelStore, Source, StoreError},
 };
 
 /// How many chunks may wait for a model that is slower than the others.
@@ -52,6 +53,22 @@ pub enum RebuildError {
     /// Interrupted; what was built so far is kept and the next rebuild goes on with it.
     #[error("interrupted; run it again to go on where it stopped")]
     Interrupted,
+    /// What differs cannot be made right by itself.
+    #[error("{model} cannot be repaired: {reason}; run `socialhub replay rebuild {model}`")]
+    BeyondRepair {
+        /// The model.
+        model: ModelName,
+        /// Why.
+        reason: String,
+    },
+    /// The model is not what it was when it was looked at.
+    #[error("{model} has changed meanwhile: {what}; run it again")]
+    Changed {
+        /// The model.
+        model: ModelName,
+        /// What has.
+        what: String,
+    },
     /// New events come in faster than the model can be filled.
     #[error("the log grows faster than {0} can be filled")]
     Outrun(ModelName),
@@ -149,7 +166,7 @@ pub struct Filler<P: Projection> {
 }
 
 /// Nobody looks on while a generation is filled; failures are logged.
-struct Silent(ModelName);
+pub(super) struct Silent(pub(super) ModelName);
 
 impl Observer for Silent {
     fn committed(&self, _: Position, _: u64, _: Option<Timestamp>) {}
@@ -173,7 +190,10 @@ impl<P: Projection> Filler<P> {
     ) -> Result<Self, RebuildError> {
         let claim = claim(&*generations).await?;
         let existing = generations.list().await?;
-        for half_built in in_state(&existing, GenerationState::Building) {
+        drop_workshops(&*generations, &claim, &existing).await?;
+        for half_built in
+            in_state(&existing, GenerationState::Building).filter(|id| !is_workshop(&existing, *id))
+        {
             match open(&generations, &log, &clock, half_built).await {
                 Ok(opened) => {
                     let filler = Self::over(generations, log, claim, half_built, opened, frontier);
@@ -309,7 +329,9 @@ impl<P: Projection> Filler<P> {
     }
 }
 
-async fn claim<P: Projection>(generations: &dyn Generations<P>) -> Result<Claim, RebuildError> {
+pub(super) async fn claim<P: Projection>(
+    generations: &dyn Generations<P>,
+) -> Result<Claim, RebuildError> {
     generations
         .claim()
         .await?
@@ -471,6 +493,36 @@ pub async fn rebuild(
             (model, outcome.unwrap_or_else(|_| Err(panicked())))
         })
         .collect()
+}
+
+/// Fills a store that nobody else writes with the events up to a position, and closes it.
+///
+/// # Errors
+/// [`RebuildError`]; what was written stays.
+pub async fn fill<P: Projection>(
+    store: Arc<dyn ReadModelStore<P>>,
+    log: &Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
+    upto: Position,
+    progress: &dyn Progress,
+    stop: &CancellationToken,
+) -> Result<(), RebuildError> {
+    let mut writer = BatchWriter::open(store, clock, log, WriteMode::Bulk, Source::log()).await?;
+    while writer.position() < upto {
+        if stop.is_cancelled() {
+            writer.close().await?;
+            return Err(RebuildError::Interrupted);
+        }
+        let missing = usize::try_from(upto - writer.position()).unwrap_or(BULK_BATCH);
+        let chunk = read_chunk(log, writer.position(), missing.min(BULK_BATCH)).await?;
+        if chunk.records().is_empty() {
+            break;
+        }
+        let entries: Vec<Entry<'_>> = chunk.records().iter().map(Entry::from).collect();
+        writer.write(&entries, &Silent(P::NAME), stop).await?;
+        progress.moved(P::NAME, writer.position());
+    }
+    Ok(writer.close().await?)
 }
 
 async fn refuse_all(

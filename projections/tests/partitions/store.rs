@@ -23,7 +23,7 @@ use socialhub_projections::{
     },
     source_position,
     store::WriteBatch,
-    verify::{ModelFold, ModelRow, ModelSnapshot},
+    verify::{Entity, ModelFold, ModelRow, ModelSnapshot},
 };
 use tokio::{sync::watch, task::yield_now};
 
@@ -291,6 +291,23 @@ impl Fence for MemoryFence {
             }
         }
         self.model.current.send_replace(to);
+        Ok(())
+    }
+
+    async fn mend(
+        self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError> {
+        let mut generations = self.model.generations.lock();
+        let other = generations[&from].rows.clone();
+        let fenced = generations.get_mut(&self.fenced).unwrap();
+        for entity in entities {
+            match other.get(&entity.key) {
+                Some(row) => fenced.rows.insert(entity.key.clone(), row.clone()),
+                None => fenced.rows.remove(&entity.key),
+            };
+        }
         Ok(())
     }
 }

@@ -48,7 +48,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Background, Parts, Roles,
     adapters::{MediaRemover, Workers},
-    mailer, media, text,
+    mailer, media,
+    past::SqlitePast,
+    text,
 };
 use crate::config::{Config, Servers};
 
@@ -431,7 +433,11 @@ impl Workshop<'_> {
 ///
 /// # Errors
 /// A line for the operator.
-pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTarget, String> {
+pub async fn replay(
+    config: &Arc<Config>,
+    servers: &Servers,
+    clock: Arc<dyn Clock>,
+) -> Result<ReplayTarget, String> {
     let log = PgEventLog::connect(&servers.database_url, clock.clone())
         .await
         .map_err(|error| format!("DATABASE_URL: {error}"))?;
@@ -457,10 +463,17 @@ pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTa
         publisher: Arc::new(KafkaPublisher::new(kafka(servers)).map_err(text)?),
         owner: format!("replay-{}", RandomIds.next_id()),
     };
+    let log = Arc::new(log);
+    let past = SqlitePast {
+        log: log.clone(),
+        config: Arc::clone(config),
+        clock: clock.clone(),
+    };
     Ok(ReplayTarget {
-        log: Arc::new(log),
+        log,
         models,
         clock,
+        past: Arc::new(past),
         relay: Some(relay),
     })
 }

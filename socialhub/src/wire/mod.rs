@@ -8,6 +8,7 @@ mod adapters;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod embedded;
+mod past;
 mod program;
 mod replay;
 mod transfer;

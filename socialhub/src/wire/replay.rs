@@ -13,7 +13,7 @@ use socialhub_infra::{
 use socialhub_replay_tools::{Options, ReplayTarget};
 use tokio_util::sync::CancellationToken;
 
-use super::text;
+use super::{past::SqlitePast, text};
 use crate::{
     config::{Config, Profile},
     serve::wait_for_signal,
@@ -37,10 +37,13 @@ pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String
         Err(options) => options,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let config = Arc::new(config);
     let target = match &config.profile {
         Profile::Embedded { log_file } => embedded(&config, log_file, clock)?,
         #[cfg(feature = "distributed")]
-        Profile::Distributed(servers) => super::distributed::replay(servers, clock).await?,
+        Profile::Distributed(servers) => {
+            super::distributed::replay(&config, servers, clock).await?
+        }
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(super::left_out()),
     };
@@ -54,7 +57,7 @@ pub fn no_log(log_file: &Path) -> String {
 }
 
 fn embedded(
-    config: &Config,
+    config: &Arc<Config>,
     log_file: &Path,
     clock: Arc<dyn Clock>,
 ) -> Result<ReplayTarget, String> {
@@ -68,10 +71,16 @@ fn embedded(
         replay_model::<SqliteNotifications>(&folder, clock.clone()).map_err(text)?,
         replay_model::<SqliteCounters>(&folder, clock.clone()).map_err(text)?,
     ];
+    let past = SqlitePast {
+        log: log.clone(),
+        config: Arc::clone(config),
+        clock: clock.clone(),
+    };
     Ok(ReplayTarget {
         log,
         models,
         clock,
+        past: Arc::new(past),
         relay: None,
     })
 }

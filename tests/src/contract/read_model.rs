@@ -5,6 +5,7 @@
 //! histories, through several writers at once that repeat themselves, race each other for a source and vanish in the
 //! middle, and compare what the store then holds with the plain fold of the log.
 
+mod mending;
 mod racing;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use super::history::{Log, followed};
 use crate::support::eventually;
 
+pub use mending::what_differs_is_mended_and_nothing_else;
 pub use racing::{
     a_rebuild_beside_writers_loses_nothing, any_history_equals_its_fold,
     partitions_in_any_order_equal_the_fold,
@@ -83,6 +85,7 @@ macro_rules! read_model_contract {
             a_switch_retires_the_old_generation,
             a_previous_generation_can_be_caught_up_and_come_back,
             a_dropped_generation_is_gone,
+            what_differs_is_mended_and_nothing_else,
             any_history_equals_its_fold,
         );
     };

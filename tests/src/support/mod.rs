@@ -12,7 +12,7 @@ pub mod stack;
 
 pub use client::{Answer, Client};
 pub use profile::Profile;
-pub use server::Server;
+pub use server::{Server, binary};
 pub use stack::{Stack, Turn};
 
 use std::{future::Future, time::Duration};

@@ -144,6 +144,11 @@ impl Server {
         found.map(|(_, value)| value.as_str()).unwrap()
     }
 
+    /// What its processes find in their environment.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port

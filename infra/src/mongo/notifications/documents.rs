@@ -120,6 +120,11 @@ impl Told {
         self.kind == kind::NEW_POST
     }
 
+    /// Whether it tells an author that their own post is live: it goes with the post's announcement.
+    pub(super) fn is_of_own_post(&self) -> bool {
+        self.kind == kind::OWN_POST
+    }
+
     pub(super) fn position(&self) -> Position {
         from_stored(self.position)
     }
@@ -242,6 +247,13 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
+    /// Whether it says what the author's own notification says.
+    pub(super) fn agrees_with(&self, told: &Told) -> bool {
+        told.post.as_ref() == Some(&self.post)
+            && (&self.author, self.position, &self.username, self.at)
+                == (&told.user, told.position, &told.username, told.at)
+    }
+
     /// The notification to a follower.
     pub(super) fn told_to(&self, follower: &str) -> Result<Told, Fault> {
         let notice = Notice {

@@ -6,6 +6,7 @@
 //! (read, removed, gone, told) is derived from the facts and kept with it so that lists are one indexed query.
 
 mod documents;
+mod mend;
 mod reader;
 pub(super) mod rows;
 mod settle;

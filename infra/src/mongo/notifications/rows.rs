@@ -8,7 +8,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::verify::ModelRow;
 
 use super::{
-    documents::{Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
+    documents::{Announcement, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, find_all, from_stored};
@@ -22,8 +22,9 @@ struct Marks {
 }
 
 pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
-    let (told, wishes, facts, read_up_to) = tokio::try_join!(
+    let (told, announcements, wishes, facts, read_up_to) = tokio::try_join!(
         find_all(&tables.notifications, doc! {}),
+        find_all(&tables.announcements, doc! {}),
         find_all(&tables.wishes, doc! {}),
         find_all(&tables.facts, doc! {}),
         find_all(&tables.read_up_to, doc! {}),
@@ -33,8 +34,12 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         take_fact(fact, &mut marks, &mut rows)?;
     }
     let read_up_to = highest(&read_up_to);
+    let mut announced: HashMap<&str, &Announcement> = announcements
+        .iter()
+        .map(|announcement| (&*announcement.post, announcement))
+        .collect();
     let mut unread: HashMap<&str, u64> = HashMap::new();
-    for told in told.iter().filter(|told| told.told) {
+    for told in told.iter().filter(|told| told.told || told.shown) {
         let up_to = read_up_to.get(&*told.user).copied().unwrap_or_default();
         let marks = marks.remove(&*told.id).unwrap_or_default();
         let view = told.view(up_to)?;
@@ -42,15 +47,31 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
             *unread.entry(&told.user).or_default() += 1;
         }
         let position = told.position();
+        let mut value = json!({
+            "view": view, "position": position, "gone": told.gone, "removed": told.removed,
+        });
+        if told.shown != (told.told && !told.removed && !told.gone) {
+            value["shown"] = json!(told.shown);
+        }
+        if told.is_of_own_post() {
+            let announcement = announced.remove(told.post.as_deref().unwrap_or_default());
+            if !announcement.is_some_and(|announcement| announcement.agrees_with(told)) {
+                value["announcement"] = json!(announcement);
+            }
+        }
         rows.push(ModelRow {
             table: "notification",
             key: told.id.clone(),
-            value: json!({
-                "view": view, "position": position, "gone": told.gone, "removed": told.removed,
-            }),
+            value,
             position: position.max(marks.position),
         });
     }
+    rows.extend(announced.into_values().map(|announcement| ModelRow {
+        table: "announcement",
+        key: announcement.post.clone(),
+        value: json!(announcement),
+        position: from_stored(announcement.position),
+    }));
     rows.extend(marks.into_iter().map(|(id, marks)| ModelRow {
         table: "mark",
         key: id.to_owned(),

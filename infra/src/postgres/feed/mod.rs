@@ -15,10 +15,12 @@
 //! - Counts change only with the row that they count, in the statement's own transaction.
 //!
 //! [`writer`] changes the tables; [`gather`] is what a batch says, [`tallies`] and [`timelines`] are its parts. [`reader`]
-//! answers queries with the statements of [`home`] and [`views`], [`rows`] lists everything for verification.
+//! answers queries with the statements of [`home`] and [`views`], [`rows`] lists everything for verification,
+//! [`mend`] copies what differs from another generation.
 
 mod gather;
 mod home;
+mod mend;
 mod reader;
 mod rows;
 mod tallies;

@@ -3,13 +3,16 @@
 use serde_json::{Value, json};
 use socialhub_domain::{PostId, UserId};
 use socialhub_projections::{
-    feed::fold::{HORIZON, MERGED, TIMELINE, timeline_key, timeline_value},
+    feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
     verify::ModelRow,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::postgres::{feed::visibility_of, model::from_sql};
+use crate::postgres::{
+    feed::{lower, visibility_of},
+    model::from_sql,
+};
 
 /// All of them, sorted by table and key.
 pub(super) async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
@@ -30,7 +33,7 @@ type ReadRow = fn(&PgRow) -> sqlx::Result<ModelRow>;
 const TABLES: &[(&str, ReadRow)] = &[
     (
         "SELECT id, position, username, name, NULLIF(bio, ''), NULLIF(avatar, ''),
-                COALESCE(created_at, 0) FROM people",
+                COALESCE(created_at, 0), username_lower, name_lower FROM people",
         person,
     ),
     (
@@ -46,6 +49,11 @@ const TABLES: &[(&str, ReadRow)] = &[
                 p.content, p.visibility, p.media, p.created_at, p.position
          FROM post_states s LEFT JOIN posts p ON s.created <> 0 AND p.position = s.created",
         post,
+    ),
+    (
+        "SELECT p.position FROM posts p
+         LEFT JOIN post_states s ON s.id = p.id AND s.created = p.position WHERE s.id IS NULL",
+        stray,
     ),
     ("SELECT post_id, user_id, position, active FROM likes", like),
     (
@@ -84,12 +92,25 @@ fn pair(row: &PgRow) -> sqlx::Result<String> {
     Ok(format!("{}/{}", id(row, 0)?, id(row, 1)?))
 }
 
+fn stray(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let position: i64 = row.try_get(0)?;
+    let key = format!("{position:020}");
+    Ok(model_row(STRAY, key, json!(true), position))
+}
+
 fn person(row: &PgRow) -> sqlx::Result<ModelRow> {
     let text = |column: usize| row.try_get::<Option<String>, _>(column);
-    let value = json!({
+    let mut value = json!({
         "username": text(2)?, "name": text(3)?, "bio": text(4)?, "avatar": text(5)?,
         "createdAt": row.try_get::<i64, _>(6)?,
     });
+    // What people are found by follows from what is shown of them.
+    for (shown, found_by) in [(2, 7), (3, 8)] {
+        let found_by = text(found_by)?;
+        if text(shown)?.as_deref().map(lower) != found_by {
+            value["foundBy"] = json!(found_by);
+        }
+    }
     let key = id(row, 0)?.to_string();
     Ok(model_row("person", key, value, row.try_get(1)?))
 }

@@ -13,7 +13,7 @@ use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
     projection::Projected,
     runtime::WriteMode,
-    verify::ModelRow,
+    verify::{Entity, ModelRow},
 };
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use crate::{
         feed::{
             PRIVATE,
             gather::{Gathered, PendingComment, PendingFollow, Profile},
-            lower, rows,
+            lower, mend, rows,
             tallies::Tallies,
             timelines::{Timelines, Turns},
         },
@@ -85,6 +85,12 @@ impl PgModel for PgFeed {
 
     async fn rows(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
         rows::all(connection).await
+    }
+
+    const KINDS: &'static [&'static str] = mend::KINDS;
+
+    async fn mend(connection: &mut PgConnection, other: &str, entity: &Entity) -> sqlx::Result<()> {
+        mend::mend(connection, other, entity).await
     }
 }
 

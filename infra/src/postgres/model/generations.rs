@@ -13,7 +13,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
     runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
-    verify::ModelSnapshot,
+    verify::{Entity, ModelSnapshot},
 };
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
@@ -391,6 +391,24 @@ impl<M: PgModel> Fence for PgFence<M> {
             .await
             .map_err(|error| outside(&error))?;
         self.shared.refresh().await.map(|_| ())
+    }
+
+    async fn mend(
+        mut self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError> {
+        let other = catalogue::schema_of(Shared::<M>::NAME, from);
+        let mend = async {
+            for kind in M::KINDS {
+                for entity in entities.iter().filter(|entity| entity.table == *kind) {
+                    M::mend(&mut self.connection, &other, entity).await?;
+                }
+            }
+            execute(&mut self.connection, "COMMIT").await
+        };
+        // What is not committed goes with the connection.
+        mend.await.map_err(|error| outside(&error))
     }
 }
 

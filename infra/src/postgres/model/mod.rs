@@ -28,9 +28,10 @@ use socialhub_projections::{
     Projection,
     projection::Projected,
     runtime::WriteMode,
-    verify::{ModelFold, ModelRow},
+    verify::{Entity, ModelFold, ModelRow},
 };
 use sqlx::{Executor, PgConnection};
+use uuid::Uuid;
 
 pub use generations::PgGenerations;
 pub use store::PgModelStore;
@@ -67,6 +68,37 @@ pub trait PgModel: Send + Sync + Sized + 'static {
     /// # Errors
     /// What Postgres says.
     async fn rows(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>>;
+
+    /// The kinds of entity, in the order in which they are mended.
+    const KINDS: &'static [&'static str];
+
+    /// Makes an entity what it is in another generation, in the schema `other`, in the caller's transaction. The other has
+    /// handled the same events.
+    ///
+    /// # Errors
+    /// What Postgres says.
+    async fn mend(connection: &mut PgConnection, other: &str, entity: &Entity) -> sqlx::Result<()>;
+}
+
+/// Makes the rows of a table for which `of` is true those that the schema `other` has. `$1` and `$2` are the ids.
+pub(crate) async fn copy_rows(
+    connection: &mut PgConnection,
+    other: &str,
+    table: &str,
+    of: &str,
+    ids: &[Uuid],
+) -> sqlx::Result<()> {
+    for statement in [
+        format!("DELETE FROM {table} WHERE {of}"),
+        format!("INSERT INTO {table} SELECT * FROM {other}.{table} WHERE {of}"),
+    ] {
+        let mut query = sqlx::query(&statement);
+        for id in ids {
+            query = query.bind(*id);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 /// Runs statements that have no values, one after another, in one round trip.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use socialhub_event_log::Position;
-use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence};
+use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence, verify::Entity};
 use tokio::time::Instant;
 
 use super::{claim_key, fence_key, generations::Shared, held::Held, scripts, source_field, token};
@@ -13,6 +13,8 @@ use crate::redis::renewal::TIME_TO_LIVE;
 /// How long another's fence is waited for: at least until one whose holder was killed has run out.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How many entries one script copies: Redis does nothing else while it runs.
+const MENDED_AT_ONCE: usize = 500;
 
 /// Nobody writes the generation that was current when it was raised. Renewed until it is dropped.
 pub(super) struct RedisFence {
@@ -72,6 +74,31 @@ impl Fence for RedisFence {
             return Err(reply.fault());
         }
         self.shared.refresh().await.map(|_| ())
+    }
+
+    async fn mend(
+        self: Box<Self>,
+        from: GenerationId,
+        entities: &[Entity],
+    ) -> Result<(), StoreError> {
+        for part in entities.chunks(MENDED_AT_ONCE) {
+            let mut script = scripts::MEND.prepare_invoke();
+            script
+                .key(&self.shared.catalogue)
+                .key(fence_key(&self.shared.catalogue))
+                .arg(&self.token)
+                .arg(from.0);
+            for entity in part {
+                if let Some(id) = entity.id() {
+                    script.arg(entity.table).arg(id.as_bytes());
+                }
+            }
+            let reply = self.shared.call(&script).await?;
+            if reply.word != "done" {
+                return Err(reply.fault());
+            }
+        }
+        Ok(())
     }
 }
 

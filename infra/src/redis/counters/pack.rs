@@ -16,6 +16,7 @@ use socialhub_projections::{
     counters::{CounterChange, PersonCounts, PostCounts},
     projection::Projected,
     store::WriteBatch,
+    verify::same,
 };
 use uuid::Uuid;
 
@@ -313,13 +314,39 @@ pub(super) fn post_row(record: &[u8], score: Option<f64>) -> Option<(Value, Posi
         3 => "deleted",
         _ => "unknown",
     };
-    let value = json!({
+    let mut value = json!({
         "state": state,
         "likes": likes as i64,
         "comments": comments as i64,
         "log2Score": score,
     });
+    // The sums that the next like is added to must be those of the score that is served.
+    let summed = log2_of(record.get(25..)?)?;
+    if state == "public" && !same(&json!(summed), &json!(score)) {
+        value["log2Sums"] = json!(summed);
+    }
     Some((value, changed as Position))
+}
+
+/// The score that the sums of a record come to; the outer none when they are no sums.
+#[expect(clippy::option_option, reason = "no sums have no score")]
+fn log2_of(sums: &[u8]) -> Option<Option<f64>> {
+    let (sums, rest) = sums.as_chunks::<24>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let mut newest = f64::NEG_INFINITY;
+    let mut found = Vec::with_capacity(sums.len());
+    for sum in sums {
+        let [life, whole, part] = numbers(sum, 0)?;
+        newest = newest.max(life);
+        found.push((life, whole + part / (1_u64 << 40) as f64));
+    }
+    let total: f64 = found
+        .iter()
+        .map(|(life, sum)| sum * (life - newest).exp2())
+        .sum();
+    Some((total > 0.0).then(|| newest + total.log2()))
 }
 
 /// A person's record in the form that is verified.

@@ -19,6 +19,7 @@ script!(DISCARD, "discard");
 script!(DROP, "lib", "drop");
 script!(FENCE, "lib", "fence");
 script!(LIST, "lib", "list");
+script!(MEND, "lib", "mend");
 script!(PAUSE, "lib", "pause");
 script!(POINTER, "pointer");
 script!(READ, "read");

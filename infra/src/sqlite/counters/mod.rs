@@ -16,12 +16,15 @@ use rusqlite::{Connection, Transaction};
 use socialhub_projections::{
     counters::{CounterChange, CounterFold, Counters},
     projection::Projected,
-    verify::ModelRow,
+    verify::{Entity, ModelRow},
 };
 
 use self::batch::Batch;
 pub use self::reader::SqliteCounterReader;
-use crate::sqlite::model::SqliteModel;
+use crate::sqlite::{
+    connection::id_bytes,
+    model::{SqliteModel, copy_rows},
+};
 
 /// The writer of the `counters` model. Remembers nothing between batches.
 #[derive(Debug, Default)]
@@ -90,5 +93,18 @@ impl SqliteModel for SqliteCounters {
 
     fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         rows::rows(connection)
+    }
+
+    const KINDS: &'static [&'static str] = &["person", "post"];
+
+    fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
+        let (table, of) = match entity.table {
+            "person" => ("person_counter", "person = ?1"),
+            _ => ("post_counter", "post = ?1"),
+        };
+        match entity.id() {
+            Some(id) => copy_rows(connection, table, of, &[&id_bytes(id)]),
+            None => Ok(()),
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, Row};
 use serde_json::json;
-use socialhub_projections::verify::ModelRow;
+use socialhub_domain::score::DecayedScore;
+use socialhub_projections::verify::{ModelRow, same};
 
 use super::state;
 use crate::sqlite::connection::{from_sql, read_id};
@@ -16,7 +17,7 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         rows.push(row?);
     }
     let mut posts = connection.prepare(
-        "SELECT post, state, likes, comments, score, changed FROM post_counter ORDER BY post",
+        "SELECT post, state, likes, comments, score, changed, decay FROM post_counter ORDER BY post",
     )?;
     for row in posts.query_map([], post)? {
         rows.push(row?);
@@ -44,15 +45,24 @@ fn post(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
         state::DELETED => "deleted",
         _ => "unknown",
     };
+    let score: Option<f64> = row.get(4)?;
+    let mut value = json!({
+        "state": name,
+        "likes": row.get::<_, i64>(2)?,
+        "comments": row.get::<_, i64>(3)?,
+        "log2Score": score,
+    });
+    // The sums that the next like is added to must be those of the score that is served.
+    let sums = DecayedScore::from_bytes(row.get_ref(6)?.as_blob()?);
+    let ranked = row.get::<_, i64>(1)? == state::PUBLIC;
+    let summed = sums.as_ref().and_then(DecayedScore::log2);
+    if sums.is_none() || (ranked && !same(&json!(summed), &json!(score))) {
+        value["log2Sums"] = json!(summed);
+    }
     Ok(ModelRow {
         table: "post",
         key: read_id(row, 0)?.to_string(),
-        value: json!({
-            "state": name,
-            "likes": row.get::<_, i64>(2)?,
-            "comments": row.get::<_, i64>(3)?,
-            "log2Score": row.get::<_, Option<f64>>(4)?,
-        }),
+        value,
         position: from_sql(row.get(5)?),
     })
 }

@@ -6,9 +6,11 @@
 //! whom millions follow costs as little as any other.
 //!
 //! [`writer`] changes the tables ([`counts`] are the rows it keeps in memory), [`timelines`] is its part that keeps timelines, [`reader`] answers queries with the
-//! help of [`merge`] (posts of many authors in order) and [`views`], [`rows`] lists everything for verification.
+//! help of [`merge`] (posts of many authors in order) and [`views`], [`rows`] lists everything for verification, [`mend`]
+//! copies what differs from another generation.
 
 mod counts;
+mod mend;
 mod merge;
 mod reader;
 mod rows;

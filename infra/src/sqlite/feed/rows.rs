@@ -4,14 +4,14 @@ use rusqlite::{Connection, Row};
 use serde_json::{Value, json};
 use socialhub_domain::{PostId, UserId};
 use socialhub_projections::{
-    feed::fold::{HORIZON, MERGED, TIMELINE, timeline_key, timeline_value},
+    feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
     verify::ModelRow,
 };
 use uuid::Uuid;
 
 use crate::sqlite::{
     connection::{from_sql, read_id},
-    feed::visibility_of,
+    feed::{visibility_of, writer::lower},
 };
 
 /// All of them, sorted by table and key.
@@ -32,7 +32,8 @@ type ReadRow = fn(&Row<'_>) -> rusqlite::Result<ModelRow>;
 
 const TABLES: &[(&str, ReadRow)] = &[
     (
-        "SELECT id, position, username, name, bio, avatar, created_at FROM people",
+        "SELECT id, position, username, name, bio, avatar, created_at, username_lower, name_lower
+         FROM people",
         person,
     ),
     (
@@ -48,6 +49,11 @@ const TABLES: &[(&str, ReadRow)] = &[
                 p.content, p.visibility, p.media, p.created_at, p.position
          FROM post_states s LEFT JOIN posts p ON s.created <> 0 AND p.position = s.created",
         post,
+    ),
+    (
+        "SELECT p.position FROM posts p
+         LEFT JOIN post_states s ON s.id = p.id AND s.created = p.position WHERE s.id IS NULL",
+        stray,
     ),
     ("SELECT post_id, user_id, position, active FROM likes", like),
     (
@@ -80,12 +86,26 @@ fn pair(row: &Row<'_>) -> rusqlite::Result<String> {
     Ok(format!("{}/{}", read_id(row, 0)?, read_id(row, 1)?))
 }
 
+fn stray(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let position: i64 = row.get(0)?;
+    let key = format!("{position:020}");
+    Ok(model_row(STRAY, key, json!(true), position))
+}
+
 fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
-    let value = json!({
+    let mut value = json!({
         "username": row.get::<_, Option<String>>(2)?, "name": row.get::<_, Option<String>>(3)?,
         "bio": row.get::<_, Option<String>>(4)?, "avatar": row.get::<_, Option<String>>(5)?,
         "createdAt": row.get::<_, i64>(6)?,
     });
+    // What people are found by follows from what is shown of them.
+    for (shown, found_by) in [(2, 7), (3, 8)] {
+        let shown: Option<String> = row.get(shown)?;
+        let found_by: Option<String> = row.get(found_by)?;
+        if shown.as_deref().map(lower) != found_by {
+            value["foundBy"] = json!(found_by);
+        }
+    }
     Ok(model_row(
         "person",
         read_id(row, 0)?.to_string(),

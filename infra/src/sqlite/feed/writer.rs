@@ -12,7 +12,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
     projection::Projected,
-    verify::ModelRow,
+    verify::{Entity, ModelRow},
 };
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use crate::sqlite::{
     feed::{
         FeedLimits,
         counts::{Counts, PostState, Tally},
-        rows,
+        mend, rows,
         timelines::Timelines,
         visibility_code,
     },
@@ -248,6 +248,12 @@ impl SqliteModel for SqliteFeed {
 
     fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         rows::all(connection)
+    }
+
+    const KINDS: &'static [&'static str] = mend::KINDS;
+
+    fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
+        mend::mend(connection, entity)
     }
 }
 

@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 pub(crate) mod history;
+mod mend;
 mod reader;
 mod rows;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use socialhub_domain::{CommentId, PostId, Timestamp, UserId};
 use socialhub_projections::{
     notifications::{About, Notice, NotificationChange, NotificationFold, Notifications},
     projection::Projected,
-    verify::ModelRow,
+    verify::{Entity, ModelRow},
 };
 use uuid::Uuid;
 
@@ -126,6 +127,12 @@ impl SqliteModel for SqliteNotifications {
 
     fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         rows::rows(connection)
+    }
+
+    const KINDS: &'static [&'static str] = mend::KINDS;
+
+    fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
+        mend::mend(connection, entity)
     }
 }
 

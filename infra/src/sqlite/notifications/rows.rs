@@ -22,7 +22,7 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
     collect("SELECT id, flags, changed FROM mark", mark)?;
     collect(
         "SELECT kind, actor, post, comment, username, at, position, flags,
-             position <= r.read_up_to, n.changed, r.person
+             position <= r.read_up_to, n.changed, r.person, n.id
          FROM notification n JOIN recipient r ON r.number = n.recipient",
         notification,
     )?;
@@ -66,7 +66,8 @@ fn notification(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     let view = read_notice(row, UserId(read_id(row, 10)?))?.into_view(position, read);
     Ok(ModelRow {
         table: "notification",
-        key: view.id.to_string(),
+        // As it is found by; the view has the id that follows from what it says.
+        key: read_id(row, 11)?.to_string(),
         value: json!({
             "view": view,
             "position": position,

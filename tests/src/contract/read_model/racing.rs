@@ -119,7 +119,7 @@ impl<S: Subject> Writer<S> {
 }
 
 /// Makes an empty generation current and removes the one before, as if the place were fresh.
-async fn start_over<S: Subject>(generations: &Gens<S>) -> GenerationId {
+pub(super) async fn start_over<S: Subject>(generations: &Gens<S>) -> GenerationId {
     let (new, old) = replace::<S>(generations, &Vec::new()).await;
     let held = claim::<S>(generations).await;
     patiently(|| generations.drop_generation(&held, old))

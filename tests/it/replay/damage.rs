@@ -1,0 +1,434 @@
+//! Damage done by hand to every kind of thing in each store of a read model.
+
+use std::path::PathBuf;
+
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+use socialhub_tests::support::{Profile, Server};
+use sqlx::{Connection, Executor, PgConnection};
+
+/// One kind of damage.
+pub struct Damage {
+    /// The model it is done to.
+    pub model: &'static str,
+    /// The kind of thing that differs afterwards.
+    pub kind: &'static str,
+    how: How,
+}
+
+enum How {
+    /// A statement, for a generation's file or schema.
+    Sql(&'static str),
+    /// Documents of a collection that are changed; none: removed.
+    Change(&'static str, Document, Option<Document>),
+    /// A document that comes to be in a collection.
+    Insert(&'static str, Document),
+    /// A script, with the generation's keys as `posts`, `people` and `trending`.
+    Redis(&'static str),
+}
+
+impl Damage {
+    /// What was done, for a message.
+    pub fn told(&self) -> String {
+        let how = match &self.how {
+            How::Sql(statement) => (*statement).to_owned(),
+            How::Change(collection, which, change) => {
+                format!("{collection}: {which} becomes {change:?}")
+            }
+            How::Insert(collection, document) => format!("{collection}: {document} is inserted"),
+            How::Redis(script) => (*script).to_owned(),
+        };
+        format!("{} {}: {how}", self.model, self.kind)
+    }
+
+    /// Does it to the generation of a model that is current.
+    pub async fn inflict(&self, server: &Server, generation: u64) {
+        match (&self.how, Profile::chosen()) {
+            (How::Sql(statement), Profile::Embedded) => {
+                in_file(server, self.model, generation, statement);
+            }
+            (How::Sql(statement), Profile::Distributed) => {
+                in_schema(server, self.model, generation, statement).await;
+            }
+            (How::Change(collection, which, change), _) => {
+                let collection = collection_of(server, collection, generation).await;
+                let touched = match change {
+                    None => {
+                        collection
+                            .delete_many(which.clone())
+                            .await
+                            .unwrap()
+                            .deleted_count
+                    }
+                    Some(change) => {
+                        let update = doc! { "$set": change.clone() };
+                        let updated = collection.update_many(which.clone(), update).await;
+                        updated.unwrap().modified_count
+                    }
+                };
+                assert!(touched > 0, "{} touched nothing", self.told());
+            }
+            (How::Insert(collection, document), _) => {
+                let collection = collection_of(server, collection, generation).await;
+                collection.insert_one(document).await.unwrap();
+            }
+            (How::Redis(script), _) => in_redis(server, generation, script).await,
+        }
+    }
+}
+
+/// Everything that can be damaged in the stores of the chosen profile.
+pub fn all() -> Vec<Damage> {
+    match Profile::chosen() {
+        Profile::Embedded => [feed(), sqlite_notifications(), sqlite_counters()],
+        Profile::Distributed => [feed(), mongo_notifications(), redis_counters()],
+    }
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn sql(model: &'static str, damages: &[(&'static str, &'static str)]) -> Vec<Damage> {
+    let damage = |&(kind, statement)| Damage {
+        model,
+        kind,
+        how: How::Sql(statement),
+    };
+    damages.iter().map(damage).collect()
+}
+
+/// The same tables on SQLite and on Postgres.
+fn feed() -> Vec<Damage> {
+    sql(
+        "feed",
+        &[
+            ("person", "UPDATE people SET bio = 'never said'"),
+            (
+                "person",
+                "UPDATE people SET name_lower = 'found by another name'",
+            ),
+            ("person", "DELETE FROM people"),
+            ("tally", "UPDATE tallies SET followers = followers + 1"),
+            ("tally", "DELETE FROM tallies"),
+            (
+                "follow",
+                "UPDATE follows SET since = NULL, followed_at = NULL",
+            ),
+            ("follow", "DELETE FROM follows"),
+            ("post", "UPDATE posts SET content = 'never written'"),
+            ("post", "UPDATE posts SET visibility = 0"),
+            ("post", "DELETE FROM posts"),
+            (
+                "post",
+                "UPDATE post_states SET likes = likes + 3 WHERE NOT deleted",
+            ),
+            (
+                "post",
+                "UPDATE post_states SET deleted = false WHERE deleted",
+            ),
+            ("post", "DELETE FROM post_states"),
+            (
+                "stray",
+                "INSERT INTO posts SELECT position + 100000, id, author_id, username,
+                 'never written', visibility, media, created_at FROM posts",
+            ),
+            ("like", "UPDATE likes SET active = NOT active"),
+            ("like", "DELETE FROM likes"),
+            (
+                "comment",
+                "UPDATE comments SET comment = 'never said' WHERE created IS NOT NULL",
+            ),
+            ("comment", "DELETE FROM comments"),
+            ("timeline", "DELETE FROM timeline"),
+            (
+                "timeline",
+                "INSERT INTO timeline SELECT p.author_id, p.position FROM posts p",
+            ),
+            (
+                "merged",
+                "INSERT INTO merged_authors SELECT p.author_id, p.author_id FROM posts p LIMIT 1",
+            ),
+        ],
+    )
+}
+
+fn sqlite_notifications() -> Vec<Damage> {
+    sql(
+        "notifications",
+        &[
+            ("notification", "DELETE FROM notification"),
+            ("notification", "UPDATE notification SET flags = 7 - flags"),
+            (
+                "notification",
+                "UPDATE notification SET username = 'somebody else'",
+            ),
+            (
+                "notification",
+                "UPDATE notification SET position = position + 1",
+            ),
+            (
+                "notification",
+                "UPDATE notification SET id = randomblob(16)",
+            ),
+            ("person", "UPDATE recipient SET unread = unread + 1"),
+            ("person", "UPDATE recipient SET read_up_to = read_up_to + 1"),
+            ("person", "DELETE FROM recipient"),
+            ("mark", "INSERT INTO mark SELECT zeroblob(16), 1, 1"),
+            ("gone", "DELETE FROM gone"),
+            ("gone", "INSERT INTO gone SELECT zeroblob(16), 1"),
+            ("wish", "DELETE FROM wish"),
+            ("wish", "UPDATE wish SET since = since + 1"),
+        ],
+    )
+}
+
+fn sqlite_counters() -> Vec<Damage> {
+    sql(
+        "counters",
+        &[
+            ("post", "UPDATE post_counter SET likes = likes + 1"),
+            (
+                "post",
+                "UPDATE post_counter SET comments = 0 WHERE comments > 0",
+            ),
+            (
+                "post",
+                "UPDATE post_counter SET score = score + 1 WHERE score IS NOT NULL",
+            ),
+            (
+                "post",
+                "UPDATE post_counter SET score = NULL WHERE score IS NOT NULL",
+            ),
+            (
+                "post",
+                "UPDATE post_counter SET decay = x'' WHERE score IS NOT NULL",
+            ),
+            ("post", "UPDATE post_counter SET state = 0"),
+            ("post", "DELETE FROM post_counter"),
+            (
+                "person",
+                "UPDATE person_counter SET following = following + 1",
+            ),
+            ("person", "DELETE FROM person_counter"),
+            (
+                "person",
+                "INSERT INTO person_counter SELECT zeroblob(16), 1, 1, 1, 1",
+            ),
+        ],
+    )
+}
+
+fn mongo_notifications() -> Vec<Damage> {
+    let change = |kind, collection, which: Document, change: Document| {
+        (kind, How::Change(collection, which, Some(change)))
+    };
+    let remove = |kind, collection, which: Document| (kind, How::Change(collection, which, None));
+    let nobody = "00000000-0000-0000-0000-000000000001";
+    let every = || doc! {};
+    let damages = vec![
+        remove("notification", "notifications", every()),
+        change(
+            "notification",
+            "notifications",
+            every(),
+            doc! { "username": "somebody else" },
+        ),
+        change(
+            "notification",
+            "notifications",
+            every(),
+            doc! { "position": 1_i64 },
+        ),
+        change(
+            "notification",
+            "notifications",
+            doc! { "told": true },
+            doc! { "told": false },
+        ),
+        change(
+            "notification",
+            "notifications",
+            doc! { "shown": true },
+            doc! { "shown": false },
+        ),
+        change(
+            "notification",
+            "notifications",
+            doc! { "gone": false },
+            doc! { "gone": true },
+        ),
+        change(
+            "notification",
+            "notifications",
+            doc! { "removed": true },
+            doc! { "removed": false },
+        ),
+        change(
+            "person",
+            "notifications",
+            doc! { "read": false },
+            doc! { "read": true },
+        ),
+        remove("notification", "announcements", every()),
+        change(
+            "notification",
+            "announcements",
+            every(),
+            doc! { "at": 1_i64 },
+        ),
+        (
+            "announcement",
+            How::Insert(
+                "announcements",
+                doc! { "_id": nobody, "author": nobody, "position": 1_i64, "username": "x", "at": 1_i64 },
+            ),
+        ),
+        remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
+        (
+            "gone",
+            How::Insert(
+                "facts",
+                doc! { "_id": format!("gone:{nobody}"), "position": 1_i64 },
+            ),
+        ),
+        (
+            "mark",
+            How::Insert(
+                "facts",
+                doc! { "_id": format!("read:{nobody}"), "position": 1_i64 },
+            ),
+        ),
+        remove("person", "read_up_to", every()),
+        (
+            "person",
+            How::Insert(
+                "read_up_to",
+                doc! { "_id": format!("{nobody}/2"), "user": nobody, "up_to": 2_i64 },
+            ),
+        ),
+        remove("wish", "wishes", doc! { "wanted": true }),
+        change(
+            "wish",
+            "wishes",
+            doc! { "wanted": true },
+            doc! { "wanted": false },
+        ),
+    ];
+    let damage = |(kind, how)| Damage {
+        model: "notifications",
+        kind,
+        how,
+    };
+    damages.into_iter().map(damage).collect()
+}
+
+fn redis_counters() -> Vec<Damage> {
+    let damages: [(&'static str, &'static str); 9] = [
+        (
+            "post",
+            "for _, id in ipairs(redis.call('HKEYS', posts)) do
+                 local row = redis.call('HGET', posts, id)
+                 local kind, likes, comments = struct.unpack('<Bdd', row)
+                 redis.call('HSET', posts, id,
+                     struct.pack('<Bdd', kind, likes + 1, comments + 1) .. string.sub(row, 18))
+             end",
+        ),
+        (
+            "post",
+            "for _, id in ipairs(redis.call('HKEYS', posts)) do
+                 local row = redis.call('HGET', posts, id)
+                 redis.call('HSET', posts, id, string.char(2) .. string.sub(row, 2))
+             end",
+        ),
+        (
+            "post",
+            "for _, id in ipairs(redis.call('HKEYS', posts)) do
+                 redis.call('HSET', posts, id, string.sub(redis.call('HGET', posts, id), 1, 25))
+             end",
+        ),
+        ("post", "redis.call('DEL', posts)"),
+        ("post", "redis.call('DEL', trending)"),
+        (
+            "post",
+            "for _, id in ipairs(redis.call('ZRANGE', trending, 0, -1)) do
+                 redis.call('ZINCRBY', trending, 1, id)
+             end",
+        ),
+        (
+            "trending",
+            "redis.call('ZADD', trending, 5, string.rep('x', 16))",
+        ),
+        (
+            "person",
+            "for _, id in ipairs(redis.call('HKEYS', people)) do
+                 redis.call('HSET', people, id, struct.pack('<dddd', 9, 9, 9, 1))
+             end",
+        ),
+        (
+            "person",
+            "redis.call('HSET', people, string.rep('x', 16), struct.pack('<dddd', 1, 1, 1, 1))",
+        ),
+    ];
+    let damage = |(kind, script)| Damage {
+        model: "counters",
+        kind,
+        how: How::Redis(script),
+    };
+    damages.into_iter().map(damage).collect()
+}
+
+fn in_file(server: &Server, model: &str, generation: u64, statement: &str) {
+    let file: PathBuf = server.data_dir().join("read-models");
+    let file = file.join(format!("{model}.{generation}.db"));
+    let connection = rusqlite::Connection::open(file).unwrap();
+    connection
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .unwrap();
+    let touched = connection.execute(statement, []);
+    assert!(touched.unwrap() > 0, "{statement} touched nothing");
+}
+
+async fn in_schema(server: &Server, model: &str, generation: u64, statement: &str) {
+    let mut connection = PgConnection::connect(server.setting("DATABASE_URL"))
+        .await
+        .unwrap();
+    let path = format!("SET search_path TO {model}_{generation}");
+    connection.execute(path.as_str()).await.unwrap();
+    let done = connection.execute(statement).await.unwrap();
+    assert!(done.rows_affected() > 0, "{statement} touched nothing");
+}
+
+async fn collection_of(
+    server: &Server,
+    name: &str,
+    generation: u64,
+) -> mongodb::Collection<Document> {
+    let client = mongodb::Client::with_uri_str(server.setting("MONGODB_URL"))
+        .await
+        .unwrap();
+    let database = client.default_database().unwrap();
+    database.collection(&format!("{name}_{generation}"))
+}
+
+async fn in_redis(server: &Server, generation: u64, script: &str) {
+    let client = redis::Client::open(server.setting("REDIS_URL")).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let base = format!(
+        "socialhub:{}:counters:{generation}",
+        server.setting("NAMESPACE")
+    );
+    let whole = format!("local posts, people, trending = KEYS[1], KEYS[2], KEYS[3]\n{script}");
+    let mut call = redis::cmd("EVAL");
+    call.arg(whole).arg(3);
+    for part in ["posts", "people", "trending"] {
+        call.arg(format!("{base}:{part}"));
+    }
+    let _: redis::Value = call.query_async(&mut connection).await.unwrap();
+}
+
+/// What a command printed, line by line as JSON.
+pub fn lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! `replay dead-letters`: an event that a store rejects, and what waits behind it.
+
+use serde_json::{Value, json};
+use socialhub_tests::support::{Profile, Server};
+use sqlx::{Connection, Executor, PgConnection};
+
+use super::{damage::lines, printed, repair::seen, succeed};
+
+/// Lets the feed's store reject likes, or take them again.
+async fn reject_likes(server: &Server, reject: bool) {
+    if Profile::chosen() == Profile::Embedded {
+        let file = server.data_dir().join("read-models/feed.1.db");
+        let feed = rusqlite::Connection::open(file).unwrap();
+        feed.busy_timeout(std::time::Duration::from_secs(10))
+            .unwrap();
+        let statement = if reject {
+            "CREATE TRIGGER rejected BEFORE INSERT ON likes BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        } else {
+            "DROP TRIGGER rejected"
+        };
+        return feed.execute_batch(statement).unwrap();
+    }
+    let mut feed = PgConnection::connect(server.setting("DATABASE_URL"))
+        .await
+        .unwrap();
+    let statement = if reject {
+        "SET search_path TO feed_1;
+         CREATE FUNCTION rejected() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '23514'; END $$;
+         CREATE TRIGGER rejected BEFORE INSERT ON likes FOR EACH ROW EXECUTE FUNCTION rejected()"
+    } else {
+        "DROP TRIGGER rejected ON feed_1.likes"
+    };
+    feed.execute(statement).await.unwrap();
+}
+
+async fn fail(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments).await;
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{arguments:?}: {}",
+        printed(&output)
+    );
+    printed(&output)
+}
+
+struct World {
+    server: Server,
+    /// The event of a like.
+    like: u64,
+    /// The events after it in its sequence.
+    behind: [u64; 2],
+}
+
+impl World {
+    async fn new() -> Self {
+        let mut server = Server::start().await;
+        let me = server.client().sign_up("letters").await;
+        let post = me.write_post("post", "public").await;
+        seen(&me).await;
+        reject_likes(&server, true).await;
+        let at = format!("/posts/{post}");
+        me.put(&format!("{at}/like"), Value::Null)
+            .await
+            .expect_status(200);
+        let comment = format!("{at}/comment");
+        for text in ["one", "two"] {
+            me.post(&comment, json!({ "comment": text }))
+                .await
+                .expect_status(201);
+        }
+        seen(&me).await;
+        assert!(server.stop().await, "{}", server.log());
+        let tail = lines(&succeed(&server, &["replay", "tail", "--json"]).await);
+        let of = |kind: &str| -> Vec<&Value> {
+            tail.iter()
+                .filter(|event| event["eventType"] == kind)
+                .collect()
+        };
+        let position = |event: &Value| event["position"].as_u64().unwrap();
+        let like = of("post.liked")[0];
+        let comments = of("post.commented");
+        Self {
+            like: position(like),
+            behind: [position(comments[0]), position(comments[1])],
+            server,
+        }
+    }
+
+    async fn parked(&self) -> Vec<u64> {
+        let listed = succeed(
+            &self.server,
+            &["replay", "dead-letters", "list", "feed", "--json"],
+        );
+        let letters = lines(&listed.await);
+        letters
+            .iter()
+            .map(|letter| letter["position"].as_u64().unwrap())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
+    let world = World::new().await;
+    let (server, like, [first, second]) = (&world.server, world.like, world.behind);
+    assert_eq!(world.parked().await, [like, first, second]);
+    let position = like.to_string();
+    let show = ["replay", "dead-letters", "show", "feed", &position];
+    let shown = succeed(server, &show).await;
+    for part in [
+        "post.liked",
+        "tried once",
+        "its sequence is POST_TOPIC",
+        &format!("behind it wait positions {first}, {second}"),
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let shown = succeed(
+        server,
+        &[&show[..4], &[&first.to_string(), "--json"]].concat(),
+    )
+    .await;
+    let shown = &lines(&shown)[0];
+    assert_eq!(
+        (&shown["behind"], &shown["waiting"]),
+        (&json!(like), &json!([second]))
+    );
+    assert_eq!(shown["attempts"], 0);
+
+    let retry = ["replay", "dead-letters", "retry", "feed"];
+    let failed = fail(server, &retry).await;
+    assert!(
+        failed.contains(&format!("position {first} stays behind")),
+        "{failed}"
+    );
+    reject_likes(server, false).await;
+    let waiting = first.to_string();
+    let single = [&retry[..], &["--position", &waiting]].concat();
+    assert!(
+        fail(server, &single)
+            .await
+            .contains("stays behind an earlier one")
+    );
+    let said = succeed(server, &retry).await;
+    let places: Vec<usize> = [like, first, second]
+        .iter()
+        .map(|position| {
+            said.find(&format!("position {position} was applied"))
+                .unwrap()
+        })
+        .collect();
+    assert!(places.is_sorted(), "{said}");
+    assert_eq!(world.parked().await, Vec::<u64>::new());
+    server.verify_all().await;
+}
+
+#[tokio::test]
+async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
+    let world = World::new().await;
+    let (server, like, [first, second]) = (&world.server, world.like, world.behind);
+    let position = like.to_string();
+    let discard = ["replay", "dead-letters", "discard", "feed", &position];
+    assert!(fail(server, &discard).await.contains("--yes"));
+    // Behind another it only goes away itself.
+    let later = second.to_string();
+    let said = succeed(
+        server,
+        &["replay", "dead-letters", "discard", "feed", &later, "--yes"],
+    )
+    .await;
+    assert!(!said.contains("applied"), "{said}");
+    let said = succeed(server, &[&discard[..], &["--yes"]].concat()).await;
+    assert!(
+        said.contains(&format!("position {first} was applied")),
+        "{said}"
+    );
+    assert_eq!(world.parked().await, Vec::<u64>::new());
+    reject_likes(server, false).await;
+    let verify = fail(server, &["replay", "verify", "feed"]).await;
+    assert!(
+        verify.contains(&format!("event at position {like}")),
+        "{verify}"
+    );
+    assert!(
+        verify.contains(&format!("event at position {second}")),
+        "{verify}"
+    );
+    succeed(server, &["replay", "repair", "feed"]).await;
+    server.verify_all().await;
+}

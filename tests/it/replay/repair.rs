@@ -1,0 +1,243 @@
+//! `replay repair`: every kind of damage is found, with the event behind it, and made right, and nothing else is touched.
+
+use serde_json::{Value, json};
+use socialhub_tests::support::{Client, Server, eventually};
+
+use super::{
+    damage::{Damage, all, lines},
+    printed, succeed,
+};
+
+/// Waits until the models have seen everything that a person wrote.
+pub async fn seen(client: &Client) {
+    for path in ["/api/feed/", "/notify/notifications", "/api/feed/trending"] {
+        eventually("the models are up to date", || async {
+            let answer = client.get(path).await.expect_status(200);
+            (!answer.headers.contains_key("x-stale")).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn comment(client: &Client, post: &str, text: &str) -> String {
+    let path = format!("/posts/{post}/comment");
+    let answer = client
+        .post(&path, json!({ "comment": text }))
+        .await
+        .expect_status(201);
+    answer.text("/comment/id").to_owned()
+}
+
+async fn put(client: &Client, path: &str) {
+    client.put(path, Value::Null).await.expect_status(200);
+}
+
+/// Something of every kind that the models keep.
+pub async fn busy_life(server: &Server) -> [Client; 3] {
+    let anonymous = server.client();
+    let (anna, bert, cora) = (
+        anonymous.sign_up("anna").await,
+        anonymous.sign_up("bert").await,
+        anonymous.sign_up("cora").await,
+    );
+    let notify = json!({ "notify": true });
+    let follow = |of: &Client| format!("/users/follow/{}", of.id);
+    bert.post(&follow(&anna), notify.clone())
+        .await
+        .expect_status(200);
+    cora.post(&follow(&anna), notify.clone())
+        .await
+        .expect_status(200);
+    bert.post(&follow(&cora), notify).await.expect_status(200);
+    bert.delete(&format!("/users/unfollow/{}", cora.id))
+        .await
+        .expect_status(200);
+    anna.patch(
+        "/users/profile",
+        json!({ "bio": "sings", "name": "Anna A" }),
+    )
+    .await
+    .expect_status(200);
+
+    let post = anna.write_post("one", "public").await;
+    anna.write_post("two", "followers").await;
+    anna.write_post("three", "private").await;
+    let deleted = anna.write_post("four", "public").await;
+    for who in [&bert, &cora] {
+        put(who, &format!("/posts/{post}/like")).await;
+    }
+    cora.delete(&format!("/posts/{post}/like"))
+        .await
+        .expect_status(200);
+    put(&cora, &format!("/posts/{deleted}/like")).await;
+    comment(&bert, &post, "well").await;
+    let gone = comment(&cora, &post, "hm").await;
+    let path = format!("/posts/{post}/comments/{gone}");
+    let removed = cora.delete(&path).await;
+    assert!(removed.status < 300, "{removed:?}");
+    anna.delete(&format!("/posts/{deleted}"))
+        .await
+        .expect_status(204);
+
+    for who in [&anna, &bert, &cora] {
+        seen(who).await;
+    }
+    put_marks(&anna, &bert).await;
+    let last = anna.write_post("five", "public").await;
+    put(&cora, &format!("/posts/{last}/like")).await;
+    for who in [&anna, &bert, &cora] {
+        seen(who).await;
+    }
+    [anna, bert, cora]
+}
+
+/// One reads a notification and removes another; one reads everything.
+async fn put_marks(one: &Client, other: &Client) {
+    let listed = one.get("/notify/notifications").await.expect_status(200);
+    let id = |index: usize| {
+        listed
+            .text(&format!("/notifications/{index}/id"))
+            .to_owned()
+    };
+    let read = format!("/notify/notifications/{}/read", id(0));
+    one.patch(&read, Value::Null).await.expect_status(200);
+    let removed = format!("/notify/notifications/{}", id(1));
+    one.delete(&removed).await.expect_status(204);
+    let all = "/notify/notifications/read-all";
+    other.patch(all, Value::Null).await.expect_status(200);
+}
+
+/// The differences that `verify` prints, and the generation that it looked at.
+async fn differences(server: &Server, model: &str) -> (Vec<Value>, u64) {
+    let output = server.command(&["replay", "verify", model, "--json"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = lines(&text);
+    let summary = lines
+        .pop()
+        .unwrap_or_else(|| panic!("{}", printed(&output)));
+    assert_eq!(output.status.success(), lines.is_empty(), "{text}");
+    let generation = summary["generation"].as_u64();
+    (
+        lines,
+        generation.unwrap_or_else(|| panic!("{}", printed(&output))),
+    )
+}
+
+/// The positions of the events behind differences: made-up things have none.
+fn assert_positions(damage: &Damage, found: &[Value], head: u64) {
+    for difference in found {
+        let position = difference["position"].as_u64().unwrap();
+        let made_up = difference["expected"].is_null();
+        assert!(
+            (1..=head + 100_000).contains(&position) || made_up,
+            "{}: no event behind {difference}",
+            damage.told()
+        );
+    }
+}
+
+async fn head(server: &Server) -> u64 {
+    let tail = succeed(server, &["replay", "tail", "--json"]).await;
+    lines(&tail).last().unwrap()["position"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn every_kind_of_damage_is_found_and_made_right() {
+    let mut server = Server::start().await;
+    busy_life(&server).await;
+    assert!(server.stop().await, "{}", server.log());
+    server.verify_all().await;
+    let head = head(&server).await;
+    for damage in all() {
+        let (clean, generation) = differences(&server, damage.model).await;
+        assert_eq!(clean, Vec::<Value>::new(), "before {}", damage.told());
+        damage.inflict(&server, generation).await;
+        let (found, _) = differences(&server, damage.model).await;
+        let kinds: Vec<&str> = found
+            .iter()
+            .filter_map(|one| one["table"].as_str())
+            .collect();
+        assert!(kinds.contains(&damage.kind), "{}: {kinds:?}", damage.told());
+        assert_positions(&damage, &found, head);
+
+        let dry = server
+            .command(&["replay", "repair", damage.model, "--dry-run"])
+            .await;
+        assert_eq!(dry.status.code(), Some(1), "{}", printed(&dry));
+        assert_eq!(differences(&server, damage.model).await.0, found);
+        let repaired = succeed(&server, &["replay", "repair", damage.model, "--json"]).await;
+        let mut said = lines(&repaired);
+        let summary = said.pop().unwrap();
+        assert_eq!(summary["differences"], 0, "{}: {repaired}", damage.told());
+        for difference in &found {
+            let same = |one: &Value| {
+                (&one["table"], &one["key"]) == (&difference["table"], &difference["key"])
+            };
+            assert!(
+                said.iter().any(same),
+                "{}: {difference}: {repaired}",
+                damage.told()
+            );
+        }
+        let (left, after) = differences(&server, damage.model).await;
+        assert_eq!(left, Vec::<Value>::new(), "after {}", damage.told());
+        assert_eq!(after, generation, "no other generation is current");
+    }
+    assert!(
+        succeed(&server, &["replay", "repair", "--all"])
+            .await
+            .contains("nothing repaired")
+    );
+    server.restart().await;
+    server.verify_all().await;
+}
+
+/// The damage that a running projector would make worse: it counts on from what it finds.
+#[tokio::test]
+async fn a_repair_beside_a_busy_server_ends_right() {
+    let server = Server::start().await;
+    let [anna, bert, cora] = busy_life(&server).await;
+    let damages = all();
+    let chosen = |model: &str, kind: &str| {
+        let found = damages
+            .iter()
+            .find(|one| one.model == model && one.kind == kind);
+        found.unwrap()
+    };
+    let writer = anna.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let busy = tokio::spawn(async move {
+        while stopped.try_recv().is_err() {
+            let post = writer.write_post("and on", "public").await;
+            put(&writer, &format!("/posts/{post}/like")).await;
+        }
+    });
+    for (model, kind) in [
+        ("feed", "tally"),
+        ("counters", "person"),
+        ("notifications", "notification"),
+    ] {
+        let (_, generation) = differences(&server, model).await;
+        chosen(model, kind).inflict(&server, generation).await;
+        // Something that goes on from the damage, and may be kept in memory.
+        bert.delete(&format!("/users/unfollow/{}", anna.id))
+            .await
+            .expect_status(200);
+        let again = format!("/users/follow/{}", anna.id);
+        bert.post(&again, Value::Null).await.expect_status(200);
+        seen(&bert).await;
+        let repaired = succeed(&server, &["replay", "repair", model]).await;
+        assert!(!repaired.contains("nothing repaired"), "{repaired}");
+    }
+    stop.send(()).unwrap();
+    busy.await.unwrap();
+    for who in [&anna, &bert, &cora] {
+        seen(who).await;
+    }
+    server.verify_all().await;
+    let profile = bert
+        .get(&format!("/users/profile/{}", anna.id))
+        .await
+        .expect_status(200);
+    assert_eq!(profile.at("/user/followersCount"), 2);
+}
