@@ -37,6 +37,9 @@ enum Command {
     Mix(offline::MixArgs),
     /// Measures how fast the read models are rebuilt from the log of a data folder, and the memory that takes.
     Projections(offline::ProjectionsArgs),
+    /// Measures the relay, the projectors and the rebuilds of the distributed profile, each by itself.
+    #[cfg(feature = "distributed")]
+    Stages(crate::stages::StagesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,11 @@ pub fn run() -> Result<(), BenchError> {
     match cli.command {
         Some(Command::Mix(args)) => offline::mix(&args),
         Some(Command::Projections(args)) => offline::projections(&args),
+        #[cfg(feature = "distributed")]
+        Some(Command::Stages(args)) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(crate::stages::stages(&args)),
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

@@ -1,6 +1,6 @@
 //! Load generators for SocialHub, and the limits of the machine that they are compared with.
 //!
-//! Everything but [`mix`] and [`offline`] speaks only the public contract, so it can drive any server that keeps it.
+//! Everything but [`mix`], [`offline`] and the stages of the distributed profile speaks only the public contract, so it can drive any server that keeps it.
 //! The generator is meant to share a small machine with the server: one thread, requests made of prepared bytes, and a
 //! client that reads no more of an answer than it needs.
 
@@ -16,3 +16,5 @@ pub mod process;
 pub mod random;
 pub mod report;
 pub mod rows;
+#[cfg(feature = "distributed")]
+pub mod stages;
