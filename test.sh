@@ -20,7 +20,7 @@ install_packages() {
 }
 
 # One binary for both profiles; the adapters of both are tested.
-features=(--features socialhub/distributed)
+features=(--features socialhub/distributed,socialhub-bench/distributed)
 
 step "tools"
 command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }

@@ -40,6 +40,9 @@ enum Command {
     Projections(offline::ProjectionsArgs),
     /// Measures how fast the log of a data folder is exported and imported, and the memory that takes.
     Export(archive::ArchiveArgs),
+    /// Measures the relay, the projectors and the rebuilds of the distributed profile, each by itself.
+    #[cfg(feature = "distributed")]
+    Stages(crate::stages::StagesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +92,11 @@ pub fn run() -> Result<(), BenchError> {
         Some(Command::Mix(args)) => offline::mix(&args),
         Some(Command::Projections(args)) => offline::projections(&args),
         Some(Command::Export(args)) => archive::measure(&args),
+        #[cfg(feature = "distributed")]
+        Some(Command::Stages(args)) => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?
+            .block_on(crate::stages::stages(&args)),
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

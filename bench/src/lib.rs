@@ -1,6 +1,7 @@
 //! Load generators for SocialHub, and the limits of the machine that they are compared with.
 //!
-//! Everything but [`mix`], [`offline`] and [`archive`] speaks only the public contract, so it can drive any server that keeps it.
+//! Everything but [`mix`], [`offline`], [`archive`] and the stages of the distributed profile speaks only the public
+//! contract, so it can drive any server that keeps it.
 //! The generator is meant to share a small machine with the server: one thread, requests made of prepared bytes, and a
 //! client that reads no more of an answer than it needs.
 
@@ -17,3 +18,5 @@ pub mod process;
 pub mod random;
 pub mod report;
 pub mod rows;
+#[cfg(feature = "distributed")]
+pub mod stages;

@@ -97,6 +97,7 @@ struct Projected {
     peak_anonymous_mib: f64,
 }
 
+/// What the user can see to.
 pub(crate) fn usage(error: impl Display) -> BenchError {
     BenchError::Usage(error.to_string())
 }
@@ -122,7 +123,7 @@ pub fn mix(args: &MixArgs) -> Result<(), BenchError> {
     }
     let log = SqliteEventLog::open(&path, Arc::new(SystemClock)).map_err(usage)?;
     let begin = Instant::now();
-    runtime()?.block_on(fill(&log, args))?;
+    runtime()?.block_on(fill(&log, args.seed, args.events))?;
     log.close();
     let (count, seconds) = (NETWORK + args.events, begin.elapsed().as_secs_f64());
     println!(
@@ -134,10 +135,11 @@ pub fn mix(args: &MixArgs) -> Result<(), BenchError> {
     Ok(())
 }
 
-async fn fill(log: &SqliteEventLog, args: &MixArgs) -> Result<(), BenchError> {
+/// Appends the standard mix to an empty log.
+pub(crate) async fn fill(log: &dyn EventLog, seed: u64, events: usize) -> Result<(), BenchError> {
     let mut versions = HashMap::new();
     let mut waiting = Vec::with_capacity(IN_FLIGHT);
-    for (stream, event) in standard_mix(args.seed, args.events) {
+    for (stream, event) in standard_mix(seed, events) {
         waiting.push(append_of(stream, event, &mut versions));
         if waiting.len() == IN_FLIGHT {
             // Polled in order for the first time, so they join the queue in order.

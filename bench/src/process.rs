@@ -51,7 +51,7 @@ impl fmt::Display for ProcessReport {
 }
 
 /// Ends the process however this program goes on.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
