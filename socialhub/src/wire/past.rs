@@ -281,6 +281,10 @@ impl ModelPosition for Standing {
         })
     }
 
+    fn known(&self) -> Position {
+        self.position()
+    }
+
     fn watch(&self) -> watch::Receiver<Position> {
         self.0.subscribe()
     }

@@ -219,107 +219,64 @@ fn sqlite_counters() -> Vec<Damage> {
 }
 
 fn mongo_notifications() -> Vec<Damage> {
+    let damages = mongo_changes().into_iter().chain(mongo_inventions());
+    let damage = |(kind, how)| Damage {
+        model: "notifications",
+        kind,
+        how,
+    };
+    damages.map(damage).collect()
+}
+
+fn mongo_changes() -> Vec<(&'static str, How)> {
     let change = |kind, collection, which: Document, change: Document| {
         (kind, How::Change(collection, which, Some(change)))
     };
+    let told = |which, becomes| change("notification", "notifications", which, becomes);
     let remove = |kind, collection, which: Document| (kind, How::Change(collection, which, None));
-    let nobody = "00000000-0000-0000-0000-000000000001";
-    let every = || doc! {};
-    let damages = vec![
-        remove("notification", "notifications", every()),
-        change(
-            "notification",
-            "notifications",
-            every(),
-            doc! { "username": "somebody else" },
-        ),
-        change(
-            "notification",
-            "notifications",
-            every(),
-            doc! { "position": 1_i64 },
-        ),
-        change(
-            "notification",
-            "notifications",
-            doc! { "told": true },
-            doc! { "told": false },
-        ),
-        change(
-            "notification",
-            "notifications",
-            doc! { "shown": true },
-            doc! { "shown": false },
-        ),
-        change(
-            "notification",
-            "notifications",
-            doc! { "gone": false },
-            doc! { "gone": true },
-        ),
-        change(
-            "notification",
-            "notifications",
-            doc! { "removed": true },
-            doc! { "removed": false },
-        ),
+    let wanted = || doc! { "wanted": true };
+    vec![
+        remove("notification", "notifications", doc! {}),
+        told(doc! {}, doc! { "username": "somebody else" }),
+        told(doc! {}, doc! { "position": 1_i64 }),
+        told(doc! { "told": true }, doc! { "told": false }),
+        told(doc! { "shown": true }, doc! { "shown": false }),
+        told(doc! { "gone": false }, doc! { "gone": true }),
+        told(doc! { "removed": true }, doc! { "removed": false }),
         change(
             "person",
             "notifications",
             doc! { "read": false },
             doc! { "read": true },
         ),
-        remove("notification", "announcements", every()),
+        remove("notification", "announcements", doc! {}),
         change(
             "notification",
             "announcements",
-            every(),
+            doc! {},
             doc! { "at": 1_i64 },
         ),
-        (
-            "announcement",
-            How::Insert(
-                "announcements",
-                doc! { "_id": nobody, "author": nobody, "position": 1_i64, "username": "x", "at": 1_i64 },
-            ),
-        ),
         remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
-        (
-            "gone",
-            How::Insert(
-                "facts",
-                doc! { "_id": format!("gone:{nobody}"), "position": 1_i64 },
-            ),
-        ),
-        (
-            "mark",
-            How::Insert(
-                "facts",
-                doc! { "_id": format!("read:{nobody}"), "position": 1_i64 },
-            ),
-        ),
-        remove("person", "read_up_to", every()),
-        (
-            "person",
-            How::Insert(
-                "read_up_to",
-                doc! { "_id": format!("{nobody}/2"), "user": nobody, "up_to": 2_i64 },
-            ),
-        ),
-        remove("wish", "wishes", doc! { "wanted": true }),
-        change(
-            "wish",
-            "wishes",
-            doc! { "wanted": true },
-            doc! { "wanted": false },
-        ),
-    ];
-    let damage = |(kind, how)| Damage {
-        model: "notifications",
-        kind,
-        how,
+        remove("person", "read_up_to", doc! {}),
+        remove("wish", "wishes", wanted()),
+        change("wish", "wishes", wanted(), doc! { "wanted": false }),
+    ]
+}
+
+/// Documents about what never was.
+fn mongo_inventions() -> Vec<(&'static str, How)> {
+    let nobody = "00000000-0000-0000-0000-000000000001";
+    let fact = |what| doc! { "_id": format!("{what}:{nobody}"), "position": 1_i64 };
+    let announcement = doc! {
+        "_id": nobody, "author": nobody, "position": 1_i64, "username": "x", "at": 1_i64,
     };
-    damages.into_iter().map(damage).collect()
+    let read = doc! { "_id": format!("{nobody}/2"), "user": nobody, "up_to": 2_i64 };
+    vec![
+        ("announcement", How::Insert("announcements", announcement)),
+        ("gone", How::Insert("facts", fact("gone"))),
+        ("mark", How::Insert("facts", fact("read"))),
+        ("person", How::Insert("read_up_to", read)),
+    ]
 }
 
 fn redis_counters() -> Vec<Damage> {

@@ -3,11 +3,11 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, binary};
+use socialhub_tests::support::{Client, Server, binary, eventually};
 
 use super::{damage::lines, printed, repair::seen, succeed};
 
@@ -68,11 +68,14 @@ async fn a_stream_is_shown_as_it_was() {
 }
 
 /// A server of the past, ended when it is dropped.
-struct Past(Child, String);
+struct Past {
+    process: Child,
+    client: Client,
+}
 
 impl Past {
     fn serve(server: &Server, arguments: &[&str]) -> Self {
-        let mut child = Command::new(binary())
+        let process = Command::new(binary())
             .args(arguments)
             .arg("--data-dir")
             .arg(server.data_dir())
@@ -82,143 +85,148 @@ impl Past {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut told = Vec::new();
-        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("for reading only: ") {
-                let url = rest.split(' ').next().unwrap().to_owned();
-                return Self(child, url);
-            }
-            told.push(line);
-        }
-        panic!("it does not serve: {told:?}");
-    }
-
-    fn client(&self) -> Client {
-        Client::new(&self.1)
+        let mut past = Self {
+            process,
+            client: Client::new(""),
+        };
+        let lines = BufReader::new(past.process.stderr.take().unwrap()).lines();
+        let mut told = lines.map_while(Result::ok);
+        let address = told.find_map(|line| address(&line));
+        past.client = Client::new(&address.expect("it does not serve"));
+        past
     }
 }
 
 impl Drop for Past {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Where it says that it serves.
+fn address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("for reading only: ")?;
+    rest.split(' ').next().map(str::to_owned)
+}
+
+/// What happened until a moment that is looked back on, and what happened afterwards.
+struct Story {
+    server: Server,
+    me: Client,
+    fan: Client,
+    early: String,
+    late: String,
+    position: String,
+    time: String,
+}
+
+impl Story {
+    async fn new() -> Self {
+        let server = Server::start().await;
+        let (me, fan) = (
+            server.client().sign_up("once").await,
+            server.client().sign_up("fan").await,
+        );
+        let follow = format!("/users/follow/{}", me.id);
+        fan.post(&follow, json!({ "notify": true }))
+            .await
+            .expect_status(200);
+        let early = me.write_post("early", "public").await;
+        let path = format!("/posts/{early}");
+        fan.put(&format!("{path}/like"), Value::Null)
+            .await
+            .expect_status(200);
+        let then = events(&server).await;
+        let last = then.last().unwrap();
+        let (position, time) = (
+            last["position"].to_string(),
+            rfc3339(&last["metadata"]["occurredAt"]),
+        );
+        // Times are told apart by the millisecond.
+        let (clock, next) = (Instant::now(), Duration::from_millis(2));
+        eventually("another millisecond", || async {
+            (clock.elapsed() > next).then_some(())
+        })
+        .await;
+        let late = me.write_post("late", "public").await;
+        me.delete(&path).await.expect_status(204);
+        let unfollow = format!("/users/unfollow/{}", me.id);
+        fan.delete(&unfollow).await.expect_status(200);
+        for who in [&me, &fan] {
+            seen(who).await;
+        }
+        Self {
+            server,
+            me,
+            fan,
+            early,
+            late,
+            position,
+            time,
+        }
+    }
+
+    /// Everything is as it was then.
+    async fn check(&self, client: &Client) {
+        let early = format!("/posts/{}", self.early);
+        let post = client.get(&early).await.expect_status(200);
+        assert_eq!(post.text("/post/content"), "early");
+        assert_eq!(
+            (post.at("/post/likeCount"), post.at("/post/likedByMe")),
+            (&json!(1), &json!(true))
+        );
+        assert_eq!(post.header("x-position"), self.position);
+        let late = format!("/posts/{}", self.late);
+        client.get(&late).await.expect_status(404);
+        let feed = client.get("/api/feed/").await.expect_status(200);
+        assert_eq!(
+            (feed.list("/posts").len(), feed.text("/posts/0/content")),
+            (1, "early")
+        );
+        let trending = client.get("/api/feed/trending").await.expect_status(200);
+        assert_eq!(trending.text("/posts/0/id"), self.early);
+        let profile = format!("/users/profile/{}", self.me.id);
+        let profile = client.get(&profile).await.expect_status(200);
+        let counts = ["/user/followersCount", "/user/postsCount"].map(|count| profile.at(count));
+        assert_eq!(counts, [&json!(1), &json!(1)]);
+        let told = client.get("/notify/notifications").await.expect_status(200);
+        assert_eq!(told.text("/notifications/0/metadata/postId"), self.early);
+        let refused = client.put(&format!("{early}/like"), Value::Null).await;
+        assert_eq!(
+            (refused.status, refused.header("content-type")),
+            (405, "application/problem+json")
+        );
     }
 }
 
 #[tokio::test]
 async fn models_are_built_and_served_as_they_were() {
-    let server = Server::start().await;
-    let (me, fan) = (
-        server.client().sign_up("once").await,
-        server.client().sign_up("fan").await,
-    );
-    let follow = format!("/users/follow/{}", me.id);
-    fan.post(&follow, json!({ "notify": true }))
-        .await
-        .expect_status(200);
-    let early = me.write_post("early", "public").await;
-    fan.put(&format!("/posts/{early}/like"), Value::Null)
-        .await
-        .expect_status(200);
-    let then = events(&server).await;
-    let position = then.last().unwrap()["position"].to_string();
-    // Times are told apart by the millisecond.
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    let late = me.write_post("late", "public").await;
-    me.delete(&format!("/posts/{early}"))
-        .await
-        .expect_status(204);
-    fan.delete(&format!("/users/unfollow/{}", me.id))
-        .await
-        .expect_status(200);
-    for who in [&me, &fan] {
-        seen(who).await;
-    }
-
+    let story = Story::new().await;
+    let (server, position) = (&story.server, &*story.position);
     let folder = tempfile::tempdir().unwrap();
     let into = folder.path().join("past").display().to_string();
-    let time = rfc3339(&then.last().unwrap()["metadata"]["occurredAt"]);
     let build = ["replay", "as-of", "--all", "--into", &into, "--at"];
-    let at = |moment: &str| {
-        [&build[..], &[moment]]
-            .concat()
-            .iter()
-            .map(|s| (*s).to_owned())
-            .collect::<Vec<_>>()
-    };
-    let said = succeed(
-        &server,
-        &at(&time).iter().map(String::as_str).collect::<Vec<_>>(),
-    )
-    .await;
+    let said = succeed(server, &[&build[..], &[&story.time]].concat()).await;
     assert!(
         said.contains(&format!("feed: as of position {position}")),
         "{said}"
     );
     let file = rusqlite::Connection::open(folder.path().join("past/feed.1.db")).unwrap();
-    let contents: String = file
-        .query_row("SELECT group_concat(content) FROM posts", [], |row| {
-            row.get(0)
-        })
-        .unwrap();
+    let contents = "SELECT group_concat(content) FROM posts";
+    let contents: String = file.query_row(contents, [], |row| row.get(0)).unwrap();
     assert_eq!(contents, "early");
     drop(file);
-    let again = [&build[..], &["1"]].concat();
-    refused(&server, &again, "name a new folder").await;
+    refused(server, &[&build[..], &["1"]].concat(), "name a new folder").await;
 
-    let serve = [
-        &build[..],
-        &[&position, "--serve", "0", "--as", &fan.username],
-    ]
-    .concat();
-    let past = Past::serve(&server, &serve);
-    let client = past.client();
-    let post = client
-        .get(&format!("/posts/{early}"))
-        .await
-        .expect_status(200);
-    assert_eq!(post.text("/post/content"), "early");
-    assert_eq!(
-        (post.at("/post/likeCount"), post.at("/post/likedByMe")),
-        (&json!(1), &json!(true))
-    );
-    assert_eq!(post.header("x-position"), position);
-    client
-        .get(&format!("/posts/{late}"))
-        .await
-        .expect_status(404);
-    let feed = client.get("/api/feed/").await.expect_status(200);
-    assert_eq!(
-        (feed.list("/posts").len(), feed.text("/posts/0/content")),
-        (1, "early")
-    );
-    let trending = client.get("/api/feed/trending").await.expect_status(200);
-    assert_eq!(trending.text("/posts/0/id"), early);
-    let profile = client
-        .get(&format!("/users/profile/{}", me.id))
-        .await
-        .expect_status(200);
-    assert_eq!(
-        (
-            profile.at("/user/followersCount"),
-            profile.at("/user/postsCount")
-        ),
-        (&json!(1), &json!(1))
-    );
-    let told = client.get("/notify/notifications").await.expect_status(200);
-    assert_eq!(told.text("/notifications/0/metadata/postId"), early);
-    let refused = client
-        .put(&format!("/posts/{early}/like"), Value::Null)
-        .await;
-    assert_eq!(
-        (refused.status, refused.header("content-type")),
-        (405, "application/problem+json")
-    );
+    let serve = [position, "--serve", "0", "--as", &story.fan.username];
+    let past = Past::serve(server, &[&build[..], &serve].concat());
+    story.check(&past.client).await;
     drop(past);
 
-    let nobody = [&build[..], &[&position, "--serve", "0", "--as", "nobody"]].concat();
-    super::past::refused(&server, &nobody, "nobody was called").await;
-    me.get(&format!("/posts/{late}")).await.expect_status(200);
+    let nobody = [position, "--serve", "0", "--as", "nobody"];
+    refused(server, &[&build[..], &nobody].concat(), "nobody was called").await;
+    let late = format!("/posts/{}", story.late);
+    story.me.get(&late).await.expect_status(200);
     server.verify_all().await;
 }

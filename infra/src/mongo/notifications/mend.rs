@@ -9,7 +9,7 @@ use mongodb::{
 use socialhub_projections::verify::Entity;
 
 use super::{
-    documents::{GONE, READ, REMOVED, fact_id},
+    documents::{GONE, READ, REMOVED, Told, fact_id},
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, find_all, write};
@@ -55,7 +55,7 @@ impl Tables {
     /// The announcement of a post, if the notification is the one that goes with it.
     async fn copy_announcement_of(&self, other: &Self, notification: &str) -> Result<(), Fault> {
         let told = find_all(&other.notifications, doc! { "_id": notification }).await?;
-        let own = told.into_iter().find(|told| told.is_of_own_post());
+        let own = told.into_iter().find(Told::is_of_own_post);
         match own.and_then(|told| told.post) {
             Some(post) => self.copy_announcement(other, &post).await,
             None => Ok(()),
