@@ -21,7 +21,8 @@ const SERVICES: [&str; 10] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
     let stack = Turn::begin().await;
-    let load = Load::start(&stack.client()).await;
+    let client = stack.client();
+    let load = Load::start(&client).await;
     load.goes_on(20).await;
     for service in SERVICES {
         for member in stack.members(service).await {
@@ -35,7 +36,8 @@ async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
     for service in ["post-service", "users-service"] {
         kill_all(&stack, service, &load).await;
     }
-    everything_moves(load.person()).await;
+    // Not one of the load: what those write is counted.
+    everything_moves(&client.sign_up("afterwards").await).await;
     all_is_well(&stack, load).await;
 }
 
@@ -55,17 +57,18 @@ async fn kill_all(stack: &Stack, service: &str, load: &Load) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_hangs_is_replaced_and_cannot_speak_any_more() {
     let stack = Turn::begin().await;
-    let load = Load::start(&stack.client()).await;
+    let client = stack.client();
+    let load = Load::start(&client).await;
+    let author = client.sign_up("meanwhile").await;
     // One of them leads; each hangs once, so the one that leads does, too.
     for member in stack.members("relay").await {
         load.goes_on(10).await;
         stack.signal(&member.name, "STOP").await;
-        let author = load.person();
-        let (_, position) = write(author, "told by another").await;
+        let (_, position) = write(&author, "told by another").await;
         let path = format!("/posts/user/{}", author.id);
         let what = format!("the log is told on while {} hangs", member.name);
         within(120, &what, || async {
-            let page = read_at(author, &path, &position).await.expect_status(200);
+            let page = read_at(&author, &path, &position).await.expect_status(200);
             (page.header("x-stale") != "true").then_some(())
         })
         .await;
