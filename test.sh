@@ -4,7 +4,7 @@
 #
 #   ./test.sh           everything but the faults
 #   ./test.sh faults    stores that go back in time
-#   ./test.sh cluster   the full stack behind nginx under kills and outages: new, and not all of it was seen green yet
+#   ./test.sh cluster   the full stack behind nginx under kills and outages
 #   ./test.sh quick     format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
