@@ -79,13 +79,12 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
     let (head, filled) = prepare(args).await?;
     found.extend(filled);
     eprintln!("measuring the relay");
-    let relay = ["relay".to_owned()];
-    found.push(work_off(&args.binary, &relay, "socialhub_relay_position", head).await?);
+    let relay = "socialhub_relay_position";
+    found.push(work_off(&args.binary, &["relay"], relay, head).await?);
     for model in MODELS {
         eprintln!("measuring the projector of {model}");
         let metric = format!("socialhub_projection_last_position{{model=\"{model}\"}}");
-        let project = ["project".to_owned(), model.to_owned()];
-        found.push(work_off(&args.binary, &project, &metric, head).await?);
+        found.push(work_off(&args.binary, &["project", model], &metric, head).await?);
     }
     for model in MODELS {
         eprintln!("measuring the rebuild of {model}");
@@ -118,17 +117,16 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     let log = PgEventLog::connect(&args.database_url, Arc::new(SystemClock))
         .await
         .map_err(usage)?;
-    let before = log.head().await.map_err(usage)?;
+    let mut head = log.head().await.map_err(usage)?;
     let mut filled = None;
-    if before == 0 {
+    if head == 0 {
         eprintln!("filling the log");
         let begin = Instant::now();
         fill(&log, args.seed, args.events).await?;
-        let events = log.head().await.map_err(usage)?;
         let seconds = begin.elapsed().as_secs_f64();
-        filled = Some(Measured::new("append".to_owned(), events, seconds));
+        head = log.head().await.map_err(usage)?;
+        filled = Some(Measured::new("append".to_owned(), head, seconds));
     }
-    let head = log.head().await.map_err(usage)?;
     log.close().await;
     Ok((head, filled))
 }
@@ -137,7 +135,7 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
 /// projector waits for its group to be formed.
 async fn work_off(
     binary: &Path,
-    role: &[String],
+    role: &[&str],
     metric: &str,
     head: Position,
 ) -> Result<Measured, BenchError> {
@@ -168,7 +166,7 @@ async fn work_off(
     }
 }
 
-fn start(binary: &Path, role: &[String], metrics: &str) -> Result<Child, BenchError> {
+fn start(binary: &Path, role: &[&str], metrics: &str) -> Result<Child, BenchError> {
     let child = Command::new(binary)
         .args(role)
         .env("METRICS_LISTEN", metrics)

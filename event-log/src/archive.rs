@@ -39,6 +39,30 @@ pub struct EventRow {
     pub recorded_at: i64,
 }
 
+impl EventRow {
+    /// Checks that it is the next row of a log that stands at `head`.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Gap`].
+    pub fn follows(&self, head: Position) -> Result<(), ArchiveError> {
+        if self.position == head + 1 {
+            return Ok(());
+        }
+        Err(ArchiveError::Gap {
+            head,
+            found: self.position,
+        })
+    }
+
+    /// The error of a row that is not the next one of its stream.
+    pub fn astray(&self) -> ArchiveError {
+        ArchiveError::Stream {
+            position: self.position,
+            stream: format!("{}/{}", self.stream_type, self.stream_id),
+        }
+    }
+}
+
 /// Why rows were not read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {

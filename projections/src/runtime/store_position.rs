@@ -70,11 +70,12 @@ pub struct StorePosition {
     position: watch::Sender<Position>,
     waiting: AtomicUsize,
     wake: Notify,
-    used: Mutex<Instant>,
     seen: Mutex<Seen>,
 }
 
 struct Seen {
+    /// When somebody last wanted to know.
+    used: Instant,
     /// Why the store did not answer last; none when it did.
     error: Option<ReadError>,
     /// Whether what is known is kept up to date.
@@ -113,8 +114,8 @@ impl StorePosition {
             position: watch::Sender::new(0),
             waiting: AtomicUsize::new(0),
             wake: Notify::new(),
-            used: Mutex::new(Instant::now()),
             seen: Mutex::new(Seen {
+                used: Instant::now(),
                 error: None,
                 asked: false,
                 behind_since: None,
@@ -145,35 +146,36 @@ impl StorePosition {
                     () = sleep(pace) => {}
                     () = self.wake.notified() => {}
                 },
-                None => {
-                    // What was seen so far says nothing of later.
-                    {
-                        let mut seen = self.seen.lock();
-                        (seen.asked, seen.error, seen.behind_since) = (false, None, None);
-                    }
-                    self.wake.notified().await;
-                }
+                None => self.wake.notified().await,
             }
         }
     }
 
     /// Somebody wants to know.
     fn touch(&self) {
-        *self.used.lock() = Instant::now();
-        if !self.seen.lock().asked {
+        let mut seen = self.seen.lock();
+        seen.used = Instant::now();
+        if !seen.asked {
             self.wake.notify_one();
         }
     }
 
-    /// How long until the store is asked again; none when nobody wants to know.
+    /// How long until the store is asked again; none when nobody wants to know, until somebody touches it.
+    ///
+    /// Decided and noted under one lock: whoever begins to watch either is seen here, or sees that nobody asks.
     fn pace(&self) -> Option<Duration> {
+        let mut seen = self.seen.lock();
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return Some(WAITED_FOR);
         }
         if self.position.receiver_count() == 0 {
-            return (self.used.lock().elapsed() < UNUSED).then_some(IDLE);
+            if seen.used.elapsed() < UNUSED {
+                return Some(IDLE);
+            }
+            // What was seen so far says nothing of later.
+            (seen.asked, seen.error, seen.behind_since) = (false, None, None);
+            return None;
         }
-        let seen = self.seen.lock();
         let lately = seen.moved_at.is_some_and(|at| at.elapsed() < LATELY);
         Some(if lately || seen.behind_since.is_some() {
             MOVING

@@ -393,6 +393,33 @@ async fn other_processes_wait_for_the_model() {
     assert!(!freshness.unwrap().stale);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_watch_a_model_nobody_asked_for_is_told() {
+    let world = World::new(1);
+    let position = StorePosition::start(
+        Toy::NAME,
+        Toy::TOPICS,
+        Arc::clone(&world.model) as Arc<_>,
+        world.frontier(),
+        world.log.watch_head(),
+        CancellationToken::new(),
+    );
+    // Long enough to be asked for no more; nothing is known of what happens meanwhile.
+    sleep(Duration::from_secs(60)).await;
+    world.append(10).await;
+    world.settle().await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(position.known(), 0);
+    let mut moved = position.watch();
+    timeout(PATIENCE, moved.wait_for(|position| *position == 10))
+        .await
+        .unwrap()
+        .unwrap();
+    drop(moved);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(position.position().await.unwrap(), 10);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(usize),

@@ -10,7 +10,10 @@ use socialhub_event_log::{
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{SCHEMA, queries};
+use super::{
+    SCHEMA,
+    queries::{self, CredentialsRow, credentials},
+};
 use crate::{
     event_rows::decode_metadata,
     postgres::connect::{OpenError, from_sql, options, pool, retrying, to_sql},
@@ -90,7 +93,9 @@ impl LogArchive for PgLogArchive {
             .fetch_one(&mut *transaction)
             .await
             .map_err(unavailable)?;
-        follow_on(from_sql(head), &rows)?;
+        for (row, before) in rows.iter().zip(from_sql(head)..) {
+            row.follows(before)?;
+        }
         insert(&mut transaction, &rows).await?;
         if let Some(stray) = stray(&mut transaction, head, &rows).await? {
             return Err(stray);
@@ -199,18 +204,6 @@ fn row(row: &PgRow) -> Result<EventRow, ArchiveError> {
     })
 }
 
-fn follow_on(head: Position, rows: &[EventRow]) -> Result<(), ArchiveError> {
-    for (row, wanted) in rows.iter().zip(head + 1..) {
-        if row.position != wanted {
-            return Err(ArchiveError::Gap {
-                head: wanted - 1,
-                found: row.position,
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Inserts the rows but those whose place in their stream is taken.
 async fn insert(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), ArchiveError> {
     let mut actors = Vec::with_capacity(rows.len());
@@ -271,22 +264,7 @@ async fn stray(
         .await
         .map_err(unavailable)?;
     let row = stray.and_then(|stray| rows.iter().find(|row| row.position == from_sql(stray)));
-    Ok(row.map(|row| ArchiveError::Stream {
-        position: row.position,
-        stream: format!("{}/{}", row.stream_type, row.stream_id),
-    }))
-}
-
-type CredentialsRow = (Uuid, String, String, String, i64);
-
-fn credentials((user, username, email, password_hash, epoch): CredentialsRow) -> Credentials {
-    Credentials {
-        user_id: UserId(user),
-        username,
-        email,
-        password_hash,
-        token_epoch: from_sql(epoch),
-    }
+    Ok(row.map(EventRow::astray))
 }
 
 async fn read_credentials(

@@ -7,9 +7,13 @@ use uuid::Uuid;
 
 use crate::postgres::connect::{from_sql, to_sql};
 
-type CredentialsRow = (Uuid, String, String, String, i64);
+/// The columns `user_id, username, email, password_hash, token_epoch`.
+pub(super) type CredentialsRow = (Uuid, String, String, String, i64);
 
-fn credentials((user, username, email, password_hash, epoch): CredentialsRow) -> Credentials {
+/// Credentials from their columns.
+pub(super) fn credentials(
+    (user, username, email, password_hash, epoch): CredentialsRow,
+) -> Credentials {
     Credentials {
         user_id: UserId(user),
         username,

@@ -10,7 +10,7 @@ use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
 };
 
-use super::{OpenError, lock, read_head, schema, writer};
+use super::{OpenError, lock, read_head, schema, side::credentials, writer};
 use crate::{
     event_rows::decode_metadata,
     sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
@@ -197,15 +197,9 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<EventRow> {
 fn write_rows(transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), ArchiveError> {
     let mut head = read_head(transaction).map_err(unavailable)?;
     for row in rows {
-        if row.position != head + 1 {
-            let found = row.position;
-            return Err(ArchiveError::Gap { head, found });
-        }
+        row.follows(head)?;
         if version(transaction, row).map_err(unavailable)? + 1 != row.sequence {
-            return Err(ArchiveError::Stream {
-                position: row.position,
-                stream: format!("{}/{}", row.stream_type, row.stream_id),
-            });
+            return Err(row.astray());
         }
         decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
             position: row.position,
@@ -263,13 +257,7 @@ fn read_credentials(
     while found.len() < limit
         && let Some(row) = rows.next()?
     {
-        let credentials = Credentials {
-            user_id: UserId(read_id(row, 0)?),
-            username: row.get(1)?,
-            email: row.get(2)?,
-            password_hash: row.get(3)?,
-            token_epoch: from_sql(row.get(4)?),
-        };
+        let credentials = credentials(row)?;
         let user = credentials.user_id.to_string();
         let position: Option<i64> = first_event.query_row([user], |row| row.get(0)).optional()?;
         if position.is_some_and(|position| from_sql(position) <= registered_by) {

@@ -37,19 +37,21 @@ fn find_credentials(
     sql: &str,
     key: &dyn ToSql,
 ) -> rusqlite::Result<Option<Credentials>> {
-    let read = |row: &Row<'_>| {
-        Ok(Credentials {
-            user_id: UserId(read_id(row, 0)?),
-            username: row.get(1)?,
-            email: row.get(2)?,
-            password_hash: row.get(3)?,
-            token_epoch: from_sql(row.get(4)?),
-        })
-    };
     connection
         .prepare_cached(sql)?
-        .query_row([key], read)
+        .query_row([key], credentials)
         .optional()
+}
+
+/// Credentials from the columns `user_id, username, email, password_hash, token_epoch`.
+pub(super) fn credentials(row: &Row<'_>) -> rusqlite::Result<Credentials> {
+    Ok(Credentials {
+        user_id: UserId(read_id(row, 0)?),
+        username: row.get(1)?,
+        email: row.get(2)?,
+        password_hash: row.get(3)?,
+        token_epoch: from_sql(row.get(4)?),
+    })
 }
 
 /// Every token epoch above the initial one.
