@@ -5,6 +5,7 @@
 //! behind the ports; what is built on them is the same for both.
 
 mod adapters;
+pub mod analytics;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod embedded;
@@ -50,6 +51,8 @@ pub struct Roles {
     pub relay: bool,
     /// The read models it projects.
     pub projections: Vec<String>,
+    /// Whether it writes files of all events.
+    pub analytics: bool,
 }
 
 impl Roles {
@@ -60,6 +63,7 @@ impl Roles {
             services: Service::ALL.to_vec(),
             relay: true,
             projections: projections.map(str::to_owned).to_vec(),
+            analytics: false,
         }
     }
 
@@ -69,6 +73,7 @@ impl Roles {
             services,
             relay: false,
             projections: Vec::new(),
+            analytics: false,
         }
     }
 
@@ -84,6 +89,14 @@ impl Roles {
     pub fn projections(projections: Vec<String>) -> Self {
         Self {
             projections,
+            ..Self::services(Vec::new())
+        }
+    }
+
+    /// The analytics consumer alone.
+    pub fn analytics() -> Self {
+        Self {
+            analytics: true,
             ..Self::services(Vec::new())
         }
     }
@@ -106,7 +119,12 @@ impl fmt::Display for Roles {
             .projections
             .iter()
             .map(|name| format!("project {name}"));
-        let names: Vec<String> = services.chain(relay).chain(projections).collect();
+        let analytics = self.analytics.then(|| "analytics".to_owned());
+        let names: Vec<String> = services
+            .chain(relay)
+            .chain(projections)
+            .chain(analytics)
+            .collect();
         f.write_str(&names.join(", "))
     }
 }
