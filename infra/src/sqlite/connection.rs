@@ -51,6 +51,8 @@ pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Conn
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // What is deleted or replaced is overwritten: nothing of the erased may stay in free space.
+    connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }

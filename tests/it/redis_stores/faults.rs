@@ -43,6 +43,7 @@ async fn append(log: &dyn EventLog, events: &[(Position, Event)]) {
             events: vec![NewEvent {
                 event_id: event_id(*position),
                 event: event.clone(),
+                payload: None,
             }],
             metadata: Metadata::default(),
             side: Vec::new(),

@@ -94,6 +94,7 @@ pub fn new_event() -> NewEvent {
     NewEvent {
         event_id: id(),
         event: event.into(),
+        payload: None,
     }
 }
 
@@ -125,6 +126,7 @@ pub fn sign_up(username: &str, email: &str) -> Append {
         events: vec![NewEvent {
             event_id: id(),
             event: event.into(),
+            payload: None,
         }],
         side: vec![SideWrite::InsertCredentials(Credentials {
             user_id,

@@ -31,6 +31,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) enum Message {
     /// A command, and where its outcome goes.
     Append(EncodedAppend, oneshot::Sender<Outcome>),
+    /// Something else to be done with the file, outside any transaction.
+    Run(Box<dyn FnOnce(&mut Connection) + Send>),
     /// Carry out what is in the queue, then end.
     Close,
 }
@@ -140,6 +142,7 @@ impl Writer {
                     commands.push(command);
                     replies.push(reply);
                 }
+                Message::Run(work) => work(&mut self.connection),
                 Message::Close => self.closing = true,
             }
         }
@@ -242,9 +245,19 @@ impl Writer {
     }
 }
 
-/// Copies the WAL into the file and empties it.
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+/// Copies the WAL into the file and empties it; waits for readers as long as for any lock.
+///
+/// # Errors
+/// What SQLite says; also when readers held it up.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: bool =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let reason = "readers hold up the checkpoint".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(busy, Some(reason)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -287,6 +300,7 @@ mod tests {
             events: vec![NewEvent {
                 event_id: Uuid::from_u128(number),
                 event: event.into(),
+                payload: None,
             }],
             metadata: Metadata::default(),
             side: Vec::new(),

@@ -193,9 +193,10 @@ fn empty<T>() -> Page<T> {
     }
 }
 
+/// Whether somebody has the id: nobody has that of the erased any more.
 fn is_registered(connection: &Connection, id: UserId) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached("SELECT 1 FROM people WHERE id = ?1 AND username IS NOT NULL")?
+        .prepare_cached("SELECT 1 FROM people WHERE id = ?1 AND username_lower IS NOT NULL")?
         .exists([id_bytes(id.0)])
 }
 
@@ -210,7 +211,7 @@ fn profile(
                     COALESCE(t.following, 0), COALESCE(t.posts, 0), f.since IS NOT NULL
              FROM people p LEFT JOIN tallies t ON t.user_id = p.id
              LEFT JOIN follows f ON f.followed_id = p.id AND f.follower_id = ?2
-             WHERE p.id = ?1 AND p.username IS NOT NULL",
+             WHERE p.id = ?1 AND p.username_lower IS NOT NULL",
         )?
         .query_row(params![id_bytes(id.0), id_bytes(viewer.0)], |row| {
             Ok(Profile {
