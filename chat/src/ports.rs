@@ -146,6 +146,13 @@ pub trait ChatLog: Send + Sync {
     /// [`ChatLogError`].
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError>;
 
+    /// Puts tombstones in the place of everything a person wrote and is called by, wherever they wrote, and does so with
+    /// what may still come of theirs. Again is no fault.
+    ///
+    /// # Errors
+    /// [`ChatLogError`]; some of it may have been done.
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError>;
+
     /// The last `seq` of each of these rooms, in their order; 0 for one without a message. It is asked every few seconds
     /// for all the rooms that have members, so it should be one query.
     ///

@@ -63,6 +63,15 @@ pub trait Mailer: Send + Sync {
     /// # Errors
     /// When it could not be handed over.
     async fn send(&self, to: &str, subject: &str, text: &str) -> Result<(), PortError>;
+
+    /// Removes what is kept of mails to an address, whatever the case. Nothing is kept of what was handed over to
+    /// another server.
+    ///
+    /// # Errors
+    /// When it could not be removed.
+    async fn forget(&self, _to: &str) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// The verdict on a one-time code.

@@ -38,11 +38,11 @@ impl std::fmt::Debug for PendingErasure {
 /// What the log's store keeps of erasures.
 #[async_trait]
 pub trait ErasureStore: Send + Sync {
-    /// Those with work left, by position.
+    /// Those after a position with work left, by position.
     ///
     /// # Errors
     /// When the store cannot answer.
-    async fn pending(&self) -> Result<Vec<PendingErasure>, LogError>;
+    async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError>;
 
     /// Forgets every stored answer that is theirs or names them, of whomever it is.
     ///

@@ -6,6 +6,7 @@
 //! `infra` implements the ports on SQLite and Postgres; [`memory`] implements them for tests. It must never import a
 //! driver, a web framework, or the read or write side.
 
+pub mod eraser;
 pub mod erasure;
 pub mod event;
 pub mod frontier;
@@ -20,6 +21,7 @@ pub mod sealing;
 pub mod side;
 pub mod wire;
 
+pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
 pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};

@@ -242,9 +242,10 @@ impl PersonKeys for MemoryEventLog {
 
 #[async_trait]
 impl ErasureStore for MemoryEventLog {
-    async fn pending(&self) -> Result<Vec<PendingErasure>, LogError> {
+    async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
         let state = self.state.lock();
-        let erased = state.events.iter().filter_map(|recorded| {
+        let later = state.events.iter().filter(|event| event.position > after);
+        let erased = later.filter_map(|recorded| {
             let event = recorded.decode().ok()?;
             let Event::UserErased(data) = event else {
                 return None;

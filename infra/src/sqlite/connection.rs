@@ -158,6 +158,21 @@ pub fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
+/// Copies the WAL into the file and empties it; waits for readers as long as for any lock.
+///
+/// # Errors
+/// What SQLite says; also when readers held it up.
+pub fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: bool =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let reason = "readers hold up the checkpoint".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(busy, Some(reason)));
+    }
+    Ok(())
+}
+
 /// Asks SQLite to look through a whole file for damage. Takes seconds for large files.
 ///
 /// # Errors

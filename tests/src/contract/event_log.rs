@@ -18,7 +18,10 @@ use socialhub_infra::clock::RandomIds;
 use uuid::Uuid;
 
 /// What a case answers; an error fails the test with its message.
-pub type TestResult = Result<(), Box<dyn Error + Send + Sync>>;
+pub type TestResult = Result<(), Failure>;
+
+/// Whatever went wrong.
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// A log under test.
 pub trait Log: EventLog + CredentialsReader + 'static {}

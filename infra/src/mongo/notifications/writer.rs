@@ -3,8 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
-use mongodb::bson::{Document, doc};
-use socialhub_domain::PostId;
+use mongodb::{
+    Collection,
+    bson::{Document, doc},
+};
+use socialhub_domain::{PostId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     notifications::{About, NotificationChange, comment_id, ids_about},
@@ -12,10 +15,11 @@ use socialhub_projections::{
 };
 
 use super::{
-    documents::{Announcement, Fact, READ, REMOVED, ReadUpTo, Told, Wish},
+    documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
+    settle::ROUNDS,
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, write};
+use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, which_exist, write};
 
 /// The facts of a batch.
 #[derive(Debug, Default)]
@@ -29,6 +33,7 @@ pub(super) struct Effects {
     /// The notifications that facts of the batch are about, as far as their ids are known.
     marked: HashSet<String>,
     gone_posts: HashSet<PostId>,
+    erased: HashSet<String>,
     read_up_to: HashMap<socialhub_domain::UserId, Position>,
 }
 
@@ -74,6 +79,10 @@ impl Effects {
             } => self
                 .wishes
                 .push(Wish::new(position, *author, *follower, *wanted)),
+            NotificationChange::Erase(user) => {
+                self.facts.push(Fact::erased(position, *user));
+                self.erased.insert(user.to_string());
+            }
             NotificationChange::PostGone(post) => {
                 self.facts.push(Fact::gone(position, post.0));
                 self.gone_posts.insert(*post);
@@ -112,6 +121,8 @@ impl Effects {
             insert_new(&tables.facts, &self.facts),
             insert_new(&tables.read_up_to, &read_up_to),
         )?;
+        tables.rename(&self.erased).await?;
+        tables.rename_announcers(&self.announced).await?;
         tables.tell(self.told).await?;
         tables.announce(&self.announced).await?;
         tables.look_back(&self.wishes).await?;
@@ -121,12 +132,57 @@ impl Effects {
     }
 }
 
+/// Lets documents of one person that are not under the tombstone's name go by it, until there are none: an update may be
+/// lost to another that began earlier.
+async fn rename_all<T: Send + Sync>(
+    documents: &Collection<T>,
+    field: &str,
+    user: &str,
+) -> Result<(), Fault> {
+    let clear = doc! { field: user, "username": { "$ne": ERASED_TEXT } };
+    let rename = doc! { "$set": { "username": ERASED_TEXT } };
+    for _ in 0..ROUNDS {
+        if write(documents.count_documents(clear.clone())).await? == 0 {
+            return Ok(());
+        }
+        write(documents.update_many(clear.clone(), rename.clone())).await?;
+    }
+    Err(Fault::Unavailable(
+        "others keep changing the same notifications".to_owned(),
+    ))
+}
+
 /// Whether a change belongs to somebody's beginning to follow.
 fn is_follow(change: &NotificationChange) -> bool {
     matches!(change, NotificationChange::Tell(notice) if matches!(notice.about, About::Follow { .. }))
 }
 
 impl Tables {
+    /// Lets everything that the erased did go by the tombstone's name. The facts that they are erased are inserted already.
+    async fn rename(&self, erased: &HashSet<String>) -> Result<(), Fault> {
+        for user in erased {
+            rename_all(&self.announcements, "author", user).await?;
+            rename_all(&self.notifications, "actor", user).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for announcements that came after their author's erasure. They are inserted already.
+    async fn rename_announcers(&self, announced: &[Announcement]) -> Result<(), Fault> {
+        let authors: HashSet<&str> = announced.iter().map(|post| &*post.author).collect();
+        let facts: HashSet<String> = authors
+            .iter()
+            .map(|author| fact_id(ERASED, author))
+            .collect();
+        let erased = which_exist(&self.facts.clone_with_type(), &facts).await?;
+        for author in authors {
+            if erased.contains(&fact_id(ERASED, author)) {
+                rename_all(&self.announcements, "author", author).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.
     async fn about_posts(&self, posts: &HashSet<PostId>) -> Result<HashSet<String>, Fault> {
         let about = |post: &PostId| {

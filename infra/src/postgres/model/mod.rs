@@ -6,7 +6,7 @@
 //!
 //! A generation may have many writers, each in whatever process its partitions are assigned to. Three locks, all of them
 //! the server's, so that a killed process leaves none behind, keep them in order:
-//! - the **gate** of a generation, an advisory lock: a batch shares it, a fence or a retried letter holds it alone. Unlike
+//! - the **gate** of a generation, an advisory lock: a batch shares it; a fence, a retried letter or an erasure holds it alone. Unlike
 //!   a row lock it is handed out in turn, so a fence cannot be starved by batches that overlap;
 //! - the checkpoint row of its source, locked before anything else is looked at: of two writers that believe in the same
 //!   partition, the second finds it moved;
@@ -61,6 +61,11 @@ pub trait PgModel: Send + Sync + Sized + 'static {
         mode: WriteMode,
         batch: &[Projected<Change<Self>>],
     ) -> sqlx::Result<()>;
+
+    /// Whether a batch must not be written beside any other of the generation: it changes what they rest on.
+    fn is_alone(_batch: &[Projected<Change<Self>>]) -> bool {
+        false
+    }
 
     /// Every row for verification, sorted by table and key, read in one transaction by the caller.
     ///

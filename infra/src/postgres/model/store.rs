@@ -256,7 +256,12 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             .projected
             .first()
             .map_or(batch.checkpoint.position, |projected| projected.position);
-        let mut transaction = self.begin(Gate::Shared).await?;
+        let gate = if M::is_alone(&batch.projected) {
+            Gate::Alone
+        } else {
+            Gate::Shared
+        };
+        let mut transaction = self.begin(gate).await?;
         let written = match self.write(&mut transaction, &batch).await {
             Ok(Written::Done) => transaction.commit().await,
             Ok(Written::AlreadyThere) => transaction.rollback().await,

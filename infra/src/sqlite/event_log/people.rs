@@ -9,8 +9,8 @@ use socialhub_event_log::{
     ErasureStore, KeyRecord, KeyState, LogError, PendingErasure, PersonKey, PersonKeys, Position,
 };
 
-use super::{SqliteEventLog, writer::checkpoint};
-use crate::sqlite::connection::{from_sql, id_bytes, read_id, to_sql};
+use super::SqliteEventLog;
+use crate::sqlite::connection::{checkpoint, from_sql, id_bytes, read_id, to_sql};
 
 /// Reads `key, erased_at` from a column on.
 fn key_and_mark(
@@ -141,14 +141,16 @@ impl PersonKeys for SqliteEventLog {
 
 #[async_trait]
 impl ErasureStore for SqliteEventLog {
-    async fn pending(&self) -> Result<Vec<PendingErasure>, LogError> {
+    async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
         let found = self
-            .read(|connection| {
+            .read(move |connection| {
                 let sql = "SELECT aggregate_id, position FROM events INDEXED BY events_erased
-                     WHERE event_type = 'user.erased' ORDER BY position";
+                     WHERE event_type = 'user.erased' AND position > ?1 ORDER BY position";
                 let mut statement = connection.prepare_cached(sql)?;
                 let erased = statement
-                    .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?
+                    .query_map([to_sql(after)], |row| {
+                        Ok((row.get::<_, String>(0)?, row.get(1)?))
+                    })?
                     .collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
                 let mut pending = Vec::new();
                 for (user, position) in erased {

@@ -18,7 +18,7 @@ use super::{
     encode::EncodedAppend,
     read_head,
 };
-use crate::sqlite::connection::{Durability, open_writer};
+use crate::sqlite::connection::{Durability, checkpoint, open_writer};
 
 /// How many commands one commit carries at most: enough to make the disk's part small, and few enough that the last
 /// caller of a full batch still waits only a few milliseconds.
@@ -243,21 +243,6 @@ impl Writer {
             risen
         });
     }
-}
-
-/// Copies the WAL into the file and empties it; waits for readers as long as for any lock.
-///
-/// # Errors
-/// What SQLite says; also when readers held it up.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: bool =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy {
-        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-        let reason = "readers hold up the checkpoint".to_owned();
-        return Err(rusqlite::Error::SqliteFailure(busy, Some(reason)));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -119,6 +119,16 @@ impl FeedReader for SqliteFeedReader {
             .await
     }
 
+    async fn all_posts_of(
+        &self,
+        author: UserId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<FeedItem>, ReadError> {
+        self.read(move |connection| all_posts_of(connection, author, after, limit))
+            .await
+    }
+
     async fn comments(
         &self,
         post: PostId,
@@ -404,6 +414,30 @@ fn posts_of(
         items: views::at(connection, &positions.items, viewer)?,
         next: positions.next,
     }))
+}
+
+fn all_posts_of(
+    connection: &Connection,
+    author: UserId,
+    after: Position,
+    limit: usize,
+) -> rusqlite::Result<Vec<FeedItem>> {
+    let read = |row: &Row<'_>| {
+        Ok(FeedItem {
+            post_id: PostId(read_id(row, 0)?),
+            position: from_sql(row.get(1)?),
+        })
+    };
+    connection
+        .prepare_cached(
+            "SELECT id, position FROM posts WHERE author_id = ?1 AND position > ?2
+             ORDER BY position LIMIT ?3",
+        )?
+        .query_map(
+            params![id_bytes(author.0), to_sql(after), to_sql(limit as u64)],
+            read,
+        )?
+        .collect()
 }
 
 pub(super) fn home(

@@ -1,0 +1,199 @@
+//! The process that completes erasures: driven by `user.erased` in the log, it asks every place that holds something of
+//! the person to erase it, until all have.
+//!
+//! What is left to do is read from the log's store, so a killed process loses nothing: the next one begins again. Each
+//! place erases idempotently, so it does no harm when several processes do it at once.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use socialhub_domain::{Clock, UserId};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    erasure::{ErasureStore, PendingErasure},
+    event::Position,
+    keys::PersonKeys,
+    port::{EventLog, LogError},
+    sealing::SealedLog,
+};
+
+/// Why a place has not erased somebody: it cannot now, or must wait for another.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct NotErased(pub String);
+
+impl From<LogError> for NotErased {
+    fn from(error: LogError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A place that holds something of people.
+#[async_trait]
+pub trait Erasable: Send + Sync {
+    /// What it is called in log lines.
+    fn name(&self) -> &'static str;
+
+    /// Erases what it holds of somebody. Again, and for somebody of whom it holds nothing, is no fault.
+    ///
+    /// # Errors
+    /// [`NotErased`]; it is asked again.
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased>;
+}
+
+/// Between two looks at what is left to do. Nobody waits for it: the person was answered before.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Completes erasures.
+pub struct Eraser {
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn ErasureStore>,
+    /// Asked in this order.
+    places: Vec<Arc<dyn Erasable>>,
+    clock: Arc<dyn Clock>,
+    /// What was erased already, by this process, of somebody who is not yet erased everywhere.
+    done: HashSet<(UserId, &'static str)>,
+    /// Everything up to here is complete.
+    complete_upto: Position,
+}
+
+impl Eraser {
+    /// An eraser of these places. Keys and stored answers come first, whatever else there is.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        store: Arc<dyn ErasureStore>,
+        places: Vec<Arc<dyn Erasable>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            log,
+            store,
+            places,
+            clock,
+            done: HashSet::new(),
+            complete_upto: 0,
+        }
+    }
+
+    /// Works until it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let head = self.log.watch_head();
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut looked_at, mut left) = (None, 0);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = *head.borrow();
+            if left == 0 && looked_at == Some(now) {
+                continue;
+            }
+            match self.pass().await {
+                Ok(open) => {
+                    left = open;
+                    looked_at = Some(now);
+                    metrics::gauge!("socialhub_erasures_pending").set(left as f64);
+                }
+                Err(error) => tracing::debug!(%error, "cannot look for erasures"),
+            }
+        }
+    }
+
+    /// Tries everything that is left once; answers how many are not complete.
+    ///
+    /// # Errors
+    /// When the store cannot say what is left.
+    pub async fn pass(&mut self) -> Result<usize, LogError> {
+        // Before the look: what comes after it is found next time.
+        let head = self.log.head().await?;
+        let pending = self.store.pending(self.complete_upto).await?;
+        let mut first_open = None;
+        let mut open = 0;
+        for erasure in &pending {
+            if !self.try_one(erasure).await {
+                open += 1;
+                first_open.get_or_insert(erasure.position);
+            }
+        }
+        self.complete_upto = first_open.map_or(head, |position| position - 1);
+        Ok(open)
+    }
+
+    async fn try_one(&mut self, erasure: &PendingErasure) -> bool {
+        let mut all = true;
+        for place in &self.places {
+            let step = (erasure.user_id, place.name());
+            if self.done.contains(&step) {
+                continue;
+            }
+            match place.erase(erasure).await {
+                Ok(()) => {
+                    self.done.insert(step);
+                }
+                Err(error) => {
+                    all = false;
+                    let user = erasure.user_id;
+                    tracing::info!(%user, place = place.name(), %error, "not erased yet");
+                }
+            }
+        }
+        if !all {
+            return false;
+        }
+        match self.store.complete(erasure, self.clock.now()).await {
+            Ok(()) => {
+                self.done.retain(|(user, _)| *user != erasure.user_id);
+                tracing::info!(user = %erasure.user_id, position = erasure.position, "erased");
+                true
+            }
+            Err(error) => {
+                tracing::info!(user = %erasure.user_id, %error, "the erasure is not complete yet");
+                false
+            }
+        }
+    }
+}
+
+/// The key: with it everything personal in the log.
+pub struct KeyErasure {
+    keys: Arc<dyn PersonKeys>,
+    sealed: Arc<SealedLog>,
+}
+
+impl KeyErasure {
+    /// Destroys keys here, and forgets them in this process at once.
+    pub fn new(keys: Arc<dyn PersonKeys>, sealed: Arc<SealedLog>) -> Self {
+        Self { keys, sealed }
+    }
+}
+
+#[async_trait]
+impl Erasable for KeyErasure {
+    fn name(&self) -> &'static str {
+        "key"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.keys.destroy(erasure.user_id, erasure.position).await?;
+        self.sealed.forget(erasure.user_id);
+        Ok(())
+    }
+}
+
+/// Stored answers, also those of others, that name the person.
+pub struct AnswerErasure(pub Arc<dyn ErasureStore>);
+
+#[async_trait]
+impl Erasable for AnswerErasure {
+    fn name(&self) -> &'static str {
+        "stored answers"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        Ok(self.0.forget_answers(erasure.user_id).await?)
+    }
+}
