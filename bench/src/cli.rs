@@ -13,6 +13,7 @@ use crate::{
     offline, people, process,
     report::Report,
     rows::{Bench, LimitKind, Row, needs},
+    sealing,
 };
 
 /// Measures a running server against the limits of the machine.
@@ -37,6 +38,8 @@ enum Command {
     Mix(offline::MixArgs),
     /// Measures how fast the read models are rebuilt from the log of a data folder, and the memory that takes.
     Projections(offline::ProjectionsArgs),
+    /// Append with personal fields sealed and as they are, and compare: no server needed
+    Sealing(sealing::SealingArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,7 @@ pub fn run() -> Result<(), BenchError> {
     match cli.command {
         Some(Command::Mix(args)) => offline::mix(&args),
         Some(Command::Projections(args)) => offline::projections(&args),
+        Some(Command::Sealing(args)) => sealing::sealing(&args),
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

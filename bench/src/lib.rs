@@ -16,3 +16,4 @@ pub mod process;
 pub mod random;
 pub mod report;
 pub mod rows;
+pub mod sealing;

@@ -101,7 +101,7 @@ fn usage(error: impl Display) -> BenchError {
     BenchError::Usage(error.to_string())
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, BenchError> {
     // As the server has it.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -101,7 +101,7 @@ impl Story {
         ] {
             let request = who
                 .request(Method::POST, &format!("/posts/{post}/comment"))
-                .header("idempotency-key", "the comment");
+                .header("idempotency-key", "the-comment");
             who.send(request.json(&json!({ "comment": comment })))
                 .await
                 .expect_status(201);
