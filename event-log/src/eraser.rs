@@ -147,7 +147,11 @@ impl Eraser {
         match self.store.complete(erasure, self.clock.now()).await {
             Ok(()) => {
                 self.done.retain(|(user, _)| *user != erasure.user_id);
-                tracing::info!(user = %erasure.user_id, position = erasure.position, "erased");
+                tracing::info!(
+                    user = %erasure.user_id,
+                    position = erasure.position,
+                    "the erasure is complete"
+                );
                 true
             }
             Err(error) => {

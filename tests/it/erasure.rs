@@ -191,7 +191,7 @@ async fn erased_everywhere(server: &Server, id: &str) {
         let log = server.log();
         let mut lines = log.lines();
         lines
-            .any(|line| line.contains(" erased ") && line.contains(id))
+            .any(|line| line.contains("the erasure is complete") && line.contains(id))
             .then_some(())
     })
     .await;

@@ -20,7 +20,7 @@ use crate::mongo::connection::{
 };
 
 /// So often changed notifications are looked at again before the batch is given up for now.
-pub(super) const ROUNDS: u32 = 50;
+const ROUNDS: u32 = 50;
 
 impl Tables {
     /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say.

@@ -3,10 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
-use mongodb::{
-    Collection,
-    bson::{Document, doc},
-};
+use mongodb::bson::{Document, doc};
 use socialhub_domain::{PostId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
@@ -16,7 +13,6 @@ use socialhub_projections::{
 
 use super::{
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
-    settle::ROUNDS,
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, which_exist, write};
@@ -132,39 +128,36 @@ impl Effects {
     }
 }
 
-/// Lets documents of one person that are not under the tombstone's name go by it, until there are none: an update may be
-/// lost to another that began earlier.
-async fn rename_all<T: Send + Sync>(
-    documents: &Collection<T>,
-    field: &str,
-    user: &str,
-) -> Result<(), Fault> {
-    let clear = doc! { field: user, "username": { "$ne": ERASED_TEXT } };
-    let rename = doc! { "$set": { "username": ERASED_TEXT } };
-    for _ in 0..ROUNDS {
-        if write(documents.count_documents(clear.clone())).await? == 0 {
-            return Ok(());
-        }
-        write(documents.update_many(clear.clone(), rename.clone())).await?;
-    }
-    Err(Fault::Unavailable(
-        "others keep changing the same notifications".to_owned(),
-    ))
-}
-
 /// Whether a change belongs to somebody's beginning to follow.
 fn is_follow(change: &NotificationChange) -> bool {
     matches!(change, NotificationChange::Tell(notice) if matches!(notice.about, About::Follow { .. }))
 }
 
 impl Tables {
-    /// Lets everything that the erased did go by the tombstone's name. The facts that they are erased are inserted already.
+    /// Lets everything that the erased did go by the tombstone's name. The facts that they are erased are inserted already:
+    /// settling a notification is what gives it its name, so that no other change to it is lost.
     async fn rename(&self, erased: &HashSet<String>) -> Result<(), Fault> {
         for user in erased {
-            rename_all(&self.announcements, "author", user).await?;
-            rename_all(&self.notifications, "actor", user).await?;
+            self.rename_announcements(user).await?;
+            let clear = doc! { "actor": user, "username": { "$ne": ERASED_TEXT } };
+            loop {
+                let ids = self.ids_of(clear.clone()).await?;
+                if ids.is_empty() {
+                    break;
+                }
+                self.settle(ids).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Nothing else ever changes an announcement.
+    async fn rename_announcements(&self, author: &str) -> Result<(), Fault> {
+        let rename = doc! { "$set": { "username": ERASED_TEXT } };
+        let renamed = self
+            .announcements
+            .update_many(doc! { "author": author }, rename);
+        write(renamed).await.map(|_| ())
     }
 
     /// The same for announcements that came after their author's erasure. They are inserted already.
@@ -177,10 +170,25 @@ impl Tables {
         let erased = which_exist(&self.facts.clone_with_type(), &facts).await?;
         for author in authors {
             if erased.contains(&fact_id(ERASED, author)) {
-                rename_all(&self.announcements, "author", author).await?;
+                self.rename_announcements(author).await?;
             }
         }
         Ok(())
+    }
+
+    /// The ids of some of the notifications that a filter finds.
+    async fn ids_of(&self, filter: Document) -> Result<HashSet<String>, Fault> {
+        let found: Vec<Document> = write(async {
+            let ids = self.notifications.clone_with_type::<Document>();
+            let ids = ids.find(filter).projection(doc! { "_id": 1 });
+            ids.limit(to_stored(INSERT as u64))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let id = |document: Document| document.get_str("_id").ok().map(str::to_owned);
+        Ok(found.into_iter().filter_map(id).collect())
     }
 
     /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.

@@ -17,7 +17,7 @@ use socialhub_projections::{
     store::WriteBatch,
 };
 use sqlx::{
-    PgConnection, PgPool, Postgres, Transaction,
+    PgConnection, PgPool, Postgres, Row, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use uuid::Uuid;
@@ -111,21 +111,20 @@ impl<M: PgModel> PgModelStore<M> {
             Gate::Alone => "pg_advisory_xact_lock",
         };
         let key = Key::new(Purpose::Gate, Self::NAME, self.id);
+        // Statements of their own, so that the second sees what happened while the gate was closed. Not in one call with the
+        // `BEGIN`: when that is given up half way, nobody rolls back, and an idle connection would hold the gate.
+        let pass = format!(
+            "SELECT {lock}({key})::text IS NULL;
+             SELECT EXISTS (SELECT FROM read_models.generations
+             WHERE model = '{}' AND id = {} AND retired = {})",
+            Self::NAME,
+            self.id.0,
+            self.retired
+        );
         let begin = async {
-            let mut transaction = self
-                .pool
-                .begin_with(format!("BEGIN; SELECT {lock}({key})"))
-                .await?;
-            // A statement of its own, so that it sees what happened while the gate was closed.
-            let held: bool = sqlx::query_scalar(
-                "SELECT EXISTS (SELECT FROM read_models.generations
-                 WHERE model = $1 AND id = $2 AND retired = $3)",
-            )
-            .bind(Self::NAME.0)
-            .bind(self.id.0.cast_signed())
-            .bind(self.retired)
-            .fetch_one(&mut *transaction)
-            .await?;
+            let mut transaction = self.pool.begin().await?;
+            let answers = sqlx::raw_sql(&pass).fetch_all(&mut *transaction).await?;
+            let held = answers.last().map_or(Ok(false), |row| row.try_get(0))?;
             Ok((transaction, held))
         };
         match begin.await {
