@@ -370,3 +370,6 @@ impl EventLog for SealedLog {
         self.log.watch_head()
     }
 }
+
+#[cfg(test)]
+mod tests;
