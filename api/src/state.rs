@@ -93,30 +93,28 @@ pub(crate) struct Models {
     pub counters: Model,
 }
 
-/// One read model's position, with a receiver that answers without asking the store.
+/// One read model's position.
 pub(crate) struct Model {
     position: Arc<dyn ModelPosition>,
-    seen: watch::Receiver<u64>,
 }
 
 impl Model {
     fn new(position: Arc<dyn ModelPosition>) -> Self {
-        let seen = position.watch();
-        Self { position, seen }
+        Self { position }
     }
 
     /// A receiver of its own, for a stream.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.seen.clone()
+        self.position.watch()
     }
 
-    /// How far the model is, as this process knows.
-    pub(crate) fn seen(&self) -> u64 {
-        *self.seen.borrow()
+    /// How far the model is.
+    pub(crate) async fn reached(&self) -> Result<u64, ApiError> {
+        Ok(self.position.position().await?)
     }
 
     async fn wait_for(&self, wanted: u64, limit: Duration) -> Result<Freshness, ApiError> {
-        let position = self.seen();
+        let position = self.position.known();
         if position >= wanted {
             return Ok(Freshness {
                 position,

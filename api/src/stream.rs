@@ -145,12 +145,16 @@ struct Tail {
 }
 
 /// Answers with a stream.
-pub(crate) fn open(app: App, topic: Topic, headers: &HeaderMap) -> Result<Response, ApiError> {
+pub(crate) async fn open(
+    app: App,
+    topic: Topic,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let viewer = verify(&app, headers)?.id;
     let model = topic.model(&app);
     let after = match resume(&app, topic, viewer, headers)? {
         Some(after) => after,
-        None => model.seen(),
+        None => model.reached().await?,
     };
     let tail = Tail {
         seen: model.watch(),

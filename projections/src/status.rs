@@ -39,6 +39,9 @@ pub trait ModelPosition: Send + Sync {
     /// When the store cannot answer.
     async fn wait_for(&self, wanted: Position, limit: Duration) -> Result<Freshness, ReadError>;
 
+    /// The position as this process knows it, without asking: never ahead of the store, perhaps behind it.
+    fn known(&self) -> Position;
+
     /// The position as this process knows it, told after each commit: what streams wake up on.
     fn watch(&self) -> watch::Receiver<Position>;
 }
@@ -337,6 +340,10 @@ impl ModelPosition for ProjectionStatus {
                 () = sleep_until(until) => {}
             }
         }
+    }
+
+    fn known(&self) -> Position {
+        *self.position.borrow()
     }
 
     fn watch(&self) -> watch::Receiver<Position> {

@@ -137,13 +137,11 @@ impl Moment {
     /// Whether a second look has to tell who moves. A relay is always looked at twice: one that refuses leads for a
     /// moment.
     fn needs_a_second_look(&self) -> bool {
-        let mut current = self.models.iter().flat_map(|(_, places)| places);
         self.relay.is_some()
-            || current.any(|(generation, position)| {
-                generation.state == GenerationState::Current
-                    && generation.has_writer
-                    && *position < self.head
-            })
+            || self
+                .models
+                .iter()
+                .any(|(_, places)| has_work(places, self.head) || is_changing_over(places))
     }
 
     fn position(&self, model: ModelName, id: GenerationId) -> Option<Position> {
@@ -181,6 +179,22 @@ impl Moment {
             (GenerationState::Previous, false) => Activity::Kept,
         }
     }
+}
+
+/// Whether somebody writes the current generation and has not come to the head.
+fn has_work(places: &[(Generation, Position)], head: Position) -> bool {
+    places.iter().any(|(generation, position)| {
+        generation.state == GenerationState::Current && generation.has_writer && *position < head
+    })
+}
+
+/// Whether the pointer has moved and the projector has not followed yet: it still holds the generation before.
+fn is_changing_over(places: &[(Generation, Position)]) -> bool {
+    let held = |state| {
+        let mut in_state = places.iter().filter(|(found, _)| found.state == state);
+        in_state.any(|(generation, _)| generation.has_writer)
+    };
+    held(GenerationState::Previous) && !held(GenerationState::Current)
 }
 
 pub(crate) async fn run(

@@ -198,6 +198,14 @@ async fn compare_people(left: &dyn FeedReader, right: &dyn FeedReader, viewer: U
 }
 
 async fn compare_posts(left: &dyn FeedReader, right: &dyn FeedReader, viewer: UserId) {
+    for limit in [1, 7, 1_000] {
+        assert_same!(
+            left,
+            right,
+            |reader| reader.recent(limit).await.unwrap(),
+            "the {limit} newest public posts"
+        );
+    }
     for id in (0..=POSTS).map(post) {
         assert_same!(
             left,

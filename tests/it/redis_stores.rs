@@ -174,12 +174,12 @@ async fn pages(reader: &dyn CounterReader, limit: usize) -> Vec<TrendingPost> {
     let mut found = Vec::new();
     let mut request = PageRequest::first(limit);
     for number in 1.. {
-        let page = reader.trending(&request).await.unwrap();
+        let page = reader.trending(&request).await.unwrap().unwrap();
         let numbered = PageRequest {
             limit,
             start: PageStart::Page(number),
         };
-        assert_eq!(reader.trending(&numbered).await.unwrap(), page);
+        assert_eq!(reader.trending(&numbered).await.unwrap().unwrap(), page);
         found.extend(page.items);
         match page.next {
             Some(next) => request.start = PageStart::After(next),
@@ -461,11 +461,18 @@ async fn the_same_history_reads_the_same_from_redis_and_sqlite() {
             start: PageStart::After(key.to_owned()),
         };
         assert_eq!(
-            place.reader.trending(&request).await.unwrap().items,
+            place
+                .reader
+                .trending(&request)
+                .await
+                .unwrap()
+                .unwrap()
+                .items,
             place
                 .reader
                 .trending(&PageRequest::first(5))
                 .await
+                .unwrap()
                 .unwrap()
                 .items
         );

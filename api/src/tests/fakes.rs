@@ -33,6 +33,7 @@ use socialhub_projections::{
     counters::ports::{CounterReader, PersonCounts, PostCounts, TrendingPost},
     feed::ports::{
         CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile,
+        RecentPost,
     },
     notifications::ports::{NotificationPage, NotificationReader, NotificationView},
     page::PageStart,
@@ -227,6 +228,10 @@ impl ModelPosition for Model {
         Ok(Freshness { position, stale })
     }
 
+    fn known(&self) -> u64 {
+        *self.position.borrow()
+    }
+
     fn watch(&self) -> watch::Receiver<u64> {
         self.position.subscribe()
     }
@@ -239,6 +244,8 @@ pub(super) struct Readers {
     pub new_posts: Mutex<Vec<FeedItem>>,
     pub stream_queries: AtomicUsize,
     pub broken: Mutex<bool>,
+    /// Whether the store of the counters is away.
+    pub no_counters: Mutex<bool>,
 }
 
 /// How many posts every list has.
@@ -295,6 +302,20 @@ impl FeedReader for Readers {
             items: Vec::new(),
             next: Some("more".to_owned()),
         })
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<RecentPost>, ReadError> {
+        let recent = |number| {
+            let post = post(number);
+            RecentPost {
+                post_id: post.id,
+                // The fourth is liked most.
+                like_count: if number == 4 { 9 } else { number % 2 },
+                comment_count: 0,
+                created_at: post.created_at,
+            }
+        };
+        Ok((0..6).map(recent).take(limit).collect())
     }
 
     async fn followers(
@@ -419,11 +440,12 @@ impl CounterReader for Readers {
         Ok(None)
     }
 
-    async fn trending(&self, _: &PageRequest) -> Result<Page<TrendingPost>, ReadError> {
-        Ok(Page {
+    async fn trending(&self, _: &PageRequest) -> Result<Option<Page<TrendingPost>>, ReadError> {
+        let empty = Page {
             items: Vec::new(),
             next: None,
-        })
+        };
+        Ok((!*self.no_counters.lock()).then_some(empty))
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Method, StatusCode};
+use serde_json::Value;
+use uuid::Uuid;
 
 use super::fakes::{POSTS, World, body, header, refused, settings, signed};
 use crate::Settings;
@@ -62,6 +64,32 @@ async fn a_feed_post_has_both_shapes() {
       "visibility": "public"
     }
     "#);
+}
+
+#[tokio::test]
+async fn without_counters_trending_ranks_recent_posts_and_says_so() {
+    let world = World::new();
+    *world.readers.no_counters.lock() = true;
+    let first = world.get("/feed/trending?limit=1").await;
+    assert_eq!(first.headers()["x-stale"], "true");
+    let first = body(first).await;
+    let numbers = |page: &Value| -> Vec<u128> {
+        let posts = page["posts"].as_array().unwrap().iter();
+        posts
+            .map(|post| {
+                post["id"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<Uuid>()
+                    .unwrap()
+                    .as_u128()
+            })
+            .collect()
+    };
+    assert_eq!(numbers(&first), [4]);
+    let cursor = first["nextCursor"].as_str().unwrap();
+    let rest = body(world.get(&format!("/feed/trending?cursor={cursor}")).await).await;
+    assert_eq!(numbers(&rest), [5, 3, 1]);
 }
 
 #[tokio::test]

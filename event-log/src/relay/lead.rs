@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, spawn_blocking},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -173,6 +173,7 @@ impl Relay {
             log: Arc::clone(&self.log),
             after: frontier.position,
             batch: self.settings.batch,
+            gather: self.settings.gather,
             poll_every: self.settings.poll_every,
             sender,
         };
@@ -314,6 +315,7 @@ struct Reader {
     log: Arc<dyn EventLog>,
     after: Position,
     batch: usize,
+    gather: Duration,
     poll_every: Duration,
     sender: mpsc::Sender<Result<Batch, LogError>>,
 }
@@ -323,12 +325,19 @@ impl Reader {
         let mut head = self.log.watch_head();
         loop {
             head.borrow_and_update();
+            let began = Instant::now();
             let batch = self.read().await;
             let failed = batch.is_err();
             match batch.transpose() {
                 Some(batch) => {
+                    let full = batch
+                        .as_ref()
+                        .is_ok_and(|batch| batch.0.len() >= self.batch);
                     if self.sender.send(batch).await.is_err() || failed {
                         return;
+                    }
+                    if !full {
+                        sleep_until(began + self.gather).await;
                     }
                 }
                 None => {

@@ -28,6 +28,9 @@ use crate::{port::EventLog, relay_store::RelayStore};
 pub struct RelaySettings {
     /// How many events one transaction holds at most.
     pub batch: usize,
+    /// Between two reads of a log that grows: a transaction costs the brokers, the database and every projector the same
+    /// whether it holds one event or many. An event that comes after a pause is not held up.
+    pub gather: Duration,
     /// How long a lease lasts in the store.
     pub lease: Duration,
     /// How often it is renewed.
@@ -42,6 +45,7 @@ impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             batch: 2_000,
+            gather: Duration::from_millis(20),
             lease: Duration::from_secs(5),
             renew_every: Duration::from_secs(1),
             poll_every: Duration::from_millis(500),

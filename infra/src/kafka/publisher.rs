@@ -26,7 +26,7 @@ use crate::kafka::{KafkaSettings, millis, tails};
 
 /// How long giving up a transaction may take; whoever begins next ends it anyway.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
-/// How long to wait for delivery reports before looking whether all have come.
+/// How long to wait before looking again for delivery reports.
 const REPORT_PAUSE: Duration = Duration::from_millis(1);
 /// How long to wait for the client's queue when it is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
@@ -214,12 +214,18 @@ impl Worker {
         Ok(offsets)
     }
 
-    /// Takes reports until there is one for each record. The producer's own `flush` takes them for 100 ms at least.
+    /// Takes reports until there is one for each record.
+    ///
+    /// Neither by the producer's `flush`, which takes 100 ms at least, nor by a `poll` with a time limit: that does not
+    /// return before its time is up, and spends the last millisecond of it turning in a circle.
     fn await_deliveries(&self, producer: &BaseProducer<Reports>) -> KafkaResult<()> {
         // A little longer than a record may take: its end is then known.
         let deadline = Instant::now() + self.settings.message_timeout + Duration::from_secs(1);
         while producer.in_flight_count() > 0 {
-            producer.poll(REPORT_PAUSE);
+            producer.poll(Duration::ZERO);
+            if producer.in_flight_count() > 0 {
+                thread::sleep(REPORT_PAUSE);
+            }
             if Instant::now() >= deadline {
                 let late = RDKafkaErrorCode::MessageTimedOut;
                 return Err(KafkaError::MessageProduction(late));

@@ -6,7 +6,9 @@
 mod fold;
 pub mod ports;
 mod project;
+mod standin;
 
 pub use fold::CounterFold;
 pub use ports::{CounterReader, PersonCounts, PostCounts, TrendingPost};
 pub use project::{CounterChange, Counters};
+pub use standin::{STAND_IN_POSTS, stand_in};

@@ -5,5 +5,7 @@ pub mod ports;
 pub mod project;
 
 pub use fold::FeedFold;
-pub use ports::{CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile};
+pub use ports::{
+    CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile, RecentPost,
+};
 pub use project::{Feed, FeedChange};

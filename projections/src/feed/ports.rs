@@ -118,6 +118,19 @@ pub struct FeedItem {
     pub position: Position,
 }
 
+/// How a recent public post is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecentPost {
+    /// The post.
+    pub post_id: PostId,
+    /// Likes, as this model counts them.
+    pub like_count: u64,
+    /// Comments, likewise.
+    pub comment_count: u64,
+    /// When it was written.
+    pub created_at: Timestamp,
+}
+
 /// Reads the current generation of the `feed` model.
 #[async_trait]
 pub trait FeedReader: Send + Sync {
@@ -130,6 +143,9 @@ pub trait FeedReader: Send + Sync {
         prefix: &str,
         page: &PageRequest,
     ) -> Result<Page<PersonSummary>, ReadError>;
+
+    /// The newest public posts, at most so many.
+    async fn recent(&self, limit: usize) -> Result<Vec<RecentPost>, ReadError>;
 
     /// Who follows a person; none when nobody has that id.
     async fn followers(

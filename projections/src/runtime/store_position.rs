@@ -1,7 +1,8 @@
 //! Where a model is that other processes write: asked from its store.
 //!
-//! One task a model and process asks, however many wait: often while somebody waits, less often while the model moves,
-//! and now and then for streams, which wake on what it finds.
+//! One task a model and process asks, however many wait: often while somebody waits, less often for streams, which wake
+//! on what it finds, now and then while there are queries, and not at all when nobody has asked for a while: a service
+//! that serves one model does not ask for the others.
 
 use std::{
     sync::{
@@ -28,10 +29,12 @@ use crate::{
 
 /// How often the store is asked while somebody waits.
 const WAITED_FOR: Duration = Duration::from_millis(5);
-/// How often while the model moves, or should.
+/// How often while somebody watches and the model moves, or should.
 const MOVING: Duration = Duration::from_millis(50);
 /// How often otherwise.
 const IDLE: Duration = Duration::from_millis(250);
+/// Nobody has used the position for this long: it is not kept up to date any more.
+const UNUSED: Duration = Duration::from_secs(5);
 /// How long a model that has moved counts as moving.
 const LATELY: Duration = Duration::from_secs(2);
 
@@ -67,13 +70,14 @@ pub struct StorePosition {
     position: watch::Sender<Position>,
     waiting: AtomicUsize,
     wake: Notify,
+    used: Mutex<Instant>,
     seen: Mutex<Seen>,
 }
 
 struct Seen {
     /// Why the store did not answer last; none when it did.
     error: Option<ReadError>,
-    /// Whether it has ever answered.
+    /// Whether what is known is kept up to date.
     asked: bool,
     /// Since when the model has had work without moving.
     behind_since: Option<Instant>,
@@ -109,6 +113,7 @@ impl StorePosition {
             position: watch::Sender::new(0),
             waiting: AtomicUsize::new(0),
             wake: Notify::new(),
+            used: Mutex::new(Instant::now()),
             seen: Mutex::new(Seen {
                 error: None,
                 asked: false,
@@ -135,24 +140,46 @@ impl StorePosition {
         loop {
             // An error is remembered and told to whoever asks.
             let _ = self.ask().await;
-            tokio::select! {
-                () = sleep(self.pace()) => {}
-                () = self.wake.notified() => {}
+            match self.pace() {
+                Some(pace) => tokio::select! {
+                    () = sleep(pace) => {}
+                    () = self.wake.notified() => {}
+                },
+                None => {
+                    // What was seen so far says nothing of later.
+                    {
+                        let mut seen = self.seen.lock();
+                        (seen.asked, seen.error, seen.behind_since) = (false, None, None);
+                    }
+                    self.wake.notified().await;
+                }
             }
         }
     }
 
-    fn pace(&self) -> Duration {
+    /// Somebody wants to know.
+    fn touch(&self) {
+        *self.used.lock() = Instant::now();
+        if !self.seen.lock().asked {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How long until the store is asked again; none when nobody wants to know.
+    fn pace(&self) -> Option<Duration> {
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            return WAITED_FOR;
+            return Some(WAITED_FOR);
+        }
+        if self.position.receiver_count() == 0 {
+            return (self.used.lock().elapsed() < UNUSED).then_some(IDLE);
         }
         let seen = self.seen.lock();
         let lately = seen.moved_at.is_some_and(|at| at.elapsed() < LATELY);
-        if lately || seen.behind_since.is_some() {
+        Some(if lately || seen.behind_since.is_some() {
             MOVING
         } else {
             IDLE
-        }
+        })
     }
 
     async fn ask(&self) -> Result<Position, ReadError> {
@@ -213,6 +240,7 @@ impl StorePosition {
 #[async_trait]
 impl ModelPosition for StorePosition {
     async fn position(&self) -> Result<Position, ReadError> {
+        self.touch();
         let (asked, error) = {
             let seen = self.seen.lock();
             (seen.asked, seen.error.clone())
@@ -225,6 +253,7 @@ impl ModelPosition for StorePosition {
     }
 
     async fn wait_for(&self, wanted: Position, limit: Duration) -> Result<Freshness, ReadError> {
+        self.touch();
         let mut moved = self.position.subscribe();
         let deadline = Instant::now() + limit;
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +278,14 @@ impl ModelPosition for StorePosition {
         }
     }
 
+    fn known(&self) -> Position {
+        self.touch();
+        *self.position.borrow()
+    }
+
     fn watch(&self) -> watch::Receiver<Position> {
-        self.position.subscribe()
+        let receiver = self.position.subscribe();
+        self.touch();
+        receiver
     }
 }

@@ -362,6 +362,7 @@ struct Workshop<'a> {
 
 impl Workshop<'_> {
     fn relay(&mut self) -> Result<(), String> {
+        self.log.follow_closely();
         let publisher = KafkaPublisher::new(kafka(self.servers)).map_err(text)?;
         let relay = Relay::new(
             self.log.clone(),
@@ -463,6 +464,7 @@ pub async fn replay(servers: &Servers, clock: Arc<dyn Clock>) -> Result<ReplayTa
     let log = PgEventLog::connect(&servers.database_url, clock.clone())
         .await
         .map_err(|error| format!("DATABASE_URL: {error}"))?;
+    log.follow_closely();
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let stores = Stores::open(servers, &clock).await?;

@@ -82,7 +82,8 @@ async fn an_emptied_redis_serves_no_zeros_and_is_filled_again() {
     let generations = place.generations();
     // Never filled: not a zero either.
     assert_eq!(place.reader.post_counts(&[post(0)]).await.unwrap(), None);
-    assert!(place.reader.trending(&PageRequest::first(3)).await.is_err());
+    let request = PageRequest::first(3);
+    assert_eq!(place.reader.trending(&request).await.unwrap(), None);
     assert!(generations.needs_filling().await.unwrap());
     assert_eq!(generations.current_checkpoints().await.unwrap(), []);
 
@@ -195,8 +196,8 @@ async fn an_old_dump_is_not_served_as_if_it_were_current() {
     let reader = &place.reader;
     assert_eq!(reader.post_counts(&ids).await.unwrap(), None);
     assert_eq!(reader.person_counts(user(0)).await.unwrap(), None);
-    let refused = reader.trending(&PageRequest::first(3)).await.unwrap_err();
-    assert!(refused.to_string().contains("back in time"), "{refused}");
+    let request = PageRequest::first(3);
+    assert_eq!(reader.trending(&request).await.unwrap(), None);
 
     let at = source_position(&store.checkpoints().await.unwrap(), &Source::log());
     assert_eq!(at, 400);

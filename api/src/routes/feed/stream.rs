@@ -23,5 +23,5 @@ pub(crate) async fn stream(
     State(app): State<App>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    open(app, Topic::Feed, &headers)
+    open(app, Topic::Feed, &headers).await
 }

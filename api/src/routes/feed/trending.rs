@@ -1,7 +1,11 @@
 //! `GET /feed/trending`
 
 use axum::{extract::State, response::Response};
-use socialhub_domain::PostId;
+use socialhub_domain::{PostId, UserId};
+use socialhub_projections::{
+    Freshness, Page, PageRequest,
+    counters::{STAND_IN_POSTS, TrendingPost, stand_in},
+};
 
 use super::FeedAnswer;
 use crate::{
@@ -17,6 +21,8 @@ use crate::{
 };
 
 /// Public posts by score: likes and comments count, older ones less (half-life 6 hours).
+///
+/// While the counters are away the newest posts are ranked by their age and counts, and the answer says `X-Stale`.
 #[utoipa::path(
     get,
     path = "/feed/trending",
@@ -34,9 +40,7 @@ pub(crate) async fn trending(
     let viewer = actor.id;
     let list = List::new("trending", "");
     let request = query.page(&app.signer, &list)?;
-    let models = [&app.models.counters, &app.models.feed];
-    let freshness = app.settle(&models, Some(viewer), asked).await?;
-    let page = app.api.counters.trending(&request).await?;
+    let (freshness, page) = ranked(&app, viewer, asked, &request).await?;
     let ids: Vec<PostId> = page.items.iter().map(|item| item.post_id).collect();
     let mut posts = app.api.feed.posts(&ids, viewer).await?;
     app.count(&mut posts).await?;
@@ -52,4 +56,26 @@ pub(crate) async fn trending(
         next_cursor: listing.cursor(&app, page.next),
     };
     Ok(listing.answer(body.next_cursor.as_deref(), &body))
+}
+
+/// A page of the ranking; without the counters, of what stands in for it.
+async fn ranked(
+    app: &App,
+    viewer: UserId,
+    asked: Option<u64>,
+    request: &PageRequest,
+) -> Result<(Freshness, Page<TrendingPost>), ApiError> {
+    let models = [&app.models.counters, &app.models.feed];
+    if let Ok(freshness) = app.settle(&models, Some(viewer), asked).await
+        && let Some(page) = app.api.counters.trending(request).await?
+    {
+        return Ok((freshness, page));
+    }
+    let freshness = app.settle(&[&app.models.feed], Some(viewer), asked).await?;
+    let recent = app.api.feed.recent(STAND_IN_POSTS).await?;
+    let stale = Freshness {
+        stale: true,
+        ..freshness
+    };
+    Ok((stale, stand_in(&recent, request)))
 }

@@ -24,5 +24,5 @@ pub(crate) async fn stream(
     State(app): State<App>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    open(app, Topic::Notifications, &headers)
+    open(app, Topic::Notifications, &headers).await
 }

@@ -1,10 +1,14 @@
 //! Watching the head of a log that other processes write too.
 //!
 //! By looking, not by LISTEN: a NOTIFY in every append would take a lock of the whole server in each commit, while one
-//! look is a step down an index, and only processes that watch (a relay, a rebuild) look at all.
+//! look is a step down an index, and only processes that watch look at all. Who hands events on looks closely; for others
+//! the head only tells how far behind a model is.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,22 +18,46 @@ use tokio::sync::{Notify, watch};
 
 use super::{appender::raise, queries};
 
-/// Between two looks while the log grows.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// And while it does not.
-const LONGEST: Duration = Duration::from_millis(50);
+/// Between two looks while the log grows, and while it does not.
+struct Pace {
+    shortest: Duration,
+    longest: Duration,
+}
+
+const CLOSELY: Pace = Pace {
+    shortest: Duration::from_millis(10),
+    longest: Duration::from_millis(50),
+};
+
+const NOW_AND_THEN: Pace = Pace {
+    shortest: Duration::from_millis(200),
+    longest: Duration::from_millis(250),
+};
 
 /// Looks until the log is dropped, and only while somebody watches.
 #[derive(Debug)]
 pub(super) struct Follower {
     watched: Arc<Notify>,
+    closely: Arc<AtomicBool>,
 }
 
 impl Follower {
     pub(super) fn start(pool: PgPool, told: &Arc<watch::Sender<Position>>) -> Self {
-        let watched = Arc::new(Notify::new());
-        tokio::spawn(follow(pool, Arc::downgrade(told), Arc::clone(&watched)));
-        Self { watched }
+        let (watched, closely) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let following = follow(
+            pool,
+            Arc::downgrade(told),
+            Arc::clone(&watched),
+            Arc::clone(&closely),
+        );
+        tokio::spawn(following);
+        Self { watched, closely }
+    }
+
+    /// From now on news must be known at once.
+    pub(super) fn closely(&self) {
+        self.closely.store(true, Ordering::Relaxed);
+        self.watched.notify_one();
     }
 
     /// Somebody watches now.
@@ -45,8 +73,13 @@ impl Drop for Follower {
     }
 }
 
-async fn follow(pool: PgPool, told: Weak<watch::Sender<Position>>, watched: Arc<Notify>) {
-    let mut pause = SHORTEST;
+async fn follow(
+    pool: PgPool,
+    told: Weak<watch::Sender<Position>>,
+    watched: Arc<Notify>,
+    closely: Arc<AtomicBool>,
+) {
+    let mut pause = CLOSELY.shortest;
     while let Some(sender) = told.upgrade() {
         let watching = sender.receiver_count() > 0;
         drop(sender);
@@ -59,18 +92,23 @@ async fn follow(pool: PgPool, told: Weak<watch::Sender<Position>>, watched: Arc<
             return;
         };
         let before = *sender.borrow();
+        let pace = if closely.load(Ordering::Relaxed) {
+            CLOSELY
+        } else {
+            NOW_AND_THEN
+        };
         match head {
             Ok(head) => {
                 raise(&sender, head);
                 pause = if head > before {
-                    SHORTEST
+                    pace.shortest
                 } else {
-                    LONGEST.min(pause * 2)
+                    (pause * 2).clamp(pace.shortest, pace.longest)
                 };
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot look at the event log's head");
-                pause = LONGEST;
+                pause = pace.longest;
             }
         }
         drop(sender);

@@ -151,6 +151,11 @@ impl PgEventLog {
         })
     }
 
+    /// Looks at the head closely from now on: for a process that hands on what others append.
+    pub fn follow_closely(&self) {
+        self.follower.closely();
+    }
+
     /// Commits what waits and ends the appending task. Later appends are refused, reads go on.
     pub async fn close(&self) {
         drop(self.queue.lock().take());

@@ -10,7 +10,10 @@ use socialhub_domain::{CommentId, PostId, Timestamp, UserId, event::Visibility};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     Page, PageRequest, ReadError,
-    feed::{CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile},
+    feed::{
+        CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile,
+        RecentPost,
+    },
     page::PageStart,
 };
 use sqlx::{PgPool, Row, postgres::PgRow};
@@ -70,6 +73,10 @@ impl FeedReader for PgFeedReader {
         page: &PageRequest,
     ) -> Result<Page<PersonSummary>, ReadError> {
         self.read(|pool| search(pool, lower(prefix), page)).await
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<RecentPost>, ReadError> {
+        self.read(|pool| recent(pool, limit)).await
     }
 
     async fn followers(
@@ -310,6 +317,26 @@ fn person(row: &PgRow) -> sqlx::Result<PersonSummary> {
         name: row.try_get(2)?,
         avatar: row.try_get(3)?,
     })
+}
+
+async fn recent(pool: PgPool, limit: usize) -> sqlx::Result<Vec<RecentPost>> {
+    let rows = sqlx::query(
+        "SELECT p.id, s.likes, s.comments, p.created_at FROM posts p JOIN post_states s ON s.id = p.id
+         WHERE p.visibility = 0 ORDER BY p.position DESC LIMIT $1",
+    )
+    .bind(to_sql(limit as u64))
+    .fetch_all(&pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(RecentPost {
+                post_id: PostId(row.try_get(0)?),
+                like_count: from_sql(row.try_get(1)?),
+                comment_count: from_sql(row.try_get(2)?),
+                created_at: Timestamp(row.try_get(3)?),
+            })
+        })
+        .collect()
 }
 
 const FOLLOWERS_SQL: &str = "

@@ -10,7 +10,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     ReadError, Source,
     counters::{CounterReader, PersonCounts, PostCounts, TrendingPost},
-    page::{Page, PageRequest, PageStart},
+    page::{Page, PageRequest},
     source_position,
 };
 
@@ -174,28 +174,26 @@ impl CounterReader for RedisCounterReader {
         }
     }
 
-    async fn trending(&self, page: &PageRequest) -> Result<Page<TrendingPost>, ReadError> {
-        let after = match &page.start {
-            PageStart::After(key) => parse_key(key),
-            PageStart::Page(_) => None,
-        };
-        let rows = self.ask(|script| {
+    async fn trending(&self, page: &PageRequest) -> Result<Option<Page<TrendingPost>>, ReadError> {
+        let start = TrendingPost::start(page);
+        let rows = self.counts(|script| {
             script.arg("trending").arg(page.limit + 1);
-            match &after {
+            match &start {
                 // Rust prints a number so that it is read as the same one.
-                Some((score, post)) => script.arg(format!("{score}")).arg(post.0.as_bytes()),
+                Some(start) => script
+                    .arg(format!("{}", start.log2_score))
+                    .arg(start.post_id.0.as_bytes()),
                 None => script.arg(page.offset().min(MAX_OFFSET)),
             };
         });
-        let rows = rows.await.map_err(|why| ReadError(why.reason()))?;
-        let mut items = rows
+        let Some(rows) = rows.await else {
+            return Ok(None);
+        };
+        let items = rows
             .chunks_exact(2)
             .map(|pair| item(pair).ok_or_else(damaged))
             .collect::<Result<Vec<_>, _>>()?;
-        let more = items.len() > page.limit;
-        items.truncate(page.limit);
-        let next = items.last().filter(|_| more).map(key);
-        Ok(Page { items, next })
+        Ok(Some(TrendingPost::page(items, page.limit)))
     }
 }
 
@@ -207,16 +205,4 @@ fn item(pair: &[Value]) -> Option<TrendingPost> {
         post_id: PostId(id(bytes(pair.first()?)?)?),
         log2_score: words(pair.get(1)?)?.parse().ok()?,
     })
-}
-
-/// The sort key as text: the score's bits, so that nothing is lost to decimals, and the post.
-fn key(item: &TrendingPost) -> String {
-    format!("{:016x}:{}", item.log2_score.to_bits(), item.post_id)
-}
-
-fn parse_key(key: &str) -> Option<(f64, PostId)> {
-    let (score, post) = key.split_once(':')?;
-    let score = f64::from_bits(u64::from_str_radix(score, 16).ok()?);
-    let post = post.parse().ok()?;
-    score.is_finite().then_some((score, post))
 }

@@ -6,7 +6,7 @@ use socialhub_domain::{PostId, UserId};
 use socialhub_projections::{
     ReadError,
     counters::{CounterReader, PersonCounts, PostCounts, TrendingPost},
-    page::{Page, PageRequest, PageStart},
+    page::{Page, PageRequest},
 };
 
 use crate::sqlite::{
@@ -51,10 +51,11 @@ impl CounterReader for SqliteCounterReader {
             .map(Some)
     }
 
-    async fn trending(&self, page: &PageRequest) -> Result<Page<TrendingPost>, ReadError> {
+    async fn trending(&self, page: &PageRequest) -> Result<Option<Page<TrendingPost>>, ReadError> {
         let page = page.clone();
         self.run(move |connection| trending(connection, &page))
             .await
+            .map(Some)
     }
 }
 
@@ -94,19 +95,22 @@ fn trending(
     connection: &mut Connection,
     page: &PageRequest,
 ) -> rusqlite::Result<Page<TrendingPost>> {
-    let after = match &page.start {
-        PageStart::After(key) => parse_key(key),
-        PageStart::Page(_) => None,
-    };
     let wanted = page.limit as u64;
-    let mut items: Vec<TrendingPost> = match after {
-        Some((score, post)) => connection
+    let items: Vec<TrendingPost> = match TrendingPost::start(page) {
+        Some(start) => connection
             .prepare_cached(
                 "SELECT post, score FROM post_counter
                  WHERE score IS NOT NULL AND (score, post) < (?1, ?2)
                  ORDER BY score DESC, post DESC LIMIT ?3",
             )?
-            .query_map(params![score, id_bytes(post.0), to_sql(wanted + 1)], item)?
+            .query_map(
+                params![
+                    start.log2_score,
+                    id_bytes(start.post_id.0),
+                    to_sql(wanted + 1)
+                ],
+                item,
+            )?
             .collect::<rusqlite::Result<_>>()?,
         None => connection
             .prepare_cached(
@@ -116,10 +120,7 @@ fn trending(
             .query_map([to_sql(wanted + 1), to_sql(page.offset())], item)?
             .collect::<rusqlite::Result<_>>()?,
     };
-    let more = items.len() > page.limit;
-    items.truncate(page.limit);
-    let next = items.last().filter(|_| more).map(key);
-    Ok(Page { items, next })
+    Ok(TrendingPost::page(items, page.limit))
 }
 
 fn item(row: &Row<'_>) -> rusqlite::Result<TrendingPost> {
@@ -127,16 +128,4 @@ fn item(row: &Row<'_>) -> rusqlite::Result<TrendingPost> {
         post_id: PostId(read_id(row, 0)?),
         log2_score: row.get(1)?,
     })
-}
-
-/// The sort key as text: the score's bits, so that nothing is lost to decimals, and the post.
-fn key(item: &TrendingPost) -> String {
-    format!("{:016x}:{}", item.log2_score.to_bits(), item.post_id)
-}
-
-fn parse_key(key: &str) -> Option<(f64, PostId)> {
-    let (score, post) = key.split_once(':')?;
-    let score = f64::from_bits(u64::from_str_radix(score, 16).ok()?);
-    let post = post.parse().ok()?;
-    score.is_finite().then_some((score, post))
 }

@@ -72,6 +72,7 @@ impl Model {
             .reader
             .trending(&PageRequest::first(100))
             .await
+            .unwrap()
             .unwrap();
         page.items.iter().map(|item| item.post_id).collect()
     }
@@ -135,12 +136,15 @@ async fn check_trending(model: &Model, expected: Vec<TrendingPost>) {
         let mut request = PageRequest::first(limit);
         let mut number = 1;
         loop {
-            let page = model.reader.trending(&request).await.unwrap();
+            let page = model.reader.trending(&request).await.unwrap().unwrap();
             let numbered = PageRequest {
                 limit,
                 start: PageStart::Page(number),
             };
-            assert_eq!(model.reader.trending(&numbered).await.unwrap(), page);
+            assert_eq!(
+                model.reader.trending(&numbered).await.unwrap().unwrap(),
+                page
+            );
             found.extend(page.items);
             let Some(next) = page.next else { break };
             request.start = PageStart::After(next);
@@ -298,7 +302,12 @@ async fn equal_scores_come_newest_post_first() {
     }
     let model = Model::after(&history.entries);
     assert_eq!(model.trending().await, [posts[2], posts[1], posts[0]]);
-    let page = model.reader.trending(&PageRequest::first(1)).await.unwrap();
+    let page = model
+        .reader
+        .trending(&PageRequest::first(1))
+        .await
+        .unwrap()
+        .unwrap();
     let expected = log2_contribution(Timestamp(1_800_000_000_000), LIKE_WEIGHT);
     assert!((page.items[0].log2_score - expected).abs() < 1e-9);
 }
@@ -319,7 +328,7 @@ async fn an_unparsable_key_answers_the_first_page() {
             limit: 5,
             start: PageStart::After(key.to_owned()),
         };
-        let page = model.reader.trending(&request).await.unwrap();
+        let page = model.reader.trending(&request).await.unwrap().unwrap();
         assert_eq!(page.items[0].post_id, id);
     }
 }

@@ -9,7 +9,10 @@ use socialhub_domain::{CommentId, PostId, Timestamp, UserId, event::Visibility};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     Page, PageRequest, ReadError,
-    feed::{CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile},
+    feed::{
+        CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile,
+        RecentPost,
+    },
     page::PageStart,
 };
 use uuid::Uuid;
@@ -69,6 +72,10 @@ impl FeedReader for SqliteFeedReader {
         let (prefix, page) = (lower(prefix), page.clone());
         self.read(move |connection| search(connection, &prefix, &page))
             .await
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<RecentPost>, ReadError> {
+        self.read(move |connection| recent(connection, limit)).await
     }
 
     async fn followers(
@@ -305,6 +312,23 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonSummary> {
         name: row.get(2)?,
         avatar: row.get(3)?,
     })
+}
+
+fn recent(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<RecentPost>> {
+    connection
+        .prepare_cached(
+            "SELECT p.id, s.likes, s.comments, p.created_at FROM posts p JOIN post_states s ON s.id = p.id
+             WHERE p.visibility = ?1 ORDER BY p.position DESC LIMIT ?2",
+        )?
+        .query_map(params![PUBLIC, to_sql(limit as u64)], |row| {
+            Ok(RecentPost {
+                post_id: PostId(read_id(row, 0)?),
+                like_count: from_sql(row.get(1)?),
+                comment_count: from_sql(row.get(2)?),
+                created_at: Timestamp(row.get(3)?),
+            })
+        })?
+        .collect()
 }
 
 const FOLLOWERS_SQL: &str = "

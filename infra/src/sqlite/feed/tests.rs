@@ -620,6 +620,9 @@ async fn what_a_viewer_may_not_see_is_not_there() {
     assert_eq!(both.len(), 1);
     let hidden = reader.comments(post(1), user(3), &page).await.unwrap();
     assert_eq!(hidden, None);
+    let recent = reader.recent(10).await.unwrap();
+    let ids: Vec<_> = recent.iter().map(|p| p.post_id).collect();
+    assert_eq!(ids, [post(7)], "the others are not public");
 }
 
 #[tokio::test]
