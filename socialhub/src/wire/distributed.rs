@@ -132,6 +132,7 @@ pub async fn start(
     let mut workers = Workers::new(sealed.clone());
     let mut workshop = Workshop {
         servers,
+        store: log.clone(),
         log: sealed.clone(),
         frontier: relay_store,
         clock: clock.clone(),
@@ -352,6 +353,9 @@ fn kafka(servers: &Servers) -> KafkaSettings {
 /// What the relay and the projectors of a process are made of.
 struct Workshop<'a> {
     servers: &'a Servers,
+    /// The log as the database holds it.
+    store: Arc<PgEventLog>,
+    /// The log as it is read: opened.
     log: Arc<dyn EventLog>,
     frontier: Arc<PgRelayStore>,
     clock: Arc<dyn Clock>,
@@ -362,7 +366,7 @@ struct Workshop<'a> {
 
 impl Workshop<'_> {
     fn relay(&mut self) -> Result<(), String> {
-        self.log.follow_closely();
+        self.store.follow_closely();
         let publisher = KafkaPublisher::new(kafka(self.servers)).map_err(text)?;
         let relay = Relay::new(
             self.log.clone(),

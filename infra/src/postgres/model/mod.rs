@@ -30,7 +30,7 @@ use socialhub_projections::{
     runtime::WriteMode,
     verify::{ModelFold, ModelRow},
 };
-use sqlx::{Executor, PgConnection};
+use sqlx::{Executor, PgConnection, Row};
 
 pub use generations::PgGenerations;
 pub use store::PgModelStore;
@@ -77,6 +77,12 @@ pub trait PgModel: Send + Sync + Sized + 'static {
 /// Runs statements that have no values, one after another, in one round trip.
 async fn execute(connection: &mut PgConnection, statements: &str) -> sqlx::Result<()> {
     connection.execute(statements).await.map(|_| ())
+}
+
+/// Runs statements that have no values, one after another, in one round trip; what the last one answers.
+async fn last_answer(connection: &mut PgConnection, statements: &str) -> sqlx::Result<bool> {
+    let answers = connection.fetch_all(statements).await?;
+    answers.last().map_or(Ok(false), |row| row.try_get(0))
 }
 
 /// Positions and counts are never near 2^63: Postgres's integers hold them.

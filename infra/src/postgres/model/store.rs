@@ -17,13 +17,13 @@ use socialhub_projections::{
     store::WriteBatch,
 };
 use sqlx::{
-    PgConnection, PgPool, Postgres, Row, Transaction,
+    PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use uuid::Uuid;
 
 use crate::postgres::model::{
-    Change, PgModel, catalogue, execute, fault, from_sql,
+    Change, PgModel, catalogue, execute, fault, from_sql, last_answer,
     locks::{Key, Purpose},
     tables, to_sql,
 };
@@ -123,8 +123,7 @@ impl<M: PgModel> PgModelStore<M> {
         );
         let begin = async {
             let mut transaction = self.pool.begin().await?;
-            let answers = sqlx::raw_sql(&pass).fetch_all(&mut *transaction).await?;
-            let held = answers.last().map_or(Ok(false), |row| row.try_get(0))?;
+            let held = last_answer(&mut transaction, &pass).await?;
             Ok((transaction, held))
         };
         match begin.await {
