@@ -51,6 +51,11 @@ pub trait Tokens: Send + Sync {
     /// [`BadToken`], without saying why.
     fn verify(&self, token: &str, now: Timestamp) -> Result<Actor, BadToken>;
 
+    /// Whether this process knows that a person is erased.
+    fn is_erased(&self, _user: UserId) -> bool {
+        false
+    }
+
     /// Learns that a person's token epoch was raised: older tokens are refused from now on in this process.
     fn raise_epoch(&self, user: UserId, epoch: u64);
 }

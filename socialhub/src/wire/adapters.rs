@@ -94,6 +94,10 @@ impl TokenCheck for ChatTokens {
             username: actor.username.into(),
         })
     }
+
+    fn is_erased(&self, user: UserId) -> bool {
+        self.tokens.is_erased(user)
+    }
 }
 
 /// What `/readyz` says: the log answers, and every projector and the relay of this process run. What other processes do
@@ -215,9 +219,8 @@ pub async fn sweep_media(
 /// Whether the log has the post, and neither its deletion nor its author's erasure. When the log cannot say, the files
 /// stay.
 async fn post_exists(log: Arc<dyn EventLog>, post: PostId) -> bool {
-    let written = match state::<Post>(&*log, &Post::stream(post)).await {
-        Some(written) => written,
-        None => return true,
+    let Some(written) = state::<Post>(&*log, &Post::stream(post)).await else {
+        return true;
     };
     let Some(written) = written.filter(|written| !written.deleted) else {
         return false;

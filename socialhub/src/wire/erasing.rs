@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
-use socialhub_chat::ChatLog;
+use socialhub_chat::{ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_event_log::{Erasable, NotErased, PendingErasure, credential_key};
 use socialhub_infra::media::Media;
@@ -63,6 +63,20 @@ pub struct ChatErasure(pub Arc<dyn ChatLog>);
 impl Erasable for ChatErasure {
     fn name(&self) -> &'static str {
         "chat"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.0.erase(erasure.user_id).await.map_err(not_erased)
+    }
+}
+
+/// Where they were in chats. Their sockets end by themselves: their tokens are dead.
+pub struct PresenceErasure(pub Arc<dyn PresenceStore>);
+
+#[async_trait]
+impl Erasable for PresenceErasure {
+    fn name(&self) -> &'static str {
+        "presence"
     }
 
     async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {

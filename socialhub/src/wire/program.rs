@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Background, Erasing, Parts, Roles,
     adapters::{ChatTokens, Likes, Owners, sweep_media},
-    erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure},
+    erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure},
     secret_in,
 };
 use crate::config::{Config, Profile};
@@ -101,6 +101,7 @@ fn eraser(parts: &Parts) -> Eraser {
         Arc::new(KeyErasure::new(keys.clone(), sealed.clone())),
         Arc::new(AnswerErasure(store.clone())),
         Arc::new(ChatErasure(parts.chat_log.clone())),
+        Arc::new(PresenceErasure(parts.presence.clone())),
         Arc::new(MailErasure(parts.mailer.clone())),
         Arc::new(CodeErasure(parts.otps.clone())),
         models,

@@ -265,7 +265,7 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
         username: Some("ada".to_owned()),
         email: Some("ada@example.org".to_owned()),
     };
-    assert_eq!(store.pending(0).await?, [pending.clone()]);
+    assert_eq!(store.pending(0).await?, std::slice::from_ref(&pending));
     assert!(store.pending(position).await?.is_empty());
 
     // Once more is no fault and forgets nothing of what is to be done.
@@ -274,7 +274,7 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
         ..erase(id, 2)
     };
     store.append(again).await?;
-    assert_eq!(store.pending(0).await?, [pending.clone()]);
+    assert_eq!(store.pending(0).await?, std::slice::from_ref(&pending));
     // Name and address are free at once.
     store.append(sign_up("ADA", "ada@example.org")).await?;
 
@@ -324,7 +324,7 @@ pub async fn an_erasure_that_was_not_asked_for_here_is_pending<S: People>(
         username: None,
         email: None,
     };
-    assert_eq!(store.pending(0).await?, [pending.clone()]);
+    assert_eq!(store.pending(0).await?, std::slice::from_ref(&pending));
     store.complete(&pending, Timestamp(12)).await?;
     assert!(store.pending(0).await?.is_empty());
     assert_eq!(store.raised_epochs().await?, [(id, ERASED_EPOCH)]);
@@ -410,7 +410,7 @@ pub async fn what_is_personal_stands_sealed_and_reads_as_it_was<S: People>(
         assert_eq!(read, log.read_stream(&stream).await?);
         assert_eq!(
             vec![read.clone()],
-            log.read_streams(&[stream.clone()]).await?
+            log.read_streams(std::slice::from_ref(&stream)).await?
         );
         for (read, new) in read.iter().zip(&events) {
             assert_eq!(read.decode()?, new.event);
