@@ -50,8 +50,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct Eraser {
     log: Arc<dyn EventLog>,
     store: Arc<dyn ErasureStore>,
-    /// Asked in this order.
+    /// Asked in this order, each whatever becomes of the others.
     places: Vec<Arc<dyn Erasable>>,
+    /// Asked when all others are done: they clear away what those left behind.
+    afterwards: Vec<Arc<dyn Erasable>>,
     clock: Arc<dyn Clock>,
     /// What was erased already, by this process, of somebody who is not yet erased everywhere.
     done: HashSet<(UserId, &'static str)>,
@@ -60,17 +62,19 @@ pub struct Eraser {
 }
 
 impl Eraser {
-    /// An eraser of these places. Keys and stored answers come first, whatever else there is.
+    /// An eraser of these places; `afterwards` are asked only when all others are done.
     pub fn new(
         log: Arc<dyn EventLog>,
         store: Arc<dyn ErasureStore>,
         places: Vec<Arc<dyn Erasable>>,
+        afterwards: Vec<Arc<dyn Erasable>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             log,
             store,
             places,
+            afterwards,
             clock,
             done: HashSet::new(),
             complete_upto: 0,
@@ -123,9 +127,9 @@ impl Eraser {
         Ok(open)
     }
 
-    async fn try_one(&mut self, erasure: &PendingErasure) -> bool {
+    async fn try_all(&mut self, places: &[Arc<dyn Erasable>], erasure: &PendingErasure) -> bool {
         let mut all = true;
-        for place in &self.places {
+        for place in places {
             let step = (erasure.user_id, place.name());
             if self.done.contains(&step) {
                 continue;
@@ -141,7 +145,12 @@ impl Eraser {
                 }
             }
         }
-        if !all {
+        all
+    }
+
+    async fn try_one(&mut self, erasure: &PendingErasure) -> bool {
+        let (places, afterwards) = (self.places.clone(), self.afterwards.clone());
+        if !self.try_all(&places, erasure).await || !self.try_all(&afterwards, erasure).await {
             return false;
         }
         match self.store.complete(erasure, self.clock.now()).await {
@@ -199,5 +208,100 @@ impl Erasable for AnswerErasure {
 
     async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
         Ok(self.0.forget_answers(erasure.user_id).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use parking_lot::Mutex;
+    use socialhub_domain::{StreamId, Timestamp, event::UserErased, testing::id};
+
+    use super::*;
+    use crate::{Append, MemoryEventLog, Metadata, NewEvent};
+
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now(&self) -> Timestamp {
+            Timestamp(12)
+        }
+    }
+
+    /// Fails so often, then succeeds; notes each success.
+    struct Place {
+        name: &'static str,
+        failures: AtomicU32,
+        done: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    #[async_trait]
+    impl Erasable for Place {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        async fn erase(&self, _: &PendingErasure) -> Result<(), NotErased> {
+            let left = self.failures.load(Ordering::Relaxed);
+            if left > 0 {
+                self.failures.store(left - 1, Ordering::Relaxed);
+                return Err(NotErased("not yet".to_owned()));
+            }
+            self.done.lock().push(self.name);
+            Ok(())
+        }
+    }
+
+    async fn erased(log: &MemoryEventLog, user: u128) {
+        let event = UserErased {
+            user_id: UserId(id(user)),
+            timestamp: Timestamp(1),
+        };
+        let append = Append {
+            command_id: id(100 + user),
+            stream: StreamId::new("user", id(user)),
+            expected_version: 0,
+            events: vec![NewEvent {
+                event_id: id(200 + user),
+                event: event.into(),
+                payload: None,
+            }],
+            metadata: Metadata::default(),
+            side: Vec::new(),
+        };
+        log.append(append).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_place_is_asked_until_it_is_done_and_the_last_ones_when_all_are() {
+        let log = Arc::new(MemoryEventLog::new());
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let place = |name, failures| -> Arc<dyn Erasable> {
+            Arc::new(Place {
+                name,
+                failures: AtomicU32::new(failures),
+                done: done.clone(),
+            })
+        };
+        let mut eraser = Eraser::new(
+            log.clone(),
+            log.clone(),
+            vec![place("slow", 2), place("quick", 0)],
+            vec![place("last", 1)],
+            Arc::new(Noon),
+        );
+        assert_eq!(eraser.pass().await.unwrap(), 0);
+        erased(&log, 1).await;
+        for _ in 0..3 {
+            assert_eq!(eraser.pass().await.unwrap(), 1);
+        }
+        assert_eq!(eraser.pass().await.unwrap(), 0);
+        assert_eq!(*done.lock(), ["quick", "slow", "last"]);
+        // A completed one is not looked at again, a later one is.
+        assert_eq!(eraser.pass().await.unwrap(), 0);
+        erased(&log, 2).await;
+        assert_eq!(eraser.pass().await.unwrap(), 0);
+        assert_eq!(done.lock().len(), 6);
     }
 }

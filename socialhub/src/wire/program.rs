@@ -97,7 +97,7 @@ fn eraser(parts: &Parts) -> Eraser {
     } = &parts.erasing;
     let models = Arc::new(ModelErasure(models.clone()));
     let media = MediaErasure::new(parts.media.clone(), parts.feed.clone(), models.clone());
-    let mut places: Vec<Arc<dyn Erasable>> = vec![
+    let places: Vec<Arc<dyn Erasable>> = vec![
         Arc::new(KeyErasure::new(keys.clone(), sealed.clone())),
         Arc::new(AnswerErasure(store.clone())),
         Arc::new(ChatErasure(parts.chat_log.clone())),
@@ -107,11 +107,11 @@ fn eraser(parts: &Parts) -> Eraser {
         models,
         Arc::new(media),
     ];
-    places.extend(further.iter().cloned());
     Eraser::new(
         parts.log.clone(),
         store.clone(),
         places,
+        further.clone(),
         parts.clock.clone(),
     )
 }
