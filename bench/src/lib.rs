@@ -20,3 +20,4 @@ pub mod report;
 pub mod rows;
 #[cfg(feature = "distributed")]
 pub mod stages;
+pub mod sealing;

@@ -173,6 +173,7 @@ fn append_of(stream: StreamId, event: Event, versions: &mut HashMap<StreamId, u6
         events: vec![NewEvent {
             event_id: RandomIds.next_id(),
             event,
+            payload: None,
         }],
         metadata,
         side: Vec::new(),

@@ -36,6 +36,7 @@ const TABLES: &[(&str, ReadRow)] = &[
                 COALESCE(created_at, 0), username_lower, name_lower FROM people",
         person,
     ),
+    ("SELECT user_id, position FROM erased", erased),
     (
         "SELECT user_id, position, followers, following, posts FROM tallies WHERE position > 0",
         tally,
@@ -113,6 +114,11 @@ fn person(row: &PgRow) -> sqlx::Result<ModelRow> {
     }
     let key = id(row, 0)?.to_string();
     Ok(model_row("person", key, value, row.try_get(1)?))
+}
+
+fn erased(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let key = id(row, 0)?.to_string();
+    Ok(model_row("erased", key, json!({}), row.try_get(1)?))
 }
 
 fn tally(row: &PgRow) -> sqlx::Result<ModelRow> {

@@ -36,6 +36,7 @@ const TABLES: &[(&str, ReadRow)] = &[
          FROM people",
         person,
     ),
+    ("SELECT user_id, position FROM erased", erased),
     (
         "SELECT user_id, position, followers, following, posts FROM tallies",
         tally,
@@ -112,6 +113,11 @@ fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
         value,
         row.get(1)?,
     ))
+}
+
+fn erased(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    let key = read_id(row, 0)?.to_string();
+    Ok(model_row("erased", key, json!({}), row.get(1)?))
 }
 
 fn tally(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
