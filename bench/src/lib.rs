@@ -18,6 +18,6 @@ pub mod process;
 pub mod random;
 pub mod report;
 pub mod rows;
+pub mod sealing;
 #[cfg(feature = "distributed")]
 pub mod stages;
-pub mod sealing;

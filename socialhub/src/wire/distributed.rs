@@ -488,7 +488,7 @@ pub async fn replay(
     };
     let log = sealed(&Arc::new(log));
     let past = SqlitePast {
-        log: Arc::clone(&log),
+        log: log.clone(),
         config: Arc::clone(config),
         clock: clock.clone(),
     };

@@ -63,7 +63,7 @@ fn embedded(
     let log = sealed(&log);
     let models = super::embedded::models(&folder, &clock)?;
     let past = SqlitePast {
-        log: Arc::clone(&log),
+        log: log.clone(),
         config: Arc::clone(config),
         clock: clock.clone(),
     };
