@@ -14,6 +14,7 @@ use crate::{
     offline, people, process,
     report::Report,
     rows::{Bench, LimitKind, Row, needs},
+    sealing,
 };
 
 /// Measures a running server against the limits of the machine.
@@ -43,6 +44,8 @@ enum Command {
     /// Measures the relay, the projectors and the rebuilds of the distributed profile, each by itself.
     #[cfg(feature = "distributed")]
     Stages(crate::stages::StagesArgs),
+    /// Append with personal fields sealed and as they are, and compare: no server needed
+    Sealing(sealing::SealingArgs),
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +100,7 @@ pub fn run() -> Result<(), BenchError> {
             .enable_all()
             .build()?
             .block_on(crate::stages::stages(&args)),
+        Some(Command::Sealing(args)) => sealing::sealing(&args),
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

@@ -18,5 +18,6 @@ pub mod process;
 pub mod random;
 pub mod report;
 pub mod rows;
+pub mod sealing;
 #[cfg(feature = "distributed")]
 pub mod stages;

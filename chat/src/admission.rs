@@ -69,7 +69,10 @@ impl Admission {
     }
 
     /// Whether what somebody came in by still counts.
-    pub(crate) fn still_holds(&self, proof: &Proof) -> bool {
+    pub(crate) fn still_holds(&self, user: UserId, proof: &Proof) -> bool {
+        if self.tokens.is_erased(user) {
+            return false;
+        }
         match proof {
             Proof::Token(token) => self.tokens.check(token).is_some(),
             Proof::Gateway => true,

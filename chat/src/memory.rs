@@ -1,10 +1,10 @@
 //! The chat log in memory, for tests and examples.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use socialhub_domain::UserId;
+use socialhub_domain::{UserId, personal::ERASED_TEXT};
 
 use crate::{
     ports::{
@@ -23,6 +23,7 @@ struct RoomLog {
 #[derive(Debug, Default)]
 pub struct MemoryChatLog {
     rooms: Mutex<HashMap<RoomId, RoomLog>>,
+    erased: Mutex<HashSet<UserId>>,
 }
 
 impl RoomLog {
@@ -68,7 +69,14 @@ impl RoomLog {
 impl ChatLog for MemoryChatLog {
     async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
         let mut rooms = self.rooms.lock();
-        let place = |new: NewMessage| rooms.entry(new.room.clone()).or_default().append(new);
+        let erased = self.erased.lock();
+        let place = |mut new: NewMessage| {
+            if erased.contains(&new.user.id) {
+                new.user.username = ERASED_TEXT.into();
+                ERASED_TEXT.clone_into(&mut new.text);
+            }
+            rooms.entry(new.room.clone()).or_default().append(new)
+        };
         Ok(batch.into_iter().map(place).collect())
     }
 
@@ -77,6 +85,20 @@ impl ChatLog for MemoryChatLog {
         Ok(rooms
             .get(room)
             .map_or_else(History::default, |log| log.read(query)))
+    }
+
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
+        let mut rooms = self.rooms.lock();
+        self.erased.lock().insert(user);
+        for room in rooms.values_mut() {
+            room.by_client_id.retain(|(sender, _), _| *sender != user);
+            let theirs = room.messages.iter_mut().filter(|m| m.user_id == user);
+            for message in theirs {
+                message.username = ERASED_TEXT.into();
+                ERASED_TEXT.clone_into(&mut message.message);
+            }
+        }
+        Ok(())
     }
 
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {

@@ -25,6 +25,11 @@ pub trait TokenCheck: Send + Sync {
     /// The person, or nothing when the token is bad, expired or revoked. Must be cheap and must not block: open
     /// sockets are checked again every second.
     fn check(&self, token: &str) -> Option<ChatUser>;
+
+    /// Whether a person is erased: then what they came in by counts no more, whatever it was.
+    fn is_erased(&self, _user: UserId) -> bool {
+        false
+    }
 }
 
 /// A message on its way into the log.
@@ -146,6 +151,13 @@ pub trait ChatLog: Send + Sync {
     /// [`ChatLogError`].
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError>;
 
+    /// Puts tombstones in the place of everything a person wrote and is called by, wherever they wrote, and does so with
+    /// what may still come of theirs. Again is no fault.
+    ///
+    /// # Errors
+    /// [`ChatLogError`]; some of it may have been done.
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError>;
+
     /// The last `seq` of each of these rooms, in their order; 0 for one without a message. It is asked every few seconds
     /// for all the rooms that have members, so it should be one query.
     ///
@@ -226,6 +238,14 @@ pub trait PresenceStore: Send + Sync {
     /// # Errors
     /// [`PresenceError`]; then some of it may have been done.
     async fn exchange(&self, here: &[RoomPeople]) -> Result<Vec<Vec<ChatUser>>, PresenceError>;
+
+    /// Removes what an instance that was killed left of a person.
+    ///
+    /// # Errors
+    /// [`PresenceError`], also while they are on an instance that lives: it takes them out when their socket ends.
+    async fn erase(&self, _user: UserId) -> Result<(), PresenceError> {
+        Ok(())
+    }
 
     /// This instance ends: nobody is on it any more.
     async fn leave(&self);

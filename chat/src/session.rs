@@ -195,7 +195,7 @@ impl Sessions {
                 continue;
             }
             let severed = session.severed.load(Ordering::Relaxed);
-            if severed || !admission.still_holds(&session.proof) {
+            if severed || !admission.still_holds(session.user.id, &session.proof) {
                 session.sever(&socket);
             }
         }

@@ -74,6 +74,10 @@ impl ChatLog for SlowLog {
         outcome
     }
 
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
+        self.inner.erase(user).await
+    }
+
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
         self.dawdle(&self.broken).await?;
         self.inner.last_seqs(rooms).await

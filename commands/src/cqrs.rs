@@ -248,6 +248,7 @@ impl<A: Aggregate> EventStore<Folded<A>> for LogStore {
         let new_event = |fact: &Fact| NewEvent {
             event_id: self.ids.next_id(),
             event: fact.0.clone(),
+            payload: None,
         };
         let new: Vec<NewEvent> = events.iter().map(new_event).collect();
         let event_ids: Vec<Uuid> = new.iter().map(|event| event.event_id).collect();

@@ -92,6 +92,7 @@ impl Commands {
             ctx,
             place,
             |_, loaded, at| match loaded.state::<User>(&person)?.flatten() {
+                Some(person) if person.erased => Err(CommandError::NO_USER),
                 None => Err(CommandError::NO_USER),
                 Some(_) => Ok(Next::Decide(command(pair(actor, target), at))),
             },

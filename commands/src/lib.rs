@@ -10,6 +10,7 @@ pub mod context;
 pub mod cqrs;
 pub mod create_post;
 pub mod delete_post;
+pub mod erase;
 pub mod error;
 mod executor;
 pub mod follow;

@@ -48,7 +48,8 @@ impl Commands {
         let Some(credentials) = found.filter(|_| fits) else {
             return Err(INVALID);
         };
-        let person = self.person(credentials.user_id).await?.ok_or(INVALID)?;
+        let person = self.person(credentials.user_id).await?;
+        let person = person.filter(|person| !person.erased).ok_or(INVALID)?;
         let actor = Actor {
             id: person.id,
             username: person.username.clone(),

@@ -51,6 +51,11 @@ pub trait Tokens: Send + Sync {
     /// [`BadToken`], without saying why.
     fn verify(&self, token: &str, now: Timestamp) -> Result<Actor, BadToken>;
 
+    /// Whether this process knows that a person is erased.
+    fn is_erased(&self, _user: UserId) -> bool {
+        false
+    }
+
     /// Learns that a person's token epoch was raised: older tokens are refused from now on in this process.
     fn raise_epoch(&self, user: UserId, epoch: u64);
 }
@@ -63,6 +68,15 @@ pub trait Mailer: Send + Sync {
     /// # Errors
     /// When it could not be handed over.
     async fn send(&self, to: &str, subject: &str, text: &str) -> Result<(), PortError>;
+
+    /// Removes what is kept of mails to an address, whatever the case. Nothing is kept of what was handed over to
+    /// another server.
+    ///
+    /// # Errors
+    /// When it could not be removed.
+    async fn forget(&self, _to: &str) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// The verdict on a one-time code.

@@ -4,11 +4,15 @@
 //! that what a consumer reads over Kafka and what is rebuilt from the log cannot differ. Field names are camelCase on
 //! the wire. When an event's shape changes, raise its version here, add an upcaster in [`crate::upcast`] and a fixture.
 //! The JSON Schemas of the contract are made from these types, in [`crate::schema`].
+//!
+//! `#[personal(Tombstone of owner)]` before a field says that it is personal, which field of the event names the person it
+//! is about, and what stands in its place once that person is erased ([`crate::personal`]). Ids are pseudonyms and stay.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{CommentId, NotificationId, PostId, Timestamp, UserId},
+    personal::{MarkedField, Tombstone},
     schema::{DescribedEvent, Field},
     topic::Topic,
 };
@@ -65,6 +69,7 @@ macro_rules! events {
         $name:ident = $type:literal v $version:literal on $topic:ident keyed $key:ident {
             $(
                 $(#[doc = $fdoc:literal])*
+                $(#[personal($tombstone:ident of $owner:ident)])?
                 $(#[serde($($rule:tt)*)])*
                 $field:ident : $ftype:ty
             ),* $(,)?
@@ -110,6 +115,17 @@ macro_rules! events {
 
         /// The catalogue itself: (type name, version written today), in the order of this file.
         pub const CATALOGUE: &[(&str, u32)] = &[ $( ($type, $version), )* ];
+
+        /// The personal fields of each type, by their Rust names.
+        pub(crate) const PERSONAL: &[(&str, &[MarkedField])] = &[ $(
+            ($type, &[ $( $(
+                MarkedField {
+                    field: stringify!($field),
+                    owner: stringify!($owner),
+                    tombstone: Tombstone::$tombstone,
+                },
+            )? )* ]),
+        )* ];
 
         /// What the types above say of themselves, in the order of this file.
         pub(crate) fn described() -> Vec<DescribedEvent> {
@@ -181,8 +197,10 @@ events! {
         /// The new person.
         user_id: UserId,
         /// Their name for logging in and for mentions, unique whatever the case.
+        #[personal(Text of user_id)]
         username: String,
         /// Their display name.
+        #[personal(Text of user_id)]
         name: String,
     }
     /// Somebody changed their profile; fields left out stay as they were.
@@ -190,14 +208,22 @@ events! {
         /// Whose profile.
         user_id: UserId,
         /// The new display name.
+        #[personal(Text of user_id)]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
         /// The new self-description; empty text removes it.
+        #[personal(Removed of user_id)]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bio: Option<String>,
         /// The new picture's address; empty text removes it.
+        #[personal(Removed of user_id)]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         avatar: Option<String>,
+    }
+    /// Somebody is erased: whatever was personal about them is gone, and nothing more is taken from them.
+    UserErased = "user.erased" v 1 on User keyed user_id {
+        /// Whoever it was.
+        user_id: UserId,
     }
     /// Somebody started to follow somebody.
     UserFollowed = "user.followed" v 2 on User keyed following_id {
@@ -206,6 +232,7 @@ events! {
         /// Who is followed.
         following_id: UserId,
         /// The follower's username.
+        #[personal(Text of follower_id)]
         follower_username: String,
         /// Whether the follower wants to be told of new posts.
         notify: bool,
@@ -217,6 +244,7 @@ events! {
         /// Who is followed.
         following_id: UserId,
         /// The follower's username.
+        #[personal(Text of follower_id)]
         follower_username: String,
         /// Whether the follower wants to be told of new posts.
         notify: bool,
@@ -228,6 +256,7 @@ events! {
         /// Who was followed.
         following_id: UserId,
         /// The follower's username.
+        #[personal(Text of follower_id)]
         follower_username: String,
         /// The wish they had when they left.
         notify: bool,
@@ -239,12 +268,15 @@ events! {
         /// Its author.
         user_id: UserId,
         /// The author's username.
+        #[personal(Text of user_id)]
         username: String,
         /// The text.
+        #[personal(Text of user_id)]
         content: String,
         /// Who may see it.
         visibility: Visibility,
         /// Uploaded files, in the order they were sent.
+        #[personal(NoFiles of user_id)]
         media: Vec<Media>,
     }
     /// A post was deleted by its author.
@@ -263,6 +295,7 @@ events! {
         /// Who liked it.
         liker_id: UserId,
         /// The liker's username.
+        #[personal(Text of liker_id)]
         liker_username: String,
     }
     /// Somebody took a like back.
@@ -274,6 +307,7 @@ events! {
         /// Who had liked it.
         liker_id: UserId,
         /// The liker's username.
+        #[personal(Text of liker_id)]
         liker_username: String,
         /// When the like that is taken back happened.
         original_timestamp: Timestamp,
@@ -289,8 +323,10 @@ events! {
         /// Who commented.
         commenter_id: UserId,
         /// The commenter's username.
+        #[personal(Text of commenter_id)]
         commenter_username: String,
         /// The text.
+        #[personal(Text of commenter_id)]
         comment: String,
     }
     /// A comment was deleted, by its author or the post's.

@@ -13,6 +13,7 @@ pub mod follow;
 pub mod ids;
 pub mod limits;
 pub mod notification;
+pub mod personal;
 pub mod post;
 pub mod reaction;
 pub mod schema;

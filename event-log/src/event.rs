@@ -37,6 +37,21 @@ pub struct NewEvent {
     pub event_id: Uuid,
     /// What happened.
     pub event: Event,
+    /// The data as it shall stand in the log, when that is not the event's own JSON: with its personal fields sealed
+    /// ([`crate::SealedLog`]).
+    pub payload: Option<String>,
+}
+
+impl NewEvent {
+    /// The data as it shall stand in the log.
+    ///
+    /// # Errors
+    /// Never in practice: every event is made of strings, numbers and lists.
+    pub fn stored_payload(&self) -> Result<String, serde_json::Error> {
+        self.payload
+            .clone()
+            .map_or_else(|| self.event.to_payload(), Ok)
+    }
 }
 
 /// An event as the log holds it.
@@ -54,7 +69,8 @@ pub struct RecordedEvent {
     pub event_type: String,
     /// The version it was written in.
     pub event_version: u32,
-    /// The data as JSON text, in the version it was written in.
+    /// The data as JSON text, in the version it was written in. Personal fields are sealed as the table holds them, and
+    /// clear (or tombstones) as [`crate::SealedLog`] answers them.
     pub payload: String,
     /// Who and what caused it.
     pub metadata: Metadata,

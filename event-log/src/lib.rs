@@ -2,25 +2,34 @@
 //!
 //! This crate says what a log promises: dense positions that commit in order, appends that are whole or not there, one
 //! outcome per command, and side rows (credentials, epochs, stored answers) that commit with the events or not at all.
+//! [`SealedLog`] keeps what is personal in it sealed, each field with the key of the person it is about.
 //! `infra` implements the ports on SQLite and Postgres; [`memory`] implements them for tests. It must never import a
 //! driver, a web framework, or the read or write side.
 
 pub mod archive;
 pub mod as_of;
+pub mod eraser;
+pub mod erasure;
 pub mod event;
 pub mod frontier;
+mod json_fields;
+pub mod keys;
 pub mod memory;
 pub mod memory_relay;
 pub mod port;
 pub mod relay;
 pub mod relay_store;
+pub mod sealing;
 pub mod side;
 pub mod wire;
 
-pub use archive::{ArchiveError, EventRow, LogArchive};
+pub use archive::{ArchiveError, EventRow, LogArchive, require_same_keys};
 pub use as_of::LogAsOf;
+pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
+pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use frontier::{Frontier, FrontierReader, PartitionEnd};
+pub use keys::{KeyRecord, KeyState, PersonKey, PersonKeys};
 pub use memory::MemoryEventLog;
 pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
@@ -29,6 +38,7 @@ pub use relay::{
     RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, rewind,
 };
 pub use relay_store::{Lease, RelayStore};
+pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };

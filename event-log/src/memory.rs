@@ -3,16 +3,18 @@
 //! Passes the same contract suite as the durable adapters. On top of the port it lets a test make the next append fail
 //! ([`MemoryEventLog::fail_next`]) or lose its outcome ([`MemoryEventLog::lose_next_outcome`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use socialhub_domain::{StreamId, Timestamp, UserId};
+use socialhub_domain::{Event, EventData, StreamId, Timestamp, UserId, event::UserErased};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
+    erasure::{ERASED_EPOCH, ErasureStore, PendingErasure},
     event::{NewEvent, Position, RecordedEvent},
+    keys::{KeyRecord, KeyState, PersonKey, PersonKeys},
     port::{Append, AppendError, Appended, CredentialField, EventLog, LogError},
     side::{AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key},
 };
@@ -31,6 +33,13 @@ enum Fault {
     LoseOutcome,
 }
 
+/// An erasure that was asked for.
+#[derive(Debug)]
+struct Erasure {
+    pending: PendingErasure,
+    completed: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     events: Vec<RecordedEvent>,
@@ -41,6 +50,8 @@ struct State {
     usernames: HashMap<String, UserId>,
     emails: HashMap<String, UserId>,
     answers: HashMap<AnswerKey, StoredAnswer>,
+    keys: BTreeMap<UserId, KeyRecord>,
+    erasures: BTreeMap<UserId, Erasure>,
     faults: VecDeque<Fault>,
 }
 
@@ -150,7 +161,9 @@ impl CredentialsReader for MemoryEventLog {
     async fn raised_epochs(&self) -> Result<Vec<(UserId, u64)>, LogError> {
         let state = self.state.lock();
         let raised = state.credentials.values().filter(|who| who.token_epoch > 1);
-        Ok(raised.map(|who| (who.user_id, who.token_epoch)).collect())
+        let raised = raised.map(|who| (who.user_id, who.token_epoch));
+        let erased = state.erasures.keys().map(|user| (*user, ERASED_EPOCH));
+        Ok(raised.chain(erased).collect())
     }
 
     async fn find_answer(
@@ -161,6 +174,131 @@ impl CredentialsReader for MemoryEventLog {
         let state = self.state.lock();
         let answer = state.answers.get(key);
         Ok(answer.filter(|answer| !answer.expired(now)).cloned())
+    }
+}
+
+#[async_trait]
+impl PersonKeys for MemoryEventLog {
+    async fn find(&self, people: &[UserId]) -> Result<HashMap<UserId, KeyState>, LogError> {
+        let state = self.state.lock();
+        let found = people.iter().filter_map(|user| state.keys.get(user));
+        Ok(found
+            .map(|record| (record.user_id, record.state()))
+            .collect())
+    }
+
+    async fn obtain(
+        &self,
+        offered: Vec<(UserId, PersonKey)>,
+    ) -> Result<HashMap<UserId, KeyState>, LogError> {
+        let mut state = self.state.lock();
+        let standing = offered.into_iter().map(|(user_id, key)| {
+            let offer = KeyRecord {
+                user_id,
+                key: Some(key),
+                erased_at: None,
+            };
+            let record = state.keys.entry(user_id).or_insert(offer);
+            (user_id, record.state())
+        });
+        Ok(standing.collect())
+    }
+
+    async fn destroy(&self, user_id: UserId, position: Position) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        let record = state.keys.entry(user_id).or_insert(KeyRecord {
+            user_id,
+            key: None,
+            erased_at: None,
+        });
+        record.key = None;
+        record.erased_at.get_or_insert(position);
+        Ok(())
+    }
+
+    async fn page(&self, after: Option<UserId>, limit: usize) -> Result<Vec<KeyRecord>, LogError> {
+        let state = self.state.lock();
+        let later = state
+            .keys
+            .values()
+            .filter(|record| after.is_none_or(|after| record.user_id > after));
+        Ok(later.take(limit).cloned().collect())
+    }
+
+    async fn restore(&self, records: Vec<KeyRecord>) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        for record in records {
+            match (state.keys.get_mut(&record.user_id), record.erased_at) {
+                (None, _) => {
+                    state.keys.insert(record.user_id, record);
+                }
+                (Some(standing), Some(_)) if standing.erased_at.is_none() => *standing = record,
+                (Some(_), _) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ErasureStore for MemoryEventLog {
+    async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
+        let state = self.state.lock();
+        let later = state.events.iter().filter(|event| event.position > after);
+        let erased = later.filter_map(|recorded| {
+            let event = recorded.decode().ok()?;
+            let Event::UserErased(data) = event else {
+                return None;
+            };
+            match state.erasures.get(&data.user_id) {
+                Some(erasure) if erasure.completed => None,
+                Some(erasure) => Some(erasure.pending.clone()),
+                None => Some(PendingErasure {
+                    user_id: data.user_id,
+                    position: recorded.position,
+                    username: None,
+                    email: None,
+                }),
+            }
+        });
+        Ok(erased.collect())
+    }
+
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
+        let state = self.state.lock();
+        let destroyed = state.keys.values().filter(|key| key.erased_at.is_some());
+        let unsaid = destroyed.map(|key| key.user_id).filter(|user| {
+            let stream = StreamId::new("user", user);
+            let mut events = state.events.iter().filter(|event| event.stream == stream);
+            let erased = |event: &RecordedEvent| event.event_type == UserErased::TYPE;
+            events.clone().next().is_some() && !events.any(erased)
+        });
+        Ok(unsaid.collect())
+    }
+
+    async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
+        let id = user_id.to_string();
+        let mut state = self.state.lock();
+        state
+            .answers
+            .retain(|key, answer| key.owner != id && !answer.body.contains(&id));
+        Ok(())
+    }
+
+    async fn complete(&self, erasure: &PendingErasure, _at: Timestamp) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        state.erasures.insert(
+            erasure.user_id,
+            Erasure {
+                pending: PendingErasure {
+                    username: None,
+                    email: None,
+                    ..erasure.clone()
+                },
+                completed: true,
+            },
+        );
+        Ok(())
     }
 }
 
@@ -216,7 +354,7 @@ impl State {
     fn record(&self, append: &Append, version: u64) -> Result<Vec<RecordedEvent>, AppendError> {
         let numbered = append.events.iter().zip(1..);
         let record = |(new, nth): (&NewEvent, u64)| {
-            let payload = new.event.to_payload();
+            let payload = new.stored_payload();
             Ok(RecordedEvent {
                 position: self.head() + nth,
                 event_id: new.event_id,
@@ -246,6 +384,7 @@ impl State {
                     return Err(AppendError::Unavailable("no such credentials".to_owned()));
                 }
             }
+            SideWrite::Erase { .. } => {}
             SideWrite::StoreAnswer { key, answer } => {
                 let stored = self.answers.get(key);
                 if let Some(stored) = stored.filter(|stored| !stored.expired(answer.stored_at)) {
@@ -277,6 +416,27 @@ impl State {
                 answer.position = position;
                 self.answers.insert(key, answer);
             }
+            SideWrite::Erase { user_id } => self.forget(user_id, position),
         }
+    }
+
+    /// What commits with `user.erased`.
+    fn forget(&mut self, user_id: UserId, position: Position) {
+        let known = self.credentials.remove(&user_id);
+        if let Some(known) = &known {
+            self.usernames.remove(&credential_key(&known.username));
+            self.emails.remove(&credential_key(&known.email));
+        }
+        let owner = user_id.to_string();
+        self.answers.retain(|key, _| key.owner != owner);
+        self.erasures.entry(user_id).or_insert_with(|| Erasure {
+            pending: PendingErasure {
+                user_id,
+                position,
+                username: known.as_ref().map(|known| known.username.clone()),
+                email: known.map(|known| known.email),
+            },
+            completed: false,
+        });
     }
 }

@@ -82,6 +82,12 @@ pub enum SideWrite {
         /// The new bcrypt hash.
         password_hash: String,
     },
+    /// A person is erased: their credentials and stored answers go, their tokens are dead ([`crate::erasure::ERASED_EPOCH`]),
+    /// and what else there is to do is noted ([`crate::ErasureStore`]). Commits with `user.erased`. Again is no fault.
+    Erase {
+        /// Who.
+        user_id: UserId,
+    },
     /// The answer to keep; the command fails as a whole when the key has one already.
     StoreAnswer {
         /// Whose answer to which request.
@@ -106,7 +112,8 @@ pub trait CredentialsReader: Send + Sync {
     /// When the store cannot answer.
     async fn find_by_id(&self, user_id: UserId) -> Result<Option<Credentials>, LogError>;
 
-    /// Every token epoch that is not the initial one (1), for the in-process cache at start.
+    /// Every token epoch that is not the initial one (1), for the in-process cache at start; that of the erased is
+    /// [`crate::erasure::ERASED_EPOCH`].
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -81,7 +81,7 @@ fn encode_event(new: &NewEvent, metadata: &Metadata) -> Result<EncodedEvent, ser
         event_id: new.event_id,
         event_type: new.event.event_type(),
         event_version: new.event.event_version().to_string(),
-        payload: new.event.to_payload()?,
+        payload: new.stored_payload()?,
         metadata: serde_json::to_string(&stored)?,
     })
 }

@@ -23,7 +23,7 @@ use socialhub_tests::{
     contract::event_log::{
         Log, TestResult, all, append, assert_dense, post_stream, sign_up, store_answer,
     },
-    event_log_contract,
+    event_log_contract, people_contract,
 };
 use sqlite_es::SqliteEventRepository;
 use tempfile::TempDir;
@@ -58,6 +58,21 @@ fn sqlite() -> (Arc<dyn Log>, TempDir) {
 }
 
 event_log_contract!(memory => memory(); sqlite => sqlite());
+
+mod people {
+    use super::*;
+
+    fn memory() -> (Arc<MemoryEventLog>, ()) {
+        (Arc::new(MemoryEventLog::new()), ())
+    }
+
+    fn sqlite() -> (Arc<SqliteEventLog>, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder for the log");
+        (Arc::new(open(&folder.path().join("log.db"))), folder)
+    }
+
+    people_contract!(memory => memory(); sqlite => sqlite());
+}
 
 /// What is done to both logs; small numbers, so that commands meet.
 #[derive(Debug, Clone)]

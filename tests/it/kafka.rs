@@ -137,6 +137,7 @@ impl World {
                 events: vec![NewEvent {
                     event_id: id,
                     event: event.into(),
+                    payload: None,
                 }],
                 metadata: Metadata {
                     occurred_at: Timestamp(nth as i64),

@@ -18,6 +18,7 @@ mod cluster;
 mod concurrency;
 mod contract_files;
 mod durability;
+mod erasure;
 mod event_log;
 mod flow;
 mod kafka;

@@ -26,7 +26,7 @@ use socialhub_tests::{
     contract::event_log::{
         Log, TestResult, all, append, assert_dense, id, post_stream, sign_up, store_answer,
     },
-    event_log_contract,
+    event_log_contract, people_contract,
     support::{eventually, postgres::Database},
 };
 use tokio::{
@@ -70,6 +70,17 @@ async fn postgres() -> (Arc<dyn Log>, Database) {
 }
 
 event_log_contract!(postgres => postgres().await);
+
+mod people {
+    use super::*;
+
+    async fn store() -> (Arc<PgEventLog>, Database) {
+        let database = migrated().await;
+        (Arc::new(open_at(database.url(), 0).await), database)
+    }
+
+    people_contract!(postgres => store().await);
+}
 
 /// What an outcome says, whatever the positions: commands that share nothing may be written in any order.
 fn without_positions(outcome: Result<Appended, AppendError>) -> String {

@@ -382,6 +382,10 @@ impl FeedReader for Readers {
         Ok(new.take(limit).copied().collect())
     }
 
+    async fn all_posts_of(&self, _: UserId, _: u64, _: usize) -> Result<Vec<FeedItem>, ReadError> {
+        Ok(Vec::new())
+    }
+
     async fn post_for_media(
         &self,
         id: PostId,

@@ -270,7 +270,7 @@ fn prose(docs: &[&str]) -> String {
 }
 
 /// The name on the wire of a Rust field.
-fn camel_case(name: &str) -> String {
+pub(crate) fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut camel = words.next().unwrap_or_default().to_owned();
     for word in words {

@@ -6,7 +6,8 @@ mod tests;
 
 use crate::{
     Aggregate, Event, StreamId, Timestamp, UserId,
-    event::{UserProfileUpdated, UserRegistered},
+    event::{UserErased, UserProfileUpdated, UserRegistered},
+    personal::ERASED_TEXT,
 };
 
 /// The decider of people.
@@ -26,6 +27,8 @@ pub struct Person {
     pub bio: Option<String>,
     /// Their picture's address.
     pub avatar: Option<String>,
+    /// Whether they were erased: then nothing of the above is theirs, and nothing can be asked of them any more.
+    pub erased: bool,
 }
 
 /// What may be asked of a person.
@@ -50,6 +53,11 @@ pub enum UserCommand {
         bio: Option<String>,
         /// The new picture; empty removes it.
         avatar: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// Be forgotten, for good.
+    Erase {
         /// When.
         at: Timestamp,
     },
@@ -110,7 +118,19 @@ impl Aggregate for User {
                 }
                 .into(),
             ]),
-            (None, UserCommand::UpdateProfile { .. }) => Err(UserError::NotFound),
+            (None, _) => Err(UserError::NotFound),
+            // To ask twice is no fault: the answer to the first may have been lost.
+            (Some(person), UserCommand::Erase { .. }) if person.erased => Ok(Vec::new()),
+            (Some(person), UserCommand::Erase { at }) => Ok(vec![
+                UserErased {
+                    user_id: person.id,
+                    timestamp: at,
+                }
+                .into(),
+            ]),
+            (Some(person), UserCommand::UpdateProfile { .. }) if person.erased => {
+                Err(UserError::NotFound)
+            }
             (
                 Some(person),
                 UserCommand::UpdateProfile {
@@ -147,7 +167,16 @@ impl Aggregate for User {
                     name: e.name.clone(),
                     bio: None,
                     avatar: None,
+                    erased: false,
                 });
+            }
+            // Whether the fields could still be read or not, the state is the same from here on.
+            (Some(person), Event::UserErased(_)) => {
+                ERASED_TEXT.clone_into(&mut person.username);
+                ERASED_TEXT.clone_into(&mut person.name);
+                person.bio = None;
+                person.avatar = None;
+                person.erased = true;
             }
             (Some(person), Event::UserProfileUpdated(e)) => {
                 if let Some(name) = &e.name {

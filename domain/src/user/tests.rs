@@ -2,8 +2,8 @@
 
 use super::{User, UserCommand, UserError};
 use crate::{
-    Event, Timestamp, UserId,
-    event::{UserProfileUpdated, UserRegistered},
+    Aggregate, Event, Timestamp, UserId,
+    event::{UserErased, UserProfileUpdated, UserRegistered},
     testing::{given, id},
 };
 
@@ -92,4 +92,54 @@ fn empty_text_removes() {
     .then([updated(None, Some(""), Some(""))])
     .when(update(None, Some(""), Some("")))
     .then_nothing();
+}
+
+fn erase(at: i64) -> UserCommand {
+    UserCommand::Erase { at: Timestamp(at) }
+}
+
+fn erased(at: i64) -> Event {
+    UserErased {
+        user_id: ADA,
+        timestamp: Timestamp(at),
+    }
+    .into()
+}
+
+#[test]
+fn erasing_twice_is_erasing_once() {
+    given::<User>([registered()])
+        .when(erase(3))
+        .then([erased(3)])
+        .when(erase(4))
+        .then_nothing();
+}
+
+#[test]
+fn nobody_who_is_not_there_can_be_erased() {
+    given::<User>([])
+        .when(erase(3))
+        .then_error(UserError::NotFound);
+}
+
+#[test]
+fn nothing_can_be_asked_of_the_erased() {
+    given::<User>([registered(), erased(3)])
+        .when(update(Some("Ada"), None, None))
+        .then_error(UserError::NotFound);
+    given::<User>([registered(), erased(3)])
+        .when(register())
+        .then_error(UserError::AlreadyRegistered);
+}
+
+#[test]
+fn an_erased_person_is_the_same_whether_their_fields_were_read_or_not() {
+    let clear = [registered(), updated(Some("A"), Some("bio"), Some("/a"))];
+    let tombstones = clear
+        .clone()
+        .map(|event| crate::personal::redacted(&event, |_| true));
+    assert_ne!(tombstones, clear);
+    let after = |events: &[Event]| User::replay(events.iter().chain([&erased(3)]));
+    assert_eq!(after(&clear), after(&tombstones));
+    assert!(after(&clear).is_some_and(|person| person.erased && person.bio.is_none()));
 }

@@ -272,6 +272,7 @@ impl World {
                 events: vec![NewEvent {
                     event_id: Uuid::from_u128(nth),
                     event,
+                    payload: None,
                 }],
                 metadata: Metadata::default(),
                 side: Vec::new(),

@@ -26,6 +26,9 @@ pub struct KafkaSettings {
     pub partitions: i32,
     /// How many copies of it there are; -1 leaves it to the broker.
     pub replication: i32,
+    /// How long a record is kept in a topic that is made. Topics hold clear text: an erasure is complete there when this
+    /// has passed.
+    pub retention: Duration,
     /// The name under which relays shut each other out.
     pub transactional_id: String,
     /// How long a record may take to be delivered before its transaction is given up.
@@ -38,6 +41,11 @@ pub struct KafkaSettings {
     pub session_timeout: Duration,
 }
 
+/// How long records are kept, unless told otherwise: 7 days.
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long a segment is written to, at most: a day.
+const SEGMENT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl KafkaSettings {
     /// The usual settings for brokers at an address.
     pub fn new(brokers: &str) -> Self {
@@ -46,12 +54,19 @@ impl KafkaSettings {
             topic_prefix: String::new(),
             partitions: 3,
             replication: -1,
+            retention: RETENTION,
             transactional_id: "socialhub-relay".to_owned(),
             message_timeout: Duration::from_secs(20),
             transaction_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             session_timeout: Duration::from_secs(6),
         }
+    }
+
+    /// How long a segment of a topic is written to at most: a record goes with its segment, so that it is kept this much
+    /// longer than `retention` in the worst case.
+    pub fn segment(&self) -> Duration {
+        self.retention.min(SEGMENT_MAX)
     }
 
     /// A topic's name on the broker.

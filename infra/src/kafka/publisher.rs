@@ -310,9 +310,13 @@ impl Publisher for KafkaPublisher {
             .create()
             .map_err(|error| PublishError::Refused(error.to_string()))?;
         let names = Topic::ALL.map(|topic| settings.topic(topic.name()));
+        let (retention, segment) = (millis(settings.retention), millis(settings.segment()));
         let missing = names.iter().map(|name| {
             let replication = TopicReplication::Fixed(settings.replication);
-            NewTopic::new(name, settings.partitions, replication).set("cleanup.policy", "delete")
+            NewTopic::new(name, settings.partitions, replication)
+                .set("cleanup.policy", "delete")
+                .set("retention.ms", &retention)
+                .set("segment.ms", &segment)
         });
         let missing: Vec<NewTopic<'_>> = missing.collect();
         let options = AdminOptions::new().request_timeout(Some(settings.request_timeout));

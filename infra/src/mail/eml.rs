@@ -11,6 +11,7 @@ use chrono::DateTime;
 use lettre::{Address, message::Mailbox};
 use socialhub_commands::ports::{Mailer, PortError};
 use socialhub_domain::{Clock, IdGenerator, Timestamp};
+use socialhub_event_log::credential_key;
 use uuid::Uuid;
 
 use super::compose;
@@ -55,6 +56,43 @@ impl Mailer for EmlMailer {
         tracing::info!(file = %path.display(), "a mail was written to a file");
         Ok(())
     }
+
+    async fn forget(&self, to: &str) -> Result<(), PortError> {
+        let (folder, to) = (self.folder.clone(), to.to_owned());
+        let removed = tokio::task::spawn_blocking(move || remove_mails_to(&folder, &to));
+        removed
+            .await
+            .map_err(|_| PortError("the mails were not removed".to_owned()))?
+            .map_err(|error| PortError(format!("the mails were not removed: {error}")))
+    }
+}
+
+/// Removes every mail in a folder whose header names an address.
+fn remove_mails_to(folder: &Path, address: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "eml") {
+            continue;
+        }
+        let mail = match fs::read(&path) {
+            Ok(mail) => mail,
+            // Somebody else removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if is_to(&String::from_utf8_lossy(&mail), address) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a mail of ours goes to an address: we write one address into one line.
+fn is_to(mail: &str, address: &str) -> bool {
+    let header = mail.lines().take_while(|line| !line.is_empty());
+    let to = header.filter_map(|line| line.split_once(':'));
+    to.filter(|(name, _)| name.eq_ignore_ascii_case("to"))
+        .any(|(_, value)| credential_key(value.trim()) == credential_key(address))
 }
 
 fn sender() -> Result<Mailbox, PortError> {
@@ -102,6 +140,27 @@ mod tests {
         assert!(text.contains("To: john@example.com\r\n"), "{text}");
         assert!(text.contains("Subject: Your code\r\n"), "{text}");
         assert!(text.ends_with("\r\n\r\nThe code is 012345."), "{text}");
+    }
+
+    #[tokio::test]
+    async fn mails_to_somebody_are_forgotten_and_others_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mailer = EmlMailer::new(folder.path()).unwrap();
+        let long = format!("{}@example.com", "j".repeat(60));
+        for to in ["john@example.com", "jane@example.com", &long] {
+            // The address in the text of another's mail says nothing.
+            mailer
+                .send(to, "Hello", "To: john@example.com\r\n")
+                .await
+                .unwrap();
+        }
+        let count = || fs::read_dir(folder.path()).unwrap().count();
+        mailer.forget("nobody@example.com").await.unwrap();
+        assert_eq!(count(), 3);
+        for (to, left) in [("John@Example.com", 2), ("john@example.com", 2), (&long, 1)] {
+            mailer.forget(to).await.unwrap();
+            assert_eq!(count(), left, "{to}");
+        }
     }
 
     #[test]

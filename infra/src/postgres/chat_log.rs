@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use socialhub_chat::{
     Appended, ChatLog, ChatLogError, Direction, History, HistoryQuery, Message, NewMessage, RoomId,
 };
-use socialhub_domain::{Timestamp, UserId};
+use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
 use sqlx::{
     Connection, PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgRow},
@@ -47,9 +47,10 @@ const IDLE: Duration = Duration::from_secs(1);
 
 pub(super) const SCHEMA: Schema = Schema {
     component: "chat log",
-    migrations: &[include_str!(
-        "../../../migrations/postgres/chat/0001_chat.sql"
-    )],
+    migrations: &[
+        include_str!("../../../migrations/postgres/chat/0001_chat.sql"),
+        include_str!("../../../migrations/postgres/chat/0002_erasure.sql"),
+    ],
 };
 
 type Outcome = Result<Vec<Appended>, ChatLogError>;
@@ -118,6 +119,12 @@ impl ChatLog for PgChatLog {
         read_history(&rows.map_err(unavailable)?, room, query).map_err(unavailable)
     }
 
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
+        retrying(|| erase(&self.pool, user))
+            .await
+            .map_err(unavailable)
+    }
+
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
         let seqs = retrying(|| last_seqs(&self.pool, rooms)).await;
         let seqs = seqs.map_err(unavailable)?;
@@ -131,6 +138,28 @@ fn closed() -> ChatLogError {
 
 fn unavailable(reason: impl Display) -> ChatLogError {
     ChatLogError::Unavailable(reason.to_string())
+}
+
+async fn erase(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    // Appends that are under way are waited for, later ones see who is erased; readers are not held up.
+    sqlx::query("LOCK TABLE chat_messages IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("INSERT INTO chat_erased (user_id) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(user.0)
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("UPDATE chat_messages SET username = $2, message = $2 WHERE user_id = $1")
+        .bind(user.0)
+        .bind(ERASED_TEXT.as_bytes())
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("DELETE FROM chat_client_ids WHERE user_id = $1")
+        .bind(user.0)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
 }
 
 /// Serves until nobody can send any more.

@@ -32,7 +32,7 @@ use redis::Client;
 use socialhub_chat::{
     ChatBus, ChatUser, Frame, Inbox, PresenceError, PresenceStore, RoomId, RoomPeople, Sign,
 };
-use socialhub_domain::IdGenerator;
+use socialhub_domain::{IdGenerator, UserId};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -157,6 +157,10 @@ impl PresenceStore for RedisBus {
             inbox.presence_is_stale();
         }
         Ok(elsewhere)
+    }
+
+    async fn erase(&self, user: UserId) -> Result<(), PresenceError> {
+        presence::erase(&self.presence, &self.names, user).await
     }
 
     async fn leave(&self) {

@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use redis::{RedisResult, Script, ScriptInvocation};
 use socialhub_chat::{ChatUser, Inbox, PresenceError, RoomPeople};
+use socialhub_domain::UserId;
 use tokio::time::MissedTickBehavior;
 
 use super::{
@@ -150,6 +151,68 @@ fn together(lists: &[String]) -> Vec<ChatUser> {
         );
     }
     people.into_values().collect()
+}
+
+/// Takes the fields with a person in them, which dead instances left, out of a room; answers whether one of a living
+/// instance has them.
+const ERASE: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local here, all = 0, redis.call('HGETALL', KEYS[2])
+for j = 1, #all, 2 do
+    if string.find(all[j + 1], ARGV[1], 1, true) then
+        local lease = redis.call('ZSCORE', KEYS[1], all[j])
+        if lease and tonumber(lease) >= now then
+            here = 1
+        else
+            redis.call('HDEL', KEYS[2], all[j])
+        end
+    end
+end
+return here
+";
+
+static ERASING: LazyLock<Script> = LazyLock::new(|| Script::new(ERASE));
+
+/// Removes what dead instances left of a person, in every room.
+pub(super) async fn erase(
+    connection: &Connection,
+    names: &Names,
+    user: UserId,
+) -> Result<(), PresenceError> {
+    let failed = |error: redis::RedisError| PresenceError(error.to_string());
+    let (mut cursor, mut here) = (0_u64, false);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(names.all_presence())
+            .arg("COUNT")
+            .arg(1_000);
+        let outcome = match connection.get().await {
+            Ok(mut open) => scan.query_async(&mut open).await,
+            Err(error) => Err(error),
+        };
+        let (next, rooms): (u64, Vec<String>) =
+            connection.checked(outcome).await.map_err(failed)?;
+        for room in rooms {
+            let mut invocation = ERASING.prepare_invoke();
+            invocation
+                .key(names.instances())
+                .key(room)
+                .arg(user.to_string());
+            let found: u8 = invoke(connection, &invocation).await.map_err(failed)?;
+            here |= found == 1;
+        }
+        if next == 0 {
+            break;
+        }
+        cursor = next;
+    }
+    if here {
+        return Err(PresenceError("they are still connected".to_owned()));
+    }
+    Ok(())
 }
 
 /// Ends the lease of this instance.

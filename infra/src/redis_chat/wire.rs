@@ -47,6 +47,11 @@ impl Names {
         format!("{}chat:presence:{room}", self.prefix)
     }
 
+    /// The pattern of all the rooms' presence.
+    pub(super) fn all_presence(&self) -> String {
+        format!("{}presence:*", self.pattern().trim_end_matches('*'))
+    }
+
     pub(super) fn instances(&self) -> String {
         format!("{}chat:instances", self.prefix)
     }

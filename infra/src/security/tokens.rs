@@ -10,6 +10,7 @@ use socialhub_commands::{
     ports::{BadToken, Tokens},
 };
 use socialhub_domain::{Timestamp, UserId};
+use socialhub_event_log::ERASED_EPOCH;
 
 /// Seconds a token is good for.
 const LIFETIME: i64 = 24 * 60 * 60;
@@ -94,6 +95,10 @@ impl Tokens for JwtTokens {
             id: claims.id,
             username: claims.username,
         })
+    }
+
+    fn is_erased(&self, user: UserId) -> bool {
+        self.epoch(user) == ERASED_EPOCH
     }
 
     fn raise_epoch(&self, user: UserId, epoch: u64) {

@@ -12,11 +12,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use socialhub_chat::{
     Appended, ChatLog, ChatLogError, Direction, History, HistoryQuery, Message, NewMessage, RoomId,
 };
-use socialhub_domain::{Timestamp, UserId};
+use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
 use tokio::sync::oneshot;
 
 use super::connection::{
-    Durability, Readers, SqliteError, from_sql, id_bytes, open_writer, read_id, to_sql,
+    Durability, Readers, SqliteError, checkpoint, from_sql, id_bytes, open_writer, read_id, to_sql,
 };
 
 /// Batches that may wait for the writer.
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS messages (
     at INTEGER NOT NULL,
     PRIMARY KEY (room, seq)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS messages_by_user ON messages (user_id);
+CREATE TABLE IF NOT EXISTS erased (
+    user_id BLOB PRIMARY KEY
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS client_ids (
     room INTEGER NOT NULL,
     user_id BLOB NOT NULL,
@@ -58,10 +62,16 @@ struct Batch {
     reply: oneshot::Sender<Outcome>,
 }
 
+/// What the writer is asked to do.
+enum Work {
+    Append(Batch),
+    Erase(UserId, oneshot::Sender<Result<(), ChatLogError>>),
+}
+
 /// The chat log in a SQLite file. Cheap to clone; the writer ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct SqliteChatLog {
-    batches: Sender<Batch>,
+    work: Sender<Work>,
     readers: Readers,
 }
 
@@ -74,11 +84,18 @@ impl SqliteChatLog {
         let connection = open_writer(path, Durability::Full)?;
         connection.execute_batch(SCHEMA)?;
         let readers = Readers::start(path, 2)?;
-        let (batches, queue) = bounded(QUEUE);
+        let (work, queue) = bounded(QUEUE);
         thread::Builder::new()
             .name("sqlite-chat".to_owned())
             .spawn(move || Writer::new(connection).run(&queue))?;
-        Ok(Self { batches, readers })
+        Ok(Self { work, readers })
+    }
+
+    fn ask(&self, work: Work) -> Result<(), ChatLogError> {
+        self.work.try_send(work).map_err(|refused| match refused {
+            TrySendError::Full(_) => ChatLogError::Busy,
+            TrySendError::Disconnected(_) => closed(),
+        })
     }
 }
 
@@ -86,11 +103,13 @@ impl SqliteChatLog {
 impl ChatLog for SqliteChatLog {
     async fn append(&self, messages: Vec<NewMessage>) -> Outcome {
         let (reply, outcome) = oneshot::channel();
-        match self.batches.try_send(Batch { messages, reply }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(ChatLogError::Busy),
-            Err(TrySendError::Disconnected(_)) => return Err(closed()),
-        }
+        self.ask(Work::Append(Batch { messages, reply }))?;
+        outcome.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
+        let (reply, outcome) = oneshot::channel();
+        self.ask(Work::Erase(user, reply))?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -149,30 +168,58 @@ impl Writer {
         }
     }
 
-    fn run(mut self, queue: &Receiver<Batch>) {
+    fn run(mut self, queue: &Receiver<Work>) {
         while let Ok(first) = queue.recv() {
-            let mut batches = vec![first];
-            batches.extend(queue.try_iter().take(GROUP - 1));
-            let (messages, replies): (Vec<_>, Vec<_>) = batches
-                .into_iter()
-                .map(|batch| (batch.messages, batch.reply))
-                .unzip();
-            match self.append(messages) {
-                Ok(outcomes) => {
-                    for (outcome, reply) in outcomes.into_iter().zip(replies) {
-                        // The asker may have gone away; the messages are there all the same.
-                        let _ = reply.send(Ok(outcome));
-                    }
+            let mut batches = Vec::new();
+            let mut erasures = Vec::new();
+            for work in std::iter::once(first).chain(queue.try_iter().take(GROUP - 1)) {
+                match work {
+                    Work::Append(batch) => batches.push((batch.messages, batch.reply)),
+                    Work::Erase(user, reply) => erasures.push((user, reply)),
                 }
-                Err(error) => {
-                    // What was learnt in the transaction is not so.
-                    self.places.clear();
-                    for reply in replies {
-                        let _ = reply.send(Err(unavailable(&error)));
-                    }
+            }
+            if !batches.is_empty() {
+                self.append_all(batches.into_iter().unzip());
+            }
+            for (user, reply) in erasures {
+                let _ = reply.send(self.erase(user).map_err(unavailable));
+            }
+        }
+    }
+
+    fn append_all(
+        &mut self,
+        (messages, replies): (Vec<Vec<NewMessage>>, Vec<oneshot::Sender<Outcome>>),
+    ) {
+        match self.append(messages) {
+            Ok(outcomes) => {
+                for (outcome, reply) in outcomes.into_iter().zip(replies) {
+                    // The asker may have gone away; the messages are there all the same.
+                    let _ = reply.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                // What was learnt in the transaction is not so.
+                self.places.clear();
+                for reply in replies {
+                    let _ = reply.send(Err(unavailable(&error)));
                 }
             }
         }
+    }
+
+    /// What was overwritten still stands in the WAL: it is emptied, too.
+    fn erase(&mut self, user: UserId) -> rusqlite::Result<()> {
+        let id = id_bytes(user.0);
+        let transaction = self.connection.transaction()?;
+        transaction.execute("INSERT OR IGNORE INTO erased (user_id) VALUES (?1)", [id])?;
+        transaction.execute(
+            "UPDATE messages SET username = ?2, message = ?2 WHERE user_id = ?1",
+            params![id, ERASED_TEXT],
+        )?;
+        transaction.execute("DELETE FROM client_ids WHERE user_id = ?1", [id])?;
+        transaction.commit()?;
+        checkpoint(&self.connection)
     }
 
     /// Appends the batches in one transaction.
@@ -258,6 +305,11 @@ fn append_one(
             });
         }
     }
+    let mut new = new;
+    if is_erased(transaction, user)? {
+        new.user.username = ERASED_TEXT.into();
+        ERASED_TEXT.clone_into(&mut new.text);
+    }
     transaction
         .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
@@ -274,6 +326,12 @@ fn append_one(
         message: Message::placed(new, seq),
         duplicate: false,
     })
+}
+
+fn is_erased(transaction: &Transaction<'_>, user: [u8; 16]) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached("SELECT 1 FROM erased WHERE user_id = ?1")?
+        .exists([user])
 }
 
 /// The message that a sender gave this name before.

@@ -51,6 +51,8 @@ pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Conn
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // What is deleted or replaced is overwritten: nothing of the erased may stay in free space.
+    connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }
@@ -154,6 +156,21 @@ pub fn to_sql(value: u64) -> i64 {
 /// Reads a position or count.
 pub fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+/// Copies the WAL into the file and empties it; waits for readers as long as for any lock.
+///
+/// # Errors
+/// What SQLite says; also when readers held it up.
+pub fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: bool =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let reason = "readers hold up the checkpoint".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(busy, Some(reason)));
+    }
+    Ok(())
 }
 
 /// Asks SQLite to look through a whole file for damage. Takes seconds for large files.

@@ -252,6 +252,7 @@ impl ToyLog {
                 events: vec![NewEvent {
                     event_id: id,
                     event,
+                    payload: None,
                 }],
                 metadata: Metadata::default(),
                 side: Vec::new(),

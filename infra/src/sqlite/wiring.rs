@@ -25,16 +25,22 @@
 //! # }
 //! ```
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use async_trait::async_trait;
 use socialhub_domain::Clock;
+use socialhub_event_log::{Erasable, NotErased, PendingErasure};
 use socialhub_projections::{
     ModelPosition,
     runtime::{Control, Generations, LogTail, ModelControl, Projector},
 };
 
 use crate::sqlite::{
-    connection::SqliteError,
+    connection::{SqliteError, checkpoint, open_reader},
     generations::{CurrentReaders, SqliteGenerations},
     model::SqliteModel,
 };
@@ -90,4 +96,43 @@ pub fn replay_model<M: SqliteModel>(
         generations,
         clock,
     )))
+}
+
+/// What was overwritten in the read models still stands in their write-ahead logs: brings those into the files, which
+/// overwrites it there, and empties them. To be asked after the models themselves.
+#[derive(Debug)]
+pub struct WalErasure {
+    folder: PathBuf,
+}
+
+impl WalErasure {
+    /// For all files in a folder such as `data/read-models`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+}
+
+/// Empties the write-ahead log of every database in a folder.
+fn empty_all(folder: &Path) -> Result<(), SqliteError> {
+    for entry in fs::read_dir(folder).map_err(SqliteError::Thread)? {
+        let path = entry.map_err(SqliteError::Thread)?.path();
+        if path.extension().is_some_and(|extension| extension == "db") {
+            checkpoint(&open_reader(&path)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Erasable for WalErasure {
+    fn name(&self) -> &'static str {
+        "write-ahead logs"
+    }
+
+    async fn erase(&self, _erasure: &PendingErasure) -> Result<(), NotErased> {
+        let folder = self.folder.clone();
+        let emptied = tokio::task::spawn_blocking(move || empty_all(&folder)).await;
+        let emptied = emptied.map_err(|_| NotErased("it broke off".to_owned()))?;
+        emptied.map_err(|error| NotErased(error.to_string()))
+    }
 }

@@ -1,8 +1,8 @@
 //! The `feed` model as a plain fold of the log: what its stores are compared with.
 //!
 //! Written for clarity, not speed: counts and timelines are counted afresh from what is there, never kept. Tables:
-//! `person`, `tally` (the counts of a profile), `follow`, `post`, `like`, `comment` and `timeline` (one row for each post
-//! in a home feed). A store adds `horizon` (how far down a person's timeline is complete) and `merged` (whose posts are
+//! `person`, `erased`, `tally` (the counts of a profile), `follow`, `post`, `like`, `comment` and `timeline` (one row for
+//! each post in a home feed). A store adds `horizon` (how far down a person's timeline is complete) and `merged` (whose posts are
 //! merged into a feed when it is read), which say which timeline rows it need not have.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use socialhub_domain::{
     CommentId, Event, PostId, Timestamp, UserId,
     event::{PostCommented, PostCreated, UserProfileUpdated, Visibility},
+    personal::ERASED_TEXT,
 };
 use socialhub_event_log::Position;
 
@@ -39,6 +40,8 @@ pub fn timeline_value(post: PostId, author: UserId) -> Value {
 #[derive(Debug, Clone, Default)]
 pub struct FeedFold {
     people: BTreeMap<UserId, Person>,
+    /// Who is erased, and since when.
+    erased: BTreeMap<UserId, Position>,
     /// By (followed, follower).
     follows: BTreeMap<(UserId, UserId), Follow>,
     posts: BTreeMap<PostId, Post>,
@@ -142,6 +145,28 @@ impl FeedFold {
         }
         if let Some(avatar) = &data.avatar {
             person.avatar = given(avatar);
+        }
+    }
+
+    fn erase(&mut self, position: Position, user: UserId) {
+        self.erased.insert(user, position);
+        let person = self.people.entry(user).or_default();
+        *person = Person {
+            username: Some(ERASED_TEXT.to_owned()),
+            name: Some(ERASED_TEXT.to_owned()),
+            bio: None,
+            avatar: None,
+            created_at: person.created_at,
+            position,
+        };
+    }
+
+    /// What shows of a text that somebody wrote or is called by.
+    fn shown<'t>(&self, user: UserId, text: &'t str) -> &'t str {
+        if self.erased.contains_key(&user) {
+            ERASED_TEXT
+        } else {
+            text
         }
     }
 
@@ -275,7 +300,7 @@ impl FeedFold {
         self.posts.iter().map(move |(id, post)| ModelRow {
             table: "post",
             key: id.to_string(),
-            value: post_value(post, counts.get(id).copied().unwrap_or_default()),
+            value: self.post_value(post, counts.get(id).copied().unwrap_or_default()),
             position: post.position,
         })
     }
@@ -297,13 +322,41 @@ impl FeedFold {
                 .written
                 .as_ref()
                 .map_or(Value::Null, |(position, data)| {
+                    let shown = |text| self.shown(data.commenter_id, text);
                     json!({
-                        "user": data.commenter_id, "username": data.commenter_username,
-                        "text": data.comment, "createdAt": data.timestamp, "created": position,
+                        "user": data.commenter_id, "username": shown(&data.commenter_username),
+                        "text": shown(&data.comment), "createdAt": data.timestamp,
+                        "created": position,
                     })
                 }),
             position: comment.position,
         })
+    }
+
+    fn erased_rows(&self) -> impl Iterator<Item = ModelRow> {
+        self.erased.iter().map(|(id, position)| ModelRow {
+            table: "erased",
+            key: id.to_string(),
+            value: json!({}),
+            position: *position,
+        })
+    }
+
+    fn post_value(&self, post: &Post, [likes, comments]: [u64; 2]) -> Value {
+        if post.deleted {
+            return json!({ "deleted": true });
+        }
+        let created = post.created.as_ref().map(|(position, data)| {
+            let shown = |text| self.shown(data.user_id, text);
+            let erased = self.erased.contains_key(&data.user_id);
+            let media = if erased { &[][..] } else { &data.media };
+            json!({
+                "author": data.user_id, "username": shown(&data.username),
+                "content": shown(&data.content), "visibility": data.visibility, "media": media,
+                "createdAt": data.timestamp, "created": position,
+            })
+        });
+        json!({ "post": created, "likes": likes, "comments": comments })
     }
 
     fn timeline_rows(&self) -> impl Iterator<Item = ModelRow> {
@@ -330,20 +383,6 @@ impl FeedFold {
     }
 }
 
-fn post_value(post: &Post, [likes, comments]: [u64; 2]) -> Value {
-    if post.deleted {
-        return json!({ "deleted": true });
-    }
-    let created = post.created.as_ref().map(|(position, data)| {
-        json!({
-            "author": data.user_id, "username": data.username, "content": data.content,
-            "visibility": data.visibility, "media": data.media, "createdAt": data.timestamp,
-            "created": position,
-        })
-    });
-    json!({ "post": created, "likes": likes, "comments": comments })
-}
-
 impl ModelFold for FeedFold {
     fn apply(&mut self, position: Position, event: &Event) {
         match event {
@@ -355,6 +394,7 @@ impl ModelFold for FeedFold {
                 person.position = position;
             }
             Event::UserProfileUpdated(data) => self.update_profile(position, data),
+            Event::UserErased(data) => self.erase(position, data.user_id),
             Event::UserFollowed(data) => {
                 let since = Some((position, data.timestamp));
                 self.follow(position, (data.following_id, data.follower_id), since);
@@ -380,6 +420,7 @@ impl ModelFold for FeedFold {
     fn into_rows(self) -> Vec<ModelRow> {
         let mut rows: Vec<ModelRow> = self
             .person_rows()
+            .chain(self.erased_rows())
             .chain(self.tally_rows())
             .chain(self.follow_rows())
             .chain(self.post_rows())

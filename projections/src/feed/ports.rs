@@ -175,6 +175,15 @@ pub trait FeedReader: Send + Sync {
         page: &PageRequest,
     ) -> Result<Option<Page<PostView>>, ReadError>;
 
+    /// At most `limit` posts of a person that are there after a position, oldest first, whoever may see them and whether or
+    /// not the person is: for removing what belongs to them.
+    async fn all_posts_of(
+        &self,
+        author: UserId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<FeedItem>, ReadError>;
+
     /// A post's comments, oldest first; none when there is no such post that the viewer may see.
     async fn comments(
         &self,

@@ -14,7 +14,8 @@ use crate::{projection::Projection, store::ModelName};
 /// Its store keeps these rules, so that any order between streams gives the same tables:
 /// - the last event by position decides a follow and a like;
 /// - a deleted post or comment stays as a tombstone, and whatever else is said about it changes nothing;
-/// - what an event refers to need not be known yet.
+/// - what an event refers to need not be known yet;
+/// - who is erased stays so: what comes of theirs later, from another partition, shows tombstones like the rest.
 #[derive(Debug, Clone, Copy)]
 pub struct Feed;
 
@@ -42,6 +43,11 @@ pub enum FeedChange {
         bio: Option<String>,
         /// The new picture's address.
         avatar: Option<String>,
+    },
+    /// A person is erased: everything of theirs shows tombstones from now on.
+    Erase {
+        /// Who it was.
+        user: UserId,
     },
     /// Somebody follows somebody.
     Follow {
@@ -141,6 +147,7 @@ fn person_change(event: &Event) -> Option<FeedChange> {
             bio: data.bio.clone(),
             avatar: data.avatar.clone(),
         },
+        Event::UserErased(data) => FeedChange::Erase { user: data.user_id },
         Event::UserFollowed(data) => FeedChange::Follow {
             follower: data.follower_id,
             followed: data.following_id,

@@ -6,6 +6,7 @@ use serde_json::json;
 use socialhub_domain::{
     Event, NotificationId, Timestamp, UserId,
     event::{PostCreated, Visibility},
+    personal::ERASED_TEXT,
 };
 use socialhub_event_log::Position;
 use uuid::Uuid;
@@ -19,6 +20,7 @@ pub struct NotificationFold {
     told: HashMap<NotificationId, (Position, Notice)>,
     /// Whom each author's followers with the wish are, and since when.
     wishes: HashMap<UserId, BTreeMap<UserId, Position>>,
+    erased: BTreeMap<UserId, Position>,
     /// Deleted posts and comments.
     gone: HashMap<Uuid, Position>,
     marks: HashMap<NotificationId, Marks>,
@@ -131,6 +133,9 @@ impl ModelFold for NotificationFold {
                 let who = (data.commenter_username.as_str(), data.timestamp);
                 self.tell(position, data.post_author_id, about, who);
             }
+            Event::UserErased(data) => {
+                self.erased.insert(data.user_id, position);
+            }
             Event::PostDeleted(data) => {
                 self.gone.insert(data.post_id.0, position);
             }
@@ -155,6 +160,12 @@ impl ModelFold for NotificationFold {
     fn into_rows(self) -> Vec<ModelRow> {
         let mut rows = self.notification_rows();
         rows.extend(self.wish_rows());
+        rows.extend(self.erased.iter().map(|(id, position)| ModelRow {
+            table: "erased",
+            key: id.to_string(),
+            value: json!({}),
+            position: *position,
+        }));
         rows.extend(self.gone.iter().map(|(id, position)| ModelRow {
             table: "gone",
             key: id.to_string(),
@@ -182,7 +193,11 @@ impl NotificationFold {
             }
             let last = counted.entry(notice.recipient).or_default();
             *last = (*last).max(marks.position.max(*position));
-            let view = notice.clone().into_view(*position, read);
+            let mut notice = notice.clone();
+            if self.erased.contains_key(&notice.about.actor()) {
+                ERASED_TEXT.clone_into(&mut notice.username);
+            }
+            let view = notice.into_view(*position, read);
             rows.push(ModelRow {
                 table: "notification",
                 key: id.to_string(),

@@ -39,6 +39,8 @@ pub enum NotificationChange {
         /// Whether they want it.
         wanted: bool,
     },
+    /// A person is erased: whatever they did is told under the tombstone's name from now on, also what comes later.
+    Erase(UserId),
     /// The post is gone, and with it every notification about it.
     PostGone(PostId),
     /// The comment is gone, and with it the notification about it.
@@ -78,6 +80,7 @@ impl Projection for Notifications {
             Event::PostCreated(data) => created(data),
             Event::PostLiked(data) => liked(data).into_iter().collect(),
             Event::PostCommented(data) => commented(data).into_iter().collect(),
+            Event::UserErased(data) => vec![NotificationChange::Erase(data.user_id)],
             Event::PostDeleted(data) => vec![NotificationChange::PostGone(data.post_id)],
             Event::CommentDeleted(data) => vec![NotificationChange::CommentGone {
                 post: data.post_id,

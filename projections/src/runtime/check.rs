@@ -4,10 +4,14 @@
 //! differences. A store without transactions may show a batch that is half there: what its rows are ahead of the
 //! checkpoints is folded, too, and a difference counts only when it is still there after some looks. Parked events have
 //! not been applied and are left out of the fold.
+//!
+//! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
+//! erasure. So one that has not is looked at again, and in the end not judged.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde::Serialize;
+use socialhub_domain::Event;
 use socialhub_event_log::{EventLog, FrontierReader, Position};
 use tokio::{
     task::spawn_blocking,
@@ -105,9 +109,18 @@ pub async fn verify<P: Projection, F: ModelFold>(
     loop {
         let snapshot = generations.snapshot(id).await?;
         let moving = snapshot.model.effects_first;
-        let report = compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
-        if report.is_clean() || !moving || Instant::now() >= give_up {
-            return Ok(report);
+        let (report, erasure_ahead) = compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
+        let late = Instant::now() >= give_up;
+        match erasure_ahead {
+            _ if report.is_clean() => return Ok(report),
+            Some(position) if late => {
+                return Err(StoreError::Unavailable(format!(
+                    "it has not come to the erasure at position {position}: verify again when it has"
+                ))
+                .into());
+            }
+            None if late || !moving => return Ok(report),
+            _ => {}
         }
         // A batch of such a store may be half there. Whoever writes it, or repeats it after a crash, completes it.
         if !current(generations).await?.has_writer {
@@ -127,13 +140,14 @@ async fn current<P: Projection>(
         .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))
 }
 
-/// Compares what a generation held at one moment with the log.
+/// Compares what a generation held at one moment with the log. When they differ, answers also the erasure that explains
+/// it, if the generation has not come to it.
 async fn compare_with_log<P: Projection, F: ModelFold>(
     id: GenerationId,
     snapshot: Snapshot,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
-) -> Result<VerifyReport, RebuildError> {
+) -> Result<(VerifyReport, Option<Position>), RebuildError> {
     check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
     let handled = Handled::by(&snapshot.model.checkpoints, frontier).await?;
     let position = handled.last();
@@ -152,16 +166,50 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
     };
     let folded = fold_log::<F>(log, handled, parked, ahead).await?;
     let count = rows.len();
-    let differences = apart(move || folded.fold.differences(rows)).await?;
-    Ok(VerifyReport {
+    let Folded {
+        fold,
+        handled,
+        unreadable,
+        ..
+    } = folded;
+    let differences = apart(move || fold.differences(rows)).await?;
+    let erasure_ahead = if differences.is_empty() {
+        None
+    } else {
+        erasure_ahead(log, &handled).await?
+    };
+    let report = VerifyReport {
         model: P::NAME,
         generation: id,
         position,
         rows: count,
         parked: snapshot.parked,
-        unreadable: folded.unreadable,
+        unreadable,
         differences,
-    })
+    };
+    Ok((report, erasure_ahead))
+}
+
+/// The first erasure in the log that a generation has not come to.
+async fn erasure_ahead(
+    log: &Arc<dyn EventLog>,
+    handled: &Handled,
+) -> Result<Option<Position>, RebuildError> {
+    let mut after = handled.least();
+    loop {
+        let chunk = read_chunk(log, after, MAX_BATCH).await?;
+        let Some(last) = chunk.last_position() else {
+            return Ok(None);
+        };
+        after = last;
+        let ahead = chunk.records().iter().find(|record| {
+            matches!(record.event, Ok(Event::UserErased(_)))
+                && record.position > handled.upto(&record.sequence)
+        });
+        if let Some(record) = ahead {
+            return Ok(Some(record.position));
+        }
+    }
 }
 
 struct Folded<F> {

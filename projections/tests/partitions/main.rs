@@ -138,6 +138,7 @@ impl World {
                 events: vec![NewEvent {
                     event_id: id,
                     event: event.into(),
+                    payload: None,
                 }],
                 metadata: Metadata::default(),
                 side: Vec::new(),

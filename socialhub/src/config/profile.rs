@@ -1,7 +1,10 @@
 //! The two profiles. The address of the event log chooses; what else is needed follows from it, so that there are two
 //! ways to run the program and not as many as there are combinations of servers.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{ConfigError, Settings, bad};
 
@@ -38,6 +41,8 @@ pub struct Servers {
     pub kafka_brokers: String,
     /// Partitions of topics that are made.
     pub kafka_partitions: i32,
+    /// How long records stay in topics that are made.
+    pub kafka_retention: Duration,
     /// Notifications.
     pub mongodb_url: String,
     /// Counters and what processes share.
@@ -45,6 +50,9 @@ pub struct Servers {
     /// Put before the names of topics, groups and keys.
     pub namespace: String,
 }
+
+/// The longest that records may stay in topics, in seconds.
+const YEAR: u64 = 365 * 24 * 60 * 60;
 
 /// Addresses hold passwords.
 impl std::fmt::Debug for Servers {
@@ -101,6 +109,11 @@ fn servers(settings: &Settings) -> Result<Servers, ConfigError> {
     if !(1..=1_000).contains(&kafka_partitions) {
         return Err(bad("KAFKA_PARTITIONS", "must be 1 to 1000"));
     }
+    // 7 days, the usual of brokers.
+    let retention = settings.kafka_retention_seconds.unwrap_or(604_800);
+    if !(1..=YEAR).contains(&retention) {
+        return Err(bad("KAFKA_RETENTION_SECONDS", "must be 1 to 31536000"));
+    }
     let namespace = settings.namespace.clone().unwrap_or_default();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if namespace.len() > 64 || !namespace.chars().all(plain) {
@@ -114,6 +127,7 @@ fn servers(settings: &Settings) -> Result<Servers, ConfigError> {
         chat_database_url: or_the_log("CHAT_DATABASE_URL", &settings.chat_database_url)?,
         kafka_brokers: needed("KAFKA_BROKERS", &settings.kafka_brokers, &[""])?,
         kafka_partitions,
+        kafka_retention: Duration::from_secs(retention),
         mongodb_url: needed(
             "MONGODB_URL",
             &settings.mongodb_url,

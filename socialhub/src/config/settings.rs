@@ -79,6 +79,15 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_PARTITIONS", global = true, value_name = "COUNT")]
     pub kafka_partitions: Option<i32>,
 
+    /// Seconds that records stay in topics that the relay makes; an erasure is complete there after them [default: 604800]
+    #[arg(
+        long,
+        env = "KAFKA_RETENTION_SECONDS",
+        global = true,
+        value_name = "SECONDS"
+    )]
+    pub kafka_retention_seconds: Option<u64>,
+
     /// MongoDB with the notifications, `mongodb://host:port/database`; needed with a log on Postgres
     #[arg(
         long,
@@ -265,6 +274,7 @@ impl Settings {
             chat_database_url,
             kafka_brokers,
             kafka_partitions,
+            kafka_retention_seconds,
             mongodb_url,
             redis_url,
             namespace,

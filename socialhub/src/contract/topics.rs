@@ -96,13 +96,18 @@ fn channel(topic: Topic, schemas: &[EventSchema]) -> Value {
             with `KAFKA_PARTITIONS` partitions (6 unless set) and chooses the partition by murmur2 of the key, as \
             Java clients do. `socialhub-position` rises within a partition; a record at or below the greatest \
             position that you have handled is a repeat. `socialhub-prev` is the position of the record before it in \
-            its partition: when it is beyond what you have, records are missing.",
+            its partition: when it is beyond what you have, records are missing. Values are clear text, also of people \
+            who are erased later: records are removed after `KAFKA_RETENTION_SECONDS` (7 days unless set), in segments of \
+            at most a day. After `user.erased` forget what you keep of that person.",
         "servers": [{ "$ref": "#/servers/kafka" }],
         "messages": messages,
         "bindings": {
             "kafka": {
                 "topic": topic.name(),
-                "topicConfiguration": { "cleanup.policy": ["delete"] },
+                "topicConfiguration": {
+                    "cleanup.policy": ["delete"],
+                    "retention.ms": 604_800_000,
+                },
                 "bindingVersion": "0.5.0",
             },
         },

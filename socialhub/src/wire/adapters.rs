@@ -8,9 +8,10 @@ use socialhub_api::readiness::{NotReady, Readiness};
 use socialhub_chat::{ChatUser, TokenCheck};
 use socialhub_commands::ports::{LikeCountLookup, NotificationLookup, PortError, Tokens};
 use socialhub_domain::{
-    Aggregate, Clock, Event, NotificationId, PostId, Timestamp, UserId, post::Post,
+    Aggregate, Clock, Event, NotificationId, PostId, StreamId, Timestamp, UserId, post::Post,
+    user::User,
 };
-use socialhub_event_log::{EventLog, Position, RelayState, RelayStatus};
+use socialhub_event_log::{EventLog, Position, RecordedEvent, RelayState, RelayStatus};
 use socialhub_infra::media::Media;
 use socialhub_projections::{
     ModelPosition, PublicRecord, analytics::AnalyticsStatus, counters::CounterReader,
@@ -92,6 +93,10 @@ impl TokenCheck for ChatTokens {
             id: actor.id,
             username: actor.username.into(),
         })
+    }
+
+    fn is_erased(&self, user: UserId) -> bool {
+        self.tokens.is_erased(user)
     }
 }
 
@@ -219,18 +224,22 @@ pub async fn sweep_media(
     }
 }
 
-/// Whether the log has the post and not its deletion. When the log cannot say, the files stay.
+/// Whether the log has the post, and neither its deletion nor its author's erasure. When the log cannot say, the files
+/// stay.
 async fn post_exists(log: Arc<dyn EventLog>, post: PostId) -> bool {
-    let Ok(recorded) = log.read_stream(&Post::stream(post)).await else {
+    let Some(written) = state::<Post>(&*log, &Post::stream(post)).await else {
         return true;
     };
-    let mut events = Vec::with_capacity(recorded.len());
-    for event in &recorded {
-        match event.decode() {
-            Ok(event) => events.push(event),
-            Err(_) => return true,
-        }
-    }
-    let state = Post::replay(&events);
-    state.is_some_and(|written| !written.deleted)
+    let Some(written) = written.filter(|written| !written.deleted) else {
+        return false;
+    };
+    let author = state::<User>(&*log, &User::stream(written.author)).await;
+    !author.flatten().is_some_and(|person| person.erased)
+}
+
+/// The state of a stream; none when the log cannot say.
+async fn state<A: Aggregate>(log: &dyn EventLog, stream: &StreamId) -> Option<A::State> {
+    let recorded = log.read_stream(stream).await.ok()?;
+    let events: Result<Vec<Event>, _> = recorded.iter().map(RecordedEvent::decode).collect();
+    Some(A::replay(&events.ok()?))
 }

@@ -47,11 +47,11 @@ use socialhub_replay_tools::{RelayControl, ReplayTarget};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Background, Parts, Roles,
+    Background, Erasing, Parts, Roles,
     adapters::{MediaRemover, Workers},
     analytics, mailer, media,
     past::SqlitePast,
-    text,
+    sealed, text,
 };
 use crate::config::{Config, Servers};
 
@@ -127,15 +127,18 @@ pub async fn start(
     }
     let log =
         Arc::new(connected(|| PgEventLog::connect(&servers.database_url, clock.clone())).await?);
+    let sealed = sealed(&log);
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let stores = Stores::open(servers, &clock).await?;
+    let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let mut background = Background::default();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
-    let mut workers = Workers::new(log.clone());
+    let mut workers = Workers::new(sealed.clone());
     let mut workshop = Workshop {
         servers,
-        log: log.clone(),
+        store: log.clone(),
+        log: sealed.clone(),
         frontier: relay_store,
         clock: clock.clone(),
         media: media.clone(),
@@ -185,7 +188,14 @@ pub async fn start(
         chat_bus: bus.clone(),
         presence: bus,
         readiness: Arc::new(workers),
-        log,
+        erasing: Erasing {
+            store: log.clone(),
+            keys: log,
+            sealed: sealed.clone(),
+            models: controls(&stores, &clock, &frontier),
+            further: Vec::new(),
+        },
+        log: sealed,
         clock,
     };
     Ok((parts, background))
@@ -340,6 +350,7 @@ fn kafka(servers: &Servers) -> KafkaSettings {
     let namespace = &servers.namespace;
     let mut settings = KafkaSettings::new(&servers.kafka_brokers);
     settings.partitions = servers.kafka_partitions;
+    settings.retention = servers.kafka_retention;
     if !namespace.is_empty() {
         settings.topic_prefix = format!("{namespace}.");
         settings.transactional_id = format!("{namespace}.{}", settings.transactional_id);
@@ -350,7 +361,10 @@ fn kafka(servers: &Servers) -> KafkaSettings {
 /// What the relay and the projectors of a process are made of.
 struct Workshop<'a> {
     servers: &'a Servers,
-    log: Arc<PgEventLog>,
+    /// The log as the database holds it.
+    store: Arc<PgEventLog>,
+    /// The log as it is read: opened.
+    log: Arc<dyn EventLog>,
     frontier: Arc<PgRelayStore>,
     clock: Arc<dyn Clock>,
     media: Arc<dyn Media>,
@@ -360,7 +374,7 @@ struct Workshop<'a> {
 
 impl Workshop<'_> {
     fn relay(&mut self) -> Result<(), String> {
-        self.log.follow_closely();
+        self.store.follow_closely();
         let publisher = KafkaPublisher::new(kafka(self.servers)).map_err(text)?;
         let relay = Relay::new(
             self.log.clone(),
@@ -454,6 +468,27 @@ impl Workshop<'_> {
     }
 }
 
+/// The read models under an operator's hands.
+fn controls(
+    stores: &Stores,
+    clock: &Arc<dyn Clock>,
+    frontier: &Arc<dyn FrontierReader>,
+) -> Vec<Arc<dyn ModelControl>> {
+    fn control<P: Projection, F: ModelFold>(
+        generations: Arc<dyn Generations<P>>,
+        clock: &Arc<dyn Clock>,
+        frontier: &Arc<dyn FrontierReader>,
+    ) -> Arc<dyn ModelControl> {
+        let control = Control::<P, F>::new(generations, clock.clone());
+        Arc::new(control.with_frontier(frontier.clone()))
+    }
+    vec![
+        control::<Feed, FeedFold>(stores.feed.clone(), clock, frontier),
+        control::<Notifications, NotificationFold>(stores.notifications.clone(), clock, frontier),
+        control::<Counters, CounterFold>(stores.counters.clone(), clock, frontier),
+    ]
+}
+
 /// What the replay command line works on.
 ///
 /// # Errors
@@ -470,25 +505,13 @@ pub async fn replay(
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let stores = Stores::open(servers, &clock).await?;
-    fn control<P: Projection, F: ModelFold>(
-        generations: Arc<dyn Generations<P>>,
-        clock: &Arc<dyn Clock>,
-        frontier: &Arc<dyn FrontierReader>,
-    ) -> Arc<dyn ModelControl> {
-        let control = Control::<P, F>::new(generations, clock.clone());
-        Arc::new(control.with_frontier(frontier.clone()))
-    }
-    let models = vec![
-        control::<Feed, FeedFold>(stores.feed, &clock, &frontier),
-        control::<Notifications, NotificationFold>(stores.notifications, &clock, &frontier),
-        control::<Counters, CounterFold>(stores.counters, &clock, &frontier),
-    ];
+    let models = controls(&stores, &clock, &frontier);
     let relay = RelayControl {
         store: relay_store,
         publisher: Arc::new(KafkaPublisher::new(kafka(servers)).map_err(text)?),
         owner: format!("replay-{}", RandomIds.next_id()),
     };
-    let log = Arc::new(log);
+    let log = sealed(&Arc::new(log));
     let past = SqlitePast {
         log: log.clone(),
         config: Arc::clone(config),

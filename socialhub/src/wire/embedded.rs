@@ -15,15 +15,15 @@ use socialhub_infra::{
         feed::{SqliteFeed, SqliteFeedReader},
         model::SqliteModel,
         notifications::{SqliteNotificationReader, SqliteNotifications},
-        wiring::{OpenModel, open_model},
+        wiring::{OpenModel, WalErasure, open_model, replay_model},
     },
 };
-use socialhub_projections::runtime::LogTail;
+use socialhub_projections::runtime::{LogTail, ModelControl};
 
 use super::{
-    Background, Parts,
+    Background, Erasing, Parts,
     adapters::{MediaRemover, Workers},
-    mailer, media, secret_in, text,
+    mailer, media, sealed, secret_in, text,
 };
 use crate::config::Config;
 
@@ -44,10 +44,12 @@ pub async fn start(
     let media = media(config)?;
     let mut background = Background::default();
 
-    let tail = LogTail::start(log.clone(), background.last.clone());
-    let feed: OpenModel<SqliteFeed> = open(config, &clock, &tail)?;
-    let notifications: OpenModel<SqliteNotifications> = open(config, &clock, &tail)?;
-    let counters: OpenModel<SqliteCounters> = open(config, &clock, &tail)?;
+    let sealed = sealed(&log);
+    let tail = LogTail::start(sealed.clone(), background.last.clone());
+    let folder = config.data_dir.join("read-models");
+    let feed: OpenModel<SqliteFeed> = open(&folder, &clock, &tail)?;
+    let notifications: OpenModel<SqliteNotifications> = open(&folder, &clock, &tail)?;
+    let counters: OpenModel<SqliteCounters> = open(&folder, &clock, &tail)?;
     let positions = Positions {
         feed: feed.position(),
         notifications: notifications.position(),
@@ -57,7 +59,7 @@ pub async fn start(
     let notification_reader =
         Arc::new(SqliteNotificationReader::new(notifications.readers.clone()));
     let counter_reader = Arc::new(SqliteCounterReader::new(counters.readers.clone()));
-    let mut workers = Workers::new(log.clone());
+    let mut workers = Workers::new(sealed.clone());
     workers.projectors = vec![
         feed.projector.status(),
         notifications.projector.status(),
@@ -98,19 +100,37 @@ pub async fn start(
         chat_bus: Arc::new(NoBus),
         presence: Arc::new(NoPresence),
         readiness: Arc::new(workers),
-        log,
+        erasing: Erasing {
+            store: log.clone(),
+            keys: log,
+            sealed: sealed.clone(),
+            models: models(&folder, &clock)?,
+            further: vec![Arc::new(WalErasure::new(folder))],
+        },
+        log: sealed,
         clock,
     };
     Ok((parts, background))
 }
 
+/// The read models under an operator's hands; the server and `replay` have them in common.
+///
+/// # Errors
+/// A line for the operator.
+pub fn models(folder: &Path, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn ModelControl>>, String> {
+    Ok(vec![
+        replay_model::<SqliteFeed>(folder, clock.clone()).map_err(text)?,
+        replay_model::<SqliteNotifications>(folder, clock.clone()).map_err(text)?,
+        replay_model::<SqliteCounters>(folder, clock.clone()).map_err(text)?,
+    ])
+}
+
 fn open<M: SqliteModel>(
-    config: &Config,
+    folder: &Path,
     clock: &Arc<dyn Clock>,
     tail: &Arc<LogTail>,
 ) -> Result<OpenModel<M>, String> {
-    let folder = config.data_dir.join("read-models");
-    open_model(&folder, READER_THREADS, clock.clone(), tail)
+    open_model(folder, READER_THREADS, clock.clone(), tail)
         .map_err(|error| format!("read models: {error}"))
 }
 

@@ -9,6 +9,7 @@ pub mod analytics;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod embedded;
+mod erasing;
 mod past;
 mod program;
 mod replay;
@@ -26,15 +27,18 @@ use socialhub_api::{LastWrites, Positions, Readiness, Service, SharedLimits};
 use socialhub_chat::{ChatBus, ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_domain::{Clock, upcast};
-use socialhub_event_log::{CredentialsReader, EventLog};
+use socialhub_event_log::{
+    CredentialsReader, Erasable, ErasureStore, EventLog, PersonKeys, SealedLog,
+};
 use socialhub_infra::{
     clock::SystemClock,
     mail::EmlMailer,
     media::{Media, MediaLimits, open_media},
-    security::{JwtTokens, load_or_create_secret},
+    security::{AesGcmCipher, JwtTokens, load_or_create_secret},
 };
 use socialhub_projections::{
     counters::CounterReader, feed::FeedReader, notifications::NotificationReader,
+    runtime::ModelControl,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +136,7 @@ impl fmt::Display for Roles {
 /// The adapters behind the ports.
 struct Parts {
     clock: Arc<dyn Clock>,
+    /// Sealed: what is personal is opened for whoever reads it here.
     log: Arc<dyn EventLog>,
     credentials: Arc<dyn CredentialsReader>,
     tokens: Arc<JwtTokens>,
@@ -148,6 +153,17 @@ struct Parts {
     chat_bus: Arc<dyn ChatBus>,
     presence: Arc<dyn PresenceStore>,
     readiness: Arc<dyn Readiness>,
+    erasing: Erasing,
+}
+
+/// What an erasure needs that nothing else does.
+struct Erasing {
+    store: Arc<dyn ErasureStore>,
+    keys: Arc<dyn PersonKeys>,
+    sealed: Arc<SealedLog>,
+    models: Vec<Arc<dyn ModelControl>>,
+    /// Places of the chosen profile alone, asked after all others.
+    further: Vec<Arc<dyn Erasable>>,
 }
 
 /// What runs beside the requests, and how it is ended.
@@ -215,6 +231,12 @@ pub async fn migrate(config: &Config) -> Result<(), String> {
 
 fn text(error: impl fmt::Display) -> String {
     error.to_string()
+}
+
+/// The log with what is personal in it sealed.
+fn sealed<L: EventLog + PersonKeys + 'static>(log: &Arc<L>) -> Arc<SealedLog> {
+    let sealed = SealedLog::new(log.clone(), log.clone(), Arc::new(AesGcmCipher));
+    Arc::new(sealed)
 }
 
 fn media(config: &Config) -> Result<Arc<dyn Media>, String> {

@@ -9,6 +9,7 @@ use socialhub_api::{
 };
 use socialhub_chat::{Chat, ChatDeps, ChatLimits};
 use socialhub_commands::{Commands, Ports};
+use socialhub_event_log::{AnswerErasure, Erasable, Eraser, KeyErasure};
 use socialhub_infra::{
     clock::RandomIds,
     security::{BcryptPool, OsSecrets},
@@ -16,8 +17,9 @@ use socialhub_infra::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Background, Parts, Roles,
+    Background, Erasing, Parts, Roles,
     adapters::{ChatTokens, Likes, Owners, sweep_media},
+    erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure},
     secret_in,
 };
 use crate::config::{Config, Profile};
@@ -66,6 +68,12 @@ pub fn assemble(
                 background.stop.clone(),
             )));
         }
+        if roles.services.contains(&Service::Auth) {
+            let stop = background.stop.clone();
+            background
+                .tasks
+                .push(tokio::spawn(eraser(&parts).run(stop)));
+        }
         let services = services(config, roles, parts, metrics.clone(), streams.clone())?;
         Some(services)
     };
@@ -76,6 +84,37 @@ pub fn assemble(
         streams,
         background,
     })
+}
+
+/// Completes erasures, beside the service that credentials, codes and mails belong to.
+fn eraser(parts: &Parts) -> Eraser {
+    let Erasing {
+        store,
+        keys,
+        sealed,
+        models,
+        further,
+    } = &parts.erasing;
+    let models = Arc::new(ModelErasure(models.clone()));
+    let media = MediaErasure::new(parts.media.clone(), parts.feed.clone(), models.clone());
+    let places: Vec<Arc<dyn Erasable>> = vec![
+        Arc::new(KeyErasure::new(keys.clone(), sealed.clone())),
+        Arc::new(AnswerErasure(store.clone())),
+        Arc::new(ChatErasure(parts.chat_log.clone())),
+        Arc::new(PresenceErasure(parts.presence.clone())),
+        Arc::new(MailErasure(parts.mailer.clone())),
+        Arc::new(CodeErasure(parts.otps.clone())),
+        models,
+        Arc::new(media),
+    ];
+    Eraser::new(
+        parts.log.clone(),
+        store.clone(),
+        places,
+        further.clone(),
+        parts.clock.clone(),
+        Arc::new(RandomIds),
+    )
 }
 
 fn services(

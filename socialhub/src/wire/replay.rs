@@ -3,17 +3,11 @@
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use socialhub_domain::{Clock, upcast};
-use socialhub_infra::{
-    clock::SystemClock,
-    sqlite::{
-        counters::SqliteCounters, event_log::SqliteEventLog, feed::SqliteFeed,
-        notifications::SqliteNotifications, wiring::replay_model,
-    },
-};
+use socialhub_infra::{clock::SystemClock, sqlite::event_log::SqliteEventLog};
 use socialhub_replay_tools::{Options, ReplayTarget};
 use tokio_util::sync::CancellationToken;
 
-use super::{past::SqlitePast, text};
+use super::{past::SqlitePast, sealed, text};
 use crate::{
     config::{Config, Profile},
     serve::wait_for_signal,
@@ -66,11 +60,8 @@ fn embedded(
     }
     let log = Arc::new(SqliteEventLog::open_read_only(log_file).map_err(text)?);
     let folder = config.data_dir.join("read-models");
-    let models = vec![
-        replay_model::<SqliteFeed>(&folder, clock.clone()).map_err(text)?,
-        replay_model::<SqliteNotifications>(&folder, clock.clone()).map_err(text)?,
-        replay_model::<SqliteCounters>(&folder, clock.clone()).map_err(text)?,
-    ];
+    let log = sealed(&log);
+    let models = super::embedded::models(&folder, &clock)?;
     let past = SqlitePast {
         log: log.clone(),
         config: Arc::clone(config),

@@ -56,6 +56,10 @@ impl ChatLog for SharedLog {
         self.inner.read(room, query).await
     }
 
+    async fn erase(&self, user: socialhub_domain::UserId) -> Result<(), ChatLogError> {
+        self.inner.erase(user).await
+    }
+
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
         self.inner.last_seqs(rooms).await
     }

@@ -4,6 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::DefaultClientContext,
+};
 use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::{Outgoing, PartitionTail, PublishError, Publisher, RelayState, rewind};
@@ -221,4 +226,36 @@ async fn other_topics_under_the_same_name_are_refused() {
     .await;
     let error = task.status.report().last_error.unwrap();
     assert!(error.contains("socialhub replay republish"), "{error}");
+}
+
+/// Topics hold clear text: how long they do is part of the promise to those who are erased.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_keep_records_only_as_long_as_they_are_told() {
+    let mut world = World::new();
+    world.settings.retention = Duration::from_secs(2);
+    world.publisher().topics().await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &world.settings.brokers)
+        .create()
+        .unwrap();
+    let names = Topic::ALL.map(|topic| world.settings.topic(topic.name()));
+    let asked: Vec<_> = names
+        .iter()
+        .map(|name| ResourceSpecifier::Topic(name))
+        .collect();
+    let told = admin
+        .describe_configs(&asked, &AdminOptions::new())
+        .await
+        .unwrap();
+    assert_eq!(told.len(), names.len());
+    for topic in told {
+        let topic = topic.unwrap();
+        for setting in ["retention.ms", "segment.ms"] {
+            let value = topic.get(setting).and_then(|entry| entry.value.as_deref());
+            assert_eq!(value, Some("2000"), "{setting}");
+        }
+    }
+    let usual = KafkaSettings::new(&world.settings.brokers);
+    assert_eq!(usual.retention, Duration::from_secs(7 * 86_400));
+    assert_eq!(usual.segment(), Duration::from_secs(86_400));
 }

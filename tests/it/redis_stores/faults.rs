@@ -43,6 +43,7 @@ async fn append(log: &dyn EventLog, events: &[(Position, Event)]) {
             events: vec![NewEvent {
                 event_id: event_id(*position),
                 event: event.clone(),
+                payload: None,
             }],
             metadata: Metadata::default(),
             side: Vec::new(),
@@ -118,7 +119,7 @@ async fn an_emptied_redis_serves_no_zeros_and_is_filled_again() {
 async fn a_projector_goes_on_after_redis_was_emptied_and_restarted() {
     let mut server = Server::start().await;
     let place = Place::new(&server.url());
-    let events = history(37, 3_000);
+    let events = history(37, 4_500);
     let log = event_log(&events[..500]).await;
     let generations = place.generations();
     let _keeper = keep(&generations, &log);

@@ -13,7 +13,7 @@ use proptest::{
 use socialhub_chat::{
     ChatLog, ChatUser, Direction, HistoryQuery, MemoryChatLog, Message, NewMessage, RoomId,
 };
-use socialhub_domain::{Timestamp, UserId};
+use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -47,6 +47,7 @@ macro_rules! chat_log_contract {
                     concurrent_batches_get_dense_numbers_and_each_client_id_once,
                     instances_that_share_rooms_agree_on_one_order,
                     a_reader_sees_no_hole_and_no_change,
+                    what_the_erased_wrote_is_gone_and_numbers_stay,
                 );
             }
         )+
@@ -280,4 +281,37 @@ pub async fn a_reader_sees_no_hole_and_no_change(store: &dyn ChatStore) {
         writer.await.unwrap();
     }
     assert_eq!(whole(&*log, &room(2, 0)).await, seen);
+}
+
+/// What the erased wrote shows tombstones, also what still comes of theirs; others' messages and all numbers stay.
+pub async fn what_the_erased_wrote_is_gone_and_numbers_stay(store: &impl ChatStore) {
+    let log = store.instance().await;
+    let room = room(9, 1);
+    let send = async |id: u128, user: u8| {
+        let message = new_message(id, room.clone(), user, Some(format!("client {id}")));
+        log.append(vec![message]).await.unwrap().remove(0).message
+    };
+    let sent = [send(1, 1).await, send(2, 2).await, send(3, 1).await];
+    let erased = sent[0].user_id;
+    for _ in 0..2 {
+        log.erase(erased).await.unwrap();
+    }
+    send(4, 1).await;
+    send(5, 2).await;
+    store.restart().await;
+    let query = HistoryQuery {
+        after: 0,
+        before: None,
+        direction: Direction::Oldest,
+        limit: 10,
+    };
+    let history = store.instance().await.read(&room, query).await.unwrap();
+    let seqs: Vec<u64> = history.messages.iter().map(|message| message.seq).collect();
+    assert_eq!((seqs, history.last_seq), (vec![1, 2, 3, 4, 5], 5));
+    for message in &history.messages {
+        let gone = message.user_id == erased;
+        assert_eq!(&*message.username == ERASED_TEXT, gone, "{message:?}");
+        assert_eq!(message.message == ERASED_TEXT, gone, "{message:?}");
+    }
+    assert_eq!(history.messages[1], sent[1]);
 }

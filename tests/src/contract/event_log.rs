@@ -18,7 +18,10 @@ use socialhub_infra::clock::RandomIds;
 use uuid::Uuid;
 
 /// What a case answers; an error fails the test with its message.
-pub type TestResult = Result<(), Box<dyn Error + Send + Sync>>;
+pub type TestResult = Result<(), Failure>;
+
+/// Whatever went wrong.
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// A log under test.
 pub trait Log: EventLog + CredentialsReader + 'static {}
@@ -94,6 +97,7 @@ pub fn new_event() -> NewEvent {
     NewEvent {
         event_id: id(),
         event: event.into(),
+        payload: None,
     }
 }
 
@@ -125,6 +129,7 @@ pub fn sign_up(username: &str, email: &str) -> Append {
         events: vec![NewEvent {
             event_id: id(),
             event: event.into(),
+            payload: None,
         }],
         side: vec![SideWrite::InsertCredentials(Credentials {
             user_id,

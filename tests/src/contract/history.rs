@@ -10,9 +10,11 @@ use socialhub_domain::{
     CommentId, Event, NotificationId, PostId, Timestamp, UserId,
     event::{
         CommentDeleted, Media, NotificationAllRead, NotificationDeleted, NotificationRead,
-        PostCommented, PostCreated, PostDeleted, PostLiked, PostUnliked, UserFollowChanged,
-        UserFollowed, UserProfileUpdated, UserRegistered, UserUnfollowed, Visibility,
+        PostCommented, PostCreated, PostDeleted, PostLiked, PostUnliked, UserErased,
+        UserFollowChanged, UserFollowed, UserProfileUpdated, UserRegistered, UserUnfollowed,
+        Visibility,
     },
+    personal::redacted,
 };
 use socialhub_event_log::Position;
 use socialhub_projections::notifications::About;
@@ -20,6 +22,21 @@ use uuid::Uuid;
 
 /// Events with their places in the log, positions rising from 1.
 pub type Log = Vec<(Position, Event)>;
+
+/// A log as it reads when the keys of those whom it erases are destroyed.
+pub fn as_read_afterwards(log: &Log) -> Log {
+    let erased: BTreeSet<UserId> = log
+        .iter()
+        .filter_map(|(_, event)| match event {
+            Event::UserErased(data) => Some(data.user_id),
+            _ => None,
+        })
+        .collect();
+    let read = |(position, event): &(Position, Event)| {
+        (*position, redacted(event, |user| erased.contains(&user)))
+    };
+    log.iter().map(read).collect()
+}
 
 /// How many people there are: few, so that they meet.
 pub const PEOPLE: u8 = 6;
@@ -100,6 +117,7 @@ struct History {
     now: i64,
     log: Log,
     registered: BTreeSet<u8>,
+    erased: BTreeSet<u8>,
     /// By (follower, followed): whether the follower wants to be told.
     follows: BTreeMap<(u8, u8), bool>,
     posts: Vec<Written>,
@@ -115,6 +133,7 @@ pub fn history(seed: u64, steps: usize) -> Log {
         now: 1_767_225_600_000,
         log: Vec::new(),
         registered: BTreeSet::new(),
+        erased: BTreeSet::new(),
         follows: BTreeMap::new(),
         posts: Vec::new(),
         likes: BTreeMap::new(),
@@ -172,6 +191,15 @@ impl History {
                 name: format!("The {}", username(who)),
                 timestamp,
             }));
+        }
+        // Who is erased changes nothing about themselves any more; what was under way of theirs may still come.
+        if self.erased.contains(&who) {
+            return;
+        }
+        if self.rng.random_bool(0.15) {
+            self.erased.insert(who);
+            let user_id = user(who);
+            return self.push(Event::UserErased(UserErased { user_id, timestamp }));
         }
         let text = |rng: &mut StdRng, letter: &str| {
             let length = rng.random_range(0..3);

@@ -8,4 +8,5 @@ pub mod chat_log;
 pub mod event_log;
 pub mod history;
 pub mod media;
+pub mod people;
 pub mod read_model;

@@ -23,7 +23,7 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use super::history::{Log, followed};
+use super::history::{Log, as_read_afterwards, followed};
 use crate::support::eventually;
 
 pub use mending::what_differs_is_mended_and_nothing_else;
@@ -237,8 +237,8 @@ async fn assert_equals_fold<S: Subject>(
     let sorted = rows.is_sorted_by(|a, b| (a.table, &a.key) < (b.table, &b.key));
     assert!(sorted, "{hint}: rows are sorted by table and key");
     let mut fold = S::Fold::default();
-    for (position, event) in log {
-        fold.apply(*position, event);
+    for (position, event) in as_read_afterwards(log) {
+        fold.apply(position, &event);
     }
     assert_eq!(fold.differences(rows.clone()), [], "{hint}");
     rows

@@ -1,6 +1,7 @@
 //! Profiles, search and follows.
 
 mod change_profile;
+mod erase;
 mod follow;
 mod follows;
 mod profile;
@@ -19,6 +20,7 @@ use crate::{router::Mounts, views::Time};
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.service(routes!(profile::profile));
     mounts.service(routes!(change_profile::change_profile));
+    mounts.service(routes!(erase::erase));
     mounts.service(routes!(search::search));
     mounts.service(routes!(follow::follow, follow::change_follow));
     mounts.service(routes!(unfollow::unfollow));

@@ -2,7 +2,9 @@
 
 use mongodb::bson::Document;
 use serde::{Deserialize, Serialize};
-use socialhub_domain::{CommentId, NotificationId, PostId, Timestamp, UserId};
+use socialhub_domain::{
+    CommentId, NotificationId, PostId, Timestamp, UserId, personal::ERASED_TEXT,
+};
 use socialhub_event_log::Position;
 use socialhub_projections::notifications::{About, Notice, NotificationView};
 use uuid::Uuid;
@@ -49,6 +51,8 @@ pub(super) struct State {
     pub read: bool,
     pub removed: bool,
     pub gone: bool,
+    /// Whoever did it is erased.
+    pub erased: bool,
 }
 
 impl State {
@@ -65,6 +69,9 @@ impl State {
             if raised {
                 set.insert(name, true);
             }
+        }
+        if self.erased {
+            set.insert("username", ERASED_TEXT);
         }
         let mut update = Document::new();
         update.insert("$set", set);
@@ -105,6 +112,7 @@ impl Told {
             read: self.read,
             removed: self.removed,
             gone: self.gone,
+            erased: self.username == ERASED_TEXT,
         }
     }
 
@@ -190,6 +198,8 @@ pub(super) const READ: &str = "read";
 pub(super) const REMOVED: &str = "removed";
 /// The post or comment is gone.
 pub(super) const GONE: &str = "gone";
+/// The person is erased.
+pub(super) const ERASED: &str = "erased";
 
 /// The id of a fact about something.
 pub(super) fn fact_id(what: &str, about: &str) -> String {
@@ -200,6 +210,13 @@ impl Fact {
     pub(super) fn marked(position: Position, what: &str, id: NotificationId) -> Self {
         Self {
             id: fact_id(what, &id.to_string()),
+            position: to_stored(position),
+        }
+    }
+
+    pub(super) fn erased(position: Position, user: UserId) -> Self {
+        Self {
+            id: fact_id(ERASED, &user.to_string()),
             position: to_stored(position),
         }
     }

@@ -9,7 +9,7 @@ use mongodb::{
 use socialhub_projections::verify::Entity;
 
 use super::{
-    documents::{GONE, READ, REMOVED, Told, fact_id},
+    documents::{ERASED, GONE, READ, REMOVED, Told, fact_id},
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, find_all, write};
@@ -29,6 +29,7 @@ impl Tables {
                 self.copy_announcement_of(other, key).await
             }
             "announcement" => self.copy_announcement(other, key).await,
+            "erased" => self.copy_fact(other, &fact_id(ERASED, key)).await,
             "gone" => self.copy_fact(other, &fact_id(GONE, key)).await,
             "person" => copy(&self.read_up_to, &other.read_up_to, doc! { "user": key }).await,
             "wish" => match entity.pair() {

@@ -8,7 +8,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::verify::ModelRow;
 
 use super::{
-    documents::{Announcement, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
+    documents::{Announcement, ERASED, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, find_all, from_stored};
@@ -91,9 +91,10 @@ fn take_fact<'f>(
 ) -> Result<(), Fault> {
     let position = from_stored(fact.position);
     let (what, about) = fact.id.split_once(':').unwrap_or_default();
-    if what == GONE {
+    let bare = [(GONE, "gone"), (ERASED, "erased")];
+    if let Some((_, table)) = bare.into_iter().find(|(fact, _)| *fact == what) {
         rows.push(ModelRow {
-            table: "gone",
+            table,
             key: about.to_owned(),
             value: json!({}),
             position,

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::doc;
 
 use super::{
-    documents::{GONE, READ, REMOVED, State, Told, fact_id},
+    documents::{ERASED, GONE, READ, REMOVED, State, Told, fact_id},
     tables::Tables,
     wishes::Wishes,
 };
@@ -95,6 +95,7 @@ impl Tables {
         let mut facts = HashSet::with_capacity(told.len() * 4);
         for told in told {
             facts.extend([fact_id(READ, &told.id), fact_id(REMOVED, &told.id)]);
+            facts.insert(fact_id(ERASED, &told.actor));
             facts.extend(gone_ids(told));
         }
         let facts = which_exist(&self.facts.clone_with_type(), &facts).await?;
@@ -104,6 +105,7 @@ impl Tables {
             state.read |= facts.contains(&fact_id(READ, &told.id));
             state.removed |= facts.contains(&fact_id(REMOVED, &told.id));
             state.gone |= gone_ids(told).any(|id| facts.contains(&id));
+            state.erased |= facts.contains(&fact_id(ERASED, &told.actor));
             if let Some(wanted) = wishes.wanted(told) {
                 state.told = wanted;
             }

@@ -158,6 +158,8 @@ impl Tables {
         let index = |keys| IndexModel::builder().keys(keys).build();
         let list = index(doc! { "user": 1, "shown": 1, "position": -1, "read": 1 });
         write(self.notifications.create_index(list)).await?;
+        let of_actor = index(doc! { "actor": 1 });
+        write(self.notifications.create_index(of_actor)).await?;
         let of_author = index(doc! { "author": 1, "position": 1 });
         write(self.announcements.create_index(of_author)).await?;
         let of_pair = index(doc! { "author": 1, "follower": 1, "position": 1 });

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use socialhub_domain::PostId;
+use socialhub_domain::{PostId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     notifications::{About, NotificationChange, comment_id, ids_about},
@@ -12,10 +12,10 @@ use socialhub_projections::{
 };
 
 use super::{
-    documents::{Announcement, Fact, READ, REMOVED, ReadUpTo, Told, Wish},
+    documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, write};
+use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, which_exist, write};
 
 /// The facts of a batch.
 #[derive(Debug, Default)]
@@ -29,6 +29,7 @@ pub(super) struct Effects {
     /// The notifications that facts of the batch are about, as far as their ids are known.
     marked: HashSet<String>,
     gone_posts: HashSet<PostId>,
+    erased: HashSet<String>,
     read_up_to: HashMap<socialhub_domain::UserId, Position>,
 }
 
@@ -74,6 +75,10 @@ impl Effects {
             } => self
                 .wishes
                 .push(Wish::new(position, *author, *follower, *wanted)),
+            NotificationChange::Erase(user) => {
+                self.facts.push(Fact::erased(position, *user));
+                self.erased.insert(user.to_string());
+            }
             NotificationChange::PostGone(post) => {
                 self.facts.push(Fact::gone(position, post.0));
                 self.gone_posts.insert(*post);
@@ -112,6 +117,8 @@ impl Effects {
             insert_new(&tables.facts, &self.facts),
             insert_new(&tables.read_up_to, &read_up_to),
         )?;
+        tables.rename(&self.erased).await?;
+        tables.rename_announcers(&self.announced).await?;
         tables.tell(self.told).await?;
         tables.announce(&self.announced).await?;
         tables.look_back(&self.wishes).await?;
@@ -127,6 +134,63 @@ fn is_follow(change: &NotificationChange) -> bool {
 }
 
 impl Tables {
+    /// Lets everything that the erased did go by the tombstone's name. The facts that they are erased are inserted already:
+    /// settling a notification is what gives it its name, so that no other change to it is lost.
+    async fn rename(&self, erased: &HashSet<String>) -> Result<(), Fault> {
+        for user in erased {
+            self.rename_announcements(user).await?;
+            let clear = doc! { "actor": user, "username": { "$ne": ERASED_TEXT } };
+            loop {
+                let ids = self.ids_of(clear.clone()).await?;
+                if ids.is_empty() {
+                    break;
+                }
+                self.settle(ids).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing else ever changes an announcement.
+    async fn rename_announcements(&self, author: &str) -> Result<(), Fault> {
+        let rename = doc! { "$set": { "username": ERASED_TEXT } };
+        let renamed = self
+            .announcements
+            .update_many(doc! { "author": author }, rename);
+        write(renamed).await.map(|_| ())
+    }
+
+    /// The same for announcements that came after their author's erasure. They are inserted already.
+    async fn rename_announcers(&self, announced: &[Announcement]) -> Result<(), Fault> {
+        let authors: HashSet<&str> = announced.iter().map(|post| &*post.author).collect();
+        let facts: HashSet<String> = authors
+            .iter()
+            .map(|author| fact_id(ERASED, author))
+            .collect();
+        let erased = which_exist(&self.facts.clone_with_type(), &facts).await?;
+        for author in authors {
+            if erased.contains(&fact_id(ERASED, author)) {
+                self.rename_announcements(author).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of some of the notifications that a filter finds.
+    async fn ids_of(&self, filter: Document) -> Result<HashSet<String>, Fault> {
+        let found: Vec<Document> = write(async {
+            let ids = self.notifications.clone_with_type::<Document>();
+            let ids = ids.find(filter).projection(doc! { "_id": 1 });
+            ids.limit(to_stored(INSERT as u64))
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let id = |document: Document| document.get_str("_id").ok().map(str::to_owned);
+        Ok(found.into_iter().filter_map(id).collect())
+    }
+
     /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.
     async fn about_posts(&self, posts: &HashSet<PostId>) -> Result<HashSet<String>, Fault> {
         let about = |post: &PostId| {

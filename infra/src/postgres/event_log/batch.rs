@@ -79,7 +79,9 @@ fn shared(command: &EncodedAppend) -> Vec<Shared<'_>> {
                 shared.push(Shared::Email(credential_key(&new.email)));
                 shared.push(Shared::User(new.user_id));
             }
-            SideWrite::ResetPassword { user_id, .. } => shared.push(Shared::User(*user_id)),
+            SideWrite::ResetPassword { user_id, .. } | SideWrite::Erase { user_id } => {
+                shared.push(Shared::User(*user_id));
+            }
             SideWrite::StoreAnswer { key, .. } => shared.push(Shared::Answer(key)),
         }
     }
@@ -179,7 +181,8 @@ impl<'c> Columns<'c> {
                     SideWrite::ResetPassword {
                         user_id,
                         password_hash,
-                    } => columns.resets.push(n, nth, *user_id, password_hash),
+                    } => columns.resets.push(n, nth, *user_id, Some(password_hash)),
+                    SideWrite::Erase { user_id } => columns.resets.push(n, nth, *user_id, None),
                     SideWrite::StoreAnswer { key, answer } => {
                         columns.answers.push(n, nth, key, answer);
                     }
@@ -326,11 +329,12 @@ struct Resets<'c> {
     commands: Vec<i32>,
     nths: Vec<i32>,
     users: Vec<Uuid>,
-    hashes: Vec<&'c str>,
+    /// None: the person is erased.
+    hashes: Vec<Option<&'c str>>,
 }
 
 impl<'c> Resets<'c> {
-    fn push(&mut self, n: i32, nth: i32, user: UserId, hash: &'c str) {
+    fn push(&mut self, n: i32, nth: i32, user: UserId, hash: Option<&'c str>) {
         self.commands.push(n);
         self.nths.push(nth);
         self.users.push(user.0);

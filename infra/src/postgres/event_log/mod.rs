@@ -10,6 +10,7 @@ mod appender;
 mod archive;
 mod batch;
 mod follow;
+mod people;
 mod queries;
 mod reader;
 mod rows;
@@ -62,6 +63,7 @@ pub(super) const SCHEMA: Schema = Schema {
         include_str!("../../../../migrations/postgres/event_log/0001_event_log.sql"),
         include_str!("../../../../migrations/postgres/event_log/0002_append_events.sql"),
         include_str!("../../../../migrations/postgres/event_log/0003_relay.sql"),
+        include_str!("../../../../migrations/postgres/event_log/0004_erasure.sql"),
     ],
 };
 
@@ -200,6 +202,7 @@ fn has_nul(append: &Append) -> bool {
                 vec![&new.username, &new.email, &new.password_hash]
             }
             SideWrite::ResetPassword { password_hash, .. } => vec![password_hash],
+            SideWrite::Erase { .. } => Vec::new(),
             SideWrite::StoreAnswer { key, answer } => {
                 vec![&key.owner, &key.route, &key.key, &answer.body]
             }

@@ -1,7 +1,7 @@
 //! The single queries: pages of the log, its head, and what lies beside it.
 
 use socialhub_domain::{Timestamp, UserId};
-use socialhub_event_log::{AnswerKey, Credentials, StoredAnswer, credential_key};
+use socialhub_event_log::{AnswerKey, Credentials, ERASED_EPOCH, StoredAnswer, credential_key};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -57,9 +57,14 @@ pub(super) async fn epochs_since(
     pool: &PgPool,
     cursor: i64,
 ) -> Result<(Vec<(UserId, u64)>, i64), sqlx::Error> {
-    let sql = "SELECT user_id, token_epoch, epoch_change FROM credentials
-         WHERE epoch_change > $1 ORDER BY epoch_change";
-    let changed: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql).bind(cursor).fetch_all(pool).await?;
+    let sql = "SELECT user_id, token_epoch, epoch_change FROM credentials WHERE epoch_change > $1
+         UNION ALL SELECT user_id, $2, epoch_change FROM erasures WHERE epoch_change > $1
+         ORDER BY epoch_change";
+    let changed: Vec<(Uuid, i64, i64)> = sqlx::query_as(sql)
+        .bind(cursor)
+        .bind(to_sql(ERASED_EPOCH))
+        .fetch_all(pool)
+        .await?;
     let last = changed.last().map_or(cursor, |(_, _, change)| *change);
     let epochs = changed
         .into_iter()

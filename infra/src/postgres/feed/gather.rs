@@ -13,6 +13,8 @@ use crate::postgres::feed::visibility_code;
 #[derive(Default)]
 pub(super) struct Gathered<'a> {
     pub(super) people: BTreeMap<Uuid, Profile<'a>>,
+    /// Who is erased, and by the event at which position: the last of their stream.
+    pub(super) erased: BTreeMap<Uuid, Position>,
     /// By (followed, follower).
     pub(super) follows: BTreeMap<(Uuid, Uuid), PendingFollow>,
     pub(super) new_posts: Vec<NewPost<'a>>,
@@ -81,6 +83,9 @@ impl<'a> Gathered<'a> {
             FeedChange::Register { .. } | FeedChange::UpdateProfile { .. } => {
                 self.profile(position, change);
             }
+            FeedChange::Erase { user } => {
+                self.erased.insert(user.0, position);
+            }
             FeedChange::Follow {
                 follower,
                 followed,
@@ -140,6 +145,13 @@ impl<'a> Gathered<'a> {
 
     fn follow(&mut self, key: (Uuid, Uuid), at: Option<Timestamp>, position: Position) {
         self.follows.insert(key, PendingFollow { at, position });
+    }
+
+    /// Whose texts the batch brings.
+    pub(super) fn authors(&self) -> impl Iterator<Item = Uuid> {
+        let posts = self.new_posts.iter().map(|post| post.author);
+        let written = self.comments.values().filter_map(|c| c.written.as_ref());
+        posts.chain(written.map(|comment| comment.user))
     }
 
     /// Every post that the batch is about, in the order of their ids.

@@ -11,7 +11,7 @@ use crate::postgres::model::copy_rows;
 
 /// Timelines last: they are of posts and authors. Tallies after what says whose posts are merged.
 pub(super) const KINDS: &[&str] = &[
-    "person", "follow", MERGED, "tally", "post", STRAY, "like", "comment", TIMELINE,
+    "person", "erased", "follow", MERGED, "tally", "post", STRAY, "like", "comment", TIMELINE,
 ];
 
 /// A key that is not made of what it should be names nothing that could be copied.
@@ -23,7 +23,7 @@ pub(super) async fn mend(
     match entity.table {
         STRAY => mend_stray(connection, other, entity).await,
         TIMELINE => mend_timeline(connection, entity).await,
-        "person" | "tally" | "post" => match entity.id() {
+        "person" | "erased" | "tally" | "post" => match entity.id() {
             Some(id) => mend_one(connection, other, entity.table, id).await,
             None => Ok(()),
         },
@@ -42,6 +42,7 @@ async fn mend_one(
 ) -> sqlx::Result<()> {
     match kind {
         "person" => copy_rows(connection, other, "people", "id = $1", &[id]).await,
+        "erased" => copy_rows(connection, other, "erased", "user_id = $1", &[id]).await,
         "tally" => {
             copy_rows(connection, other, "tallies", "user_id = $1", &[id]).await?;
             // When an author crossed the limit may depend on how events came in batches: what followers' rows say

@@ -12,12 +12,14 @@
 //!   follow of its author the later one sees the earlier. A batch takes all its locks at once, in the order of ids.
 //! - Horizons only rise, and what stands at or below one counts for nothing. A timeline row that comes late, beside
 //!   another batch that raised the horizon above it, is as good as not there.
+//! - A batch with an erasure passes the generation's gate alone, so that no other can be about to write clear text.
 //! - Counts change only with the row that they count, in the statement's own transaction.
 //!
 //! [`writer`] changes the tables; [`gather`] is what a batch says, [`tallies`] and [`timelines`] are its parts. [`reader`]
 //! answers queries with the statements of [`home`] and [`views`], [`rows`] lists everything for verification,
 //! [`mend`] copies what differs from another generation.
 
+mod erased;
 mod gather;
 mod home;
 mod mend;

@@ -150,6 +150,16 @@ impl FeedReader for PgFeedReader {
             .await
     }
 
+    async fn all_posts_of(
+        &self,
+        author: UserId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<FeedItem>, ReadError> {
+        self.read(|pool| all_posts_of(pool, author, after, limit))
+            .await
+    }
+
     async fn post_for_media(
         &self,
         id: PostId,
@@ -216,7 +226,7 @@ async fn profile(pool: PgPool, id: UserId, viewer: UserId) -> sqlx::Result<Optio
                 COALESCE(t.posts, 0), f.since IS NOT NULL
          FROM people p LEFT JOIN tallies t ON t.user_id = p.id
          LEFT JOIN follows f ON f.followed_id = p.id AND f.follower_id = $2
-         WHERE p.id = $1 AND p.username IS NOT NULL",
+         WHERE p.id = $1 AND p.username_lower IS NOT NULL",
     )
     .bind(id.0)
     .bind(viewer.0)
@@ -335,7 +345,7 @@ const FOLLOWERS_SQL: &str = "
         SELECT follower_id AS id, followed_at, since FROM follows
         WHERE followed_id = known.id AND since < $2 ORDER BY since DESC LIMIT $3 OFFSET $4
     ) AS f ON true LEFT JOIN people p ON p.id = f.id AND p.username IS NOT NULL
-    WHERE known.id = $1 AND known.username IS NOT NULL ORDER BY f.since DESC";
+    WHERE known.id = $1 AND known.username_lower IS NOT NULL ORDER BY f.since DESC";
 
 const FOLLOWING_SQL: &str = "
     SELECT p.id, p.username, p.name, NULLIF(p.avatar, ''), f.followed_at, f.since
@@ -343,7 +353,7 @@ const FOLLOWING_SQL: &str = "
         SELECT followed_id AS id, followed_at, since FROM follows
         WHERE follower_id = known.id AND since < $2 ORDER BY since DESC LIMIT $3 OFFSET $4
     ) AS f ON true LEFT JOIN people p ON p.id = f.id AND p.username IS NOT NULL
-    WHERE known.id = $1 AND known.username IS NOT NULL ORDER BY f.since DESC";
+    WHERE known.id = $1 AND known.username_lower IS NOT NULL ORDER BY f.since DESC";
 
 /// A page of followers or followed. People whose registration is not known yet are left out until it is: their page is
 /// that much shorter.
@@ -390,7 +400,7 @@ const POSTS_OF_SQL: &str = concat!(
     " FROM (
          SELECT k.id, CASE WHEN k.id = $1 THEN 2 WHEN f.since IS NOT NULL THEN 1 ELSE 0 END AS sees
          FROM people k LEFT JOIN follows f ON f.follower_id = $1 AND f.followed_id = k.id
-         WHERE k.id = $2 AND k.username IS NOT NULL) known
+         WHERE k.id = $2 AND k.username_lower IS NOT NULL) known
      LEFT JOIN LATERAL (
          SELECT * FROM posts
          WHERE author_id = known.id AND visibility <= known.sees AND position < $3
@@ -473,6 +483,28 @@ async fn home_after(
     }
     let (items, _) = newer_posts(&pool, home::PULLED_NEWER, viewer, after, limit).await?;
     Ok(items)
+}
+
+async fn all_posts_of(
+    pool: PgPool,
+    author: UserId,
+    after: Position,
+    limit: usize,
+) -> sqlx::Result<Vec<FeedItem>> {
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "SELECT id, position FROM posts WHERE author_id = $1 AND position > $2
+         ORDER BY position LIMIT $3",
+    )
+    .bind(author.0)
+    .bind(to_sql(after))
+    .bind(to_sql(limit as u64))
+    .fetch_all(&pool)
+    .await?;
+    let item = |(id, position)| FeedItem {
+        post_id: PostId(id),
+        position: from_sql(position),
+    };
+    Ok(rows.into_iter().map(item).collect())
 }
 
 async fn newer_posts(

@@ -1,7 +1,7 @@
 //! Every row of the model for verification, in the form of its fold.
 
 use serde_json::{Value, json};
-use socialhub_domain::{PostId, UserId};
+use socialhub_domain::{PostId, UserId, personal::ERASED_TEXT};
 use socialhub_projections::{
     feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
     verify::ModelRow,
@@ -36,6 +36,7 @@ const TABLES: &[(&str, ReadRow)] = &[
                 COALESCE(created_at, 0), username_lower, name_lower FROM people",
         person,
     ),
+    ("SELECT user_id, position FROM erased", erased),
     (
         "SELECT user_id, position, followers, following, posts FROM tallies WHERE position > 0",
         tally,
@@ -104,15 +105,22 @@ fn person(row: &PgRow) -> sqlx::Result<ModelRow> {
         "username": text(2)?, "name": text(3)?, "bio": text(4)?, "avatar": text(5)?,
         "createdAt": row.try_get::<i64, _>(6)?,
     });
-    // What people are found by follows from what is shown of them.
+    // What people are found by follows from what is shown of them; the erased are not found.
+    let erased = value["username"] == ERASED_TEXT;
     for (shown, found_by) in [(2, 7), (3, 8)] {
         let found_by = text(found_by)?;
-        if text(shown)?.as_deref().map(lower) != found_by {
+        let shown = text(shown)?.filter(|_| !erased);
+        if shown.as_deref().map(lower) != found_by {
             value["foundBy"] = json!(found_by);
         }
     }
     let key = id(row, 0)?.to_string();
     Ok(model_row("person", key, value, row.try_get(1)?))
+}
+
+fn erased(row: &PgRow) -> sqlx::Result<ModelRow> {
+    let key = id(row, 0)?.to_string();
+    Ok(model_row("erased", key, json!({}), row.try_get(1)?))
 }
 
 fn tally(row: &PgRow) -> sqlx::Result<ModelRow> {

@@ -2,7 +2,8 @@
 -- position of what it lists. There are no foreign keys: events may refer to what is not known yet. Rows that change all
 -- the time leave room on their pages, so that a change touches no index.
 
--- Profiles. Without a username: an event came before the registration. Empty text stands for none.
+-- Profiles. Without a username: an event came before the registration. Without one in lower case, but with one: erased,
+-- and found by nobody. Empty text stands for none.
 CREATE TABLE people (
     id             uuid PRIMARY KEY,
     username       text,
@@ -16,6 +17,12 @@ CREATE TABLE people (
 );
 CREATE INDEX people_by_username ON people (username_lower, id) WHERE username_lower IS NOT NULL;
 CREATE INDEX people_by_name ON people (name_lower, username_lower) WHERE username_lower IS NOT NULL;
+
+-- Who is erased: what comes of theirs later shows tombstones, too.
+CREATE TABLE erased (
+    user_id  uuid PRIMARY KEY,
+    position bigint NOT NULL
+);
 
 -- The counts of a profile. Its row is also the lock of the person as an author; one that no event touched yet has
 -- position 0. `merged`: so many follow this author that their posts are merged into feeds when they are read.
@@ -84,6 +91,7 @@ CREATE TABLE comments (
     position   bigint NOT NULL,
     PRIMARY KEY (post_id, id)
 );
+CREATE INDEX comments_by_user ON comments (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX comments_in_order ON comments (post_id, created) WHERE created IS NOT NULL;
 
 -- Home timelines: every post above the person's horizon by somebody they follow whose posts are fanned out. What stands

@@ -4,10 +4,10 @@
 //! tables end up with depends only on the last event of each relationship and on what exists, never on the order in which
 //! streams arrived.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
-use socialhub_domain::event::Media;
+use socialhub_domain::{event::Media, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
@@ -21,8 +21,8 @@ use uuid::Uuid;
 use crate::{
     postgres::{
         feed::{
-            PRIVATE,
-            gather::{Gathered, PendingComment, PendingFollow, Profile},
+            PRIVATE, erased,
+            gather::{Gathered, NewPost, PendingComment, PendingFollow, Profile},
             lower, mend, rows,
             tallies::Tallies,
             timelines::{Timelines, Turns},
@@ -59,7 +59,9 @@ impl PgModel for PgFeed {
     ) -> sqlx::Result<()> {
         let gathered = Gathered::from(batch);
         write_people(connection, &gathered.people).await?;
-        let mut posts = Posts::read(connection, &gathered.posts()).await?;
+        erased::erase(connection, &gathered.erased).await?;
+        let erased = erased::among(connection, gathered.authors()).await?;
+        let mut posts = Posts::read(connection, &gathered.posts(), erased).await?;
         let fresh = posts.create(connection, &gathered).await?;
         let gone = posts.delete(connection, &gathered).await?;
         posts.like(connection, &gathered.likes).await?;
@@ -81,6 +83,11 @@ impl PgModel for PgFeed {
         timelines.fan_out(&authors, &positions).await?;
         timelines.finish().await?;
         tallies.write(connection).await
+    }
+
+    fn is_alone(batch: &[Projected<FeedChange>]) -> bool {
+        let mut changes = batch.iter().flat_map(|projected| &projected.changes);
+        changes.any(|change| matches!(change, FeedChange::Erase { .. }))
     }
 
     async fn rows(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
@@ -199,14 +206,22 @@ impl State {
 }
 
 /// The states of all posts that a batch is about. Only their partition's writer changes them, one at a time.
-struct Posts(BTreeMap<Uuid, State>);
+struct Posts {
+    states: BTreeMap<Uuid, State>,
+    /// The authors of the batch who are erased.
+    erased: HashSet<Uuid>,
+}
 
 impl Posts {
-    async fn read(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Self> {
-        let mut posts: BTreeMap<Uuid, State> =
+    async fn read(
+        connection: &mut PgConnection,
+        ids: &[Uuid],
+        erased: HashSet<Uuid>,
+    ) -> sqlx::Result<Self> {
+        let mut states: BTreeMap<Uuid, State> =
             ids.iter().map(|id| (*id, State::default())).collect();
         if ids.is_empty() {
-            return Ok(Self(posts));
+            return Ok(Self { states, erased });
         }
         let rows = sqlx::query(
             "SELECT id, created, deleted, likes, comments, position FROM post_states
@@ -224,13 +239,22 @@ impl Posts {
                 position: from_sql(row.try_get(5)?),
                 dirty: false,
             };
-            posts.insert(row.try_get(0)?, state);
+            states.insert(row.try_get(0)?, state);
         }
-        Ok(Self(posts))
+        Ok(Self { states, erased })
     }
 
     fn of(&mut self, id: Uuid) -> &mut State {
-        self.0.entry(id).or_default()
+        self.states.entry(id).or_default()
+    }
+
+    /// What is written of a text of somebody's.
+    fn shown<'t>(&self, user: Uuid, text: &'t str) -> &'t str {
+        if self.erased.contains(&user) {
+            ERASED_TEXT
+        } else {
+            text
+        }
     }
 
     /// Writes the posts that are new.
@@ -252,7 +276,14 @@ impl Posts {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let media: Vec<Option<String>> = new.iter().map(|post| media_text(post.media)).collect();
+        let media: Vec<Option<String>> = new
+            .iter()
+            .map(|post| match self.erased.contains(&post.author) {
+                true => None,
+                false => media_text(post.media),
+            })
+            .collect();
+        let shown = |post: &&NewPost<'_>, text| self.shown(post.author, text).to_owned();
         sqlx::query(
             "INSERT INTO posts (position, id, author_id, username, content, visibility, media,
                  created_at)
@@ -263,8 +294,8 @@ impl Posts {
         .bind(new.iter().map(|p| to_sql(p.position)).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.id).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.author).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.username).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.content).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| shown(p, p.username)).collect::<Vec<_>>())
+        .bind(new.iter().map(|p| shown(p, p.content)).collect::<Vec<_>>())
         .bind(new.iter().map(|p| p.visibility).collect::<Vec<_>>())
         .bind(media)
         .bind(new.iter().map(|p| p.at.0).collect::<Vec<_>>())
@@ -424,12 +455,12 @@ impl Posts {
         )
         .bind(
             told.iter()
-                .map(|c| c.1.map(|new| new.username))
+                .map(|c| c.1.map(|new| self.shown(new.user, new.username).to_owned()))
                 .collect::<Vec<_>>(),
         )
         .bind(
             told.iter()
-                .map(|c| c.1.map(|new| new.text))
+                .map(|c| c.1.map(|new| self.shown(new.user, new.text).to_owned()))
                 .collect::<Vec<_>>(),
         )
         .bind(
@@ -449,7 +480,7 @@ impl Posts {
     }
 
     async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
-        let changed: Vec<_> = self.0.iter().filter(|post| post.1.dirty).collect();
+        let changed: Vec<_> = self.states.iter().filter(|post| post.1.dirty).collect();
         if changed.is_empty() {
             return Ok(());
         }

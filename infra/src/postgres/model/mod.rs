@@ -6,7 +6,7 @@
 //!
 //! A generation may have many writers, each in whatever process its partitions are assigned to. Three locks, all of them
 //! the server's, so that a killed process leaves none behind, keep them in order:
-//! - the **gate** of a generation, an advisory lock: a batch shares it, a fence or a retried letter holds it alone. Unlike
+//! - the **gate** of a generation, an advisory lock: a batch shares it; a fence, a retried letter or an erasure holds it alone. Unlike
 //!   a row lock it is handed out in turn, so a fence cannot be starved by batches that overlap;
 //! - the checkpoint row of its source, locked before anything else is looked at: of two writers that believe in the same
 //!   partition, the second finds it moved;
@@ -30,7 +30,7 @@ use socialhub_projections::{
     runtime::WriteMode,
     verify::{Entity, ModelFold, ModelRow},
 };
-use sqlx::{Executor, PgConnection};
+use sqlx::{Executor, PgConnection, Row};
 use uuid::Uuid;
 
 pub use generations::PgGenerations;
@@ -62,6 +62,11 @@ pub trait PgModel: Send + Sync + Sized + 'static {
         mode: WriteMode,
         batch: &[Projected<Change<Self>>],
     ) -> sqlx::Result<()>;
+
+    /// Whether a batch must not be written beside any other of the generation: it changes what they rest on.
+    fn is_alone(_batch: &[Projected<Change<Self>>]) -> bool {
+        false
+    }
 
     /// Every row for verification, sorted by table and key, read in one transaction by the caller.
     ///
@@ -104,6 +109,12 @@ pub(crate) async fn copy_rows(
 /// Runs statements that have no values, one after another, in one round trip.
 async fn execute(connection: &mut PgConnection, statements: &str) -> sqlx::Result<()> {
     connection.execute(statements).await.map(|_| ())
+}
+
+/// Runs statements that have no values, one after another, in one round trip; what the last one answers.
+async fn last_answer(connection: &mut PgConnection, statements: &str) -> sqlx::Result<bool> {
+    let answers = connection.fetch_all(statements).await?;
+    answers.last().map_or(Ok(false), |row| row.try_get(0))
 }
 
 /// Positions and counts are never near 2^63: Postgres's integers hold them.

@@ -23,7 +23,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::postgres::model::{
-    Change, PgModel, catalogue, execute, fault, from_sql,
+    Change, PgModel, catalogue, execute, fault, from_sql, last_answer,
     locks::{Key, Purpose},
     tables, to_sql,
 };
@@ -111,21 +111,19 @@ impl<M: PgModel> PgModelStore<M> {
             Gate::Alone => "pg_advisory_xact_lock",
         };
         let key = Key::new(Purpose::Gate, Self::NAME, self.id);
+        // Statements of their own, so that the second sees what happened while the gate was closed. Not in one call with the
+        // `BEGIN`: when that is given up half way, nobody rolls back, and an idle connection would hold the gate.
+        let pass = format!(
+            "SELECT {lock}({key})::text IS NULL;
+             SELECT EXISTS (SELECT FROM read_models.generations
+             WHERE model = '{}' AND id = {} AND retired = {})",
+            Self::NAME,
+            self.id.0,
+            self.retired
+        );
         let begin = async {
-            let mut transaction = self
-                .pool
-                .begin_with(format!("BEGIN; SELECT {lock}({key})"))
-                .await?;
-            // A statement of its own, so that it sees what happened while the gate was closed.
-            let held: bool = sqlx::query_scalar(
-                "SELECT EXISTS (SELECT FROM read_models.generations
-                 WHERE model = $1 AND id = $2 AND retired = $3)",
-            )
-            .bind(Self::NAME.0)
-            .bind(self.id.0.cast_signed())
-            .bind(self.retired)
-            .fetch_one(&mut *transaction)
-            .await?;
+            let mut transaction = self.pool.begin().await?;
+            let held = last_answer(&mut transaction, &pass).await?;
             Ok((transaction, held))
         };
         match begin.await {
@@ -256,7 +254,12 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             .projected
             .first()
             .map_or(batch.checkpoint.position, |projected| projected.position);
-        let mut transaction = self.begin(Gate::Shared).await?;
+        let gate = if M::is_alone(&batch.projected) {
+            Gate::Alone
+        } else {
+            Gate::Shared
+        };
+        let mut transaction = self.begin(gate).await?;
         let written = match self.write(&mut transaction, &batch).await {
             Ok(Written::Done) => transaction.commit().await,
             Ok(Written::AlreadyThere) => transaction.rollback().await,

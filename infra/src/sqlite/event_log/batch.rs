@@ -4,7 +4,7 @@
 //! the same checks as any other. Unique keys are only the alarm for a fault of these checks.
 
 use rusqlite::{OptionalExtension, Transaction, named_params, params};
-use socialhub_domain::Timestamp;
+use socialhub_domain::{Timestamp, UserId};
 use socialhub_event_log::{
     AnswerKey, AppendError, Appended, CredentialField, Credentials, Position, SideWrite,
     StoredAnswer, credential_key,
@@ -156,6 +156,7 @@ impl<'t> Batch<'t> {
                 let refusal = || AppendError::Unavailable("no such credentials".to_owned());
                 Ok((!known).then(refusal))
             }
+            SideWrite::Erase { .. } => Ok(None),
             SideWrite::StoreAnswer { key, answer } => {
                 let stored = side::find_answer(self.transaction, key)?;
                 let standing = stored.filter(|stored| !stored.expired(answer.stored_at));
@@ -196,7 +197,26 @@ impl<'t> Batch<'t> {
                 Ok(())
             }
             SideWrite::StoreAnswer { key, answer } => self.store_answer(key, answer),
+            SideWrite::Erase { user_id } => self.erase(*user_id),
         }
+    }
+
+    /// Notes what is left to do, and removes what can be removed at once.
+    fn erase(&self, user: UserId) -> rusqlite::Result<()> {
+        let id = id_bytes(user.0);
+        let note = "INSERT OR IGNORE INTO erasures (user_id, position, username, email)
+             SELECT ?1, ?2, c.username, c.email
+             FROM (SELECT 1) LEFT JOIN credentials c ON c.user_id = ?1";
+        self.transaction
+            .prepare_cached(note)?
+            .execute(params![id, to_sql(self.head)])?;
+        self.transaction
+            .prepare_cached("DELETE FROM credentials WHERE user_id = ?1")?
+            .execute([id])?;
+        self.transaction
+            .prepare_cached("DELETE FROM answers WHERE owner = ?1")?
+            .execute([user.to_string()])?;
+        Ok(())
     }
 
     fn insert_credentials(&self, new: &Credentials) -> rusqlite::Result<()> {

@@ -13,6 +13,7 @@ mod archive;
 mod batch;
 mod encode;
 mod follow;
+mod people;
 mod schema;
 mod side;
 mod writer;
@@ -184,6 +185,32 @@ impl SqliteEventLog {
         // Fails only when the thread is gone already.
         let _ = queue.send(Message::Close);
         let _ = thread.join();
+    }
+
+    /// Runs something on the writing thread, between two commits.
+    async fn write<T, F>(&self, work: F) -> Result<T, LogError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let unavailable = |why: String| LogError::Unavailable(why);
+        let Role::Writes { queue, .. } = &self.role else {
+            return Err(unavailable(
+                "the event log is open for reading only".to_owned(),
+            ));
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = Message::Run(Box::new(move |connection| {
+            // The asker may have gone away; the work is done all the same.
+            let _ = reply.send(work(connection));
+        }));
+        queue
+            .try_send(job)
+            .map_err(|_| unavailable("too many commands are waiting".to_owned()))?;
+        match answer.await {
+            Ok(done) => done.map_err(|error| unavailable(error.to_string())),
+            Err(_) => Err(unavailable("the event log is closed".to_owned())),
+        }
     }
 
     async fn read<T, F>(&self, query: F) -> Result<T, LogError>

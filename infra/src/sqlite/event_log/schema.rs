@@ -8,9 +8,10 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::OpenError;
 
-const MIGRATIONS: &[&str] = &[include_str!(
-    "../../../../migrations/sqlite/event_log/0001_event_log.sql"
-)];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../../migrations/sqlite/event_log/0001_event_log.sql"),
+    include_str!("../../../../migrations/sqlite/event_log/0002_erasure.sql"),
+];
 
 /// The version this program writes.
 const VERSION: usize = MIGRATIONS.len();

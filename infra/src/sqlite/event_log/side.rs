@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 use socialhub_domain::{Timestamp, UserId};
-use socialhub_event_log::{AnswerKey, Credentials, StoredAnswer, credential_key};
+use socialhub_event_log::{AnswerKey, Credentials, ERASED_EPOCH, StoredAnswer, credential_key};
 
-use crate::sqlite::connection::{from_sql, id_bytes, read_id};
+use crate::sqlite::connection::{from_sql, id_bytes, read_id, to_sql};
 
 /// By e-mail address or username, whatever the case.
 pub(super) fn find_by_identifier(
@@ -54,12 +54,13 @@ pub(super) fn credentials(row: &Row<'_>) -> rusqlite::Result<Credentials> {
     })
 }
 
-/// Every token epoch above the initial one.
+/// Every token epoch above the initial one, and that of the erased.
 pub(super) fn raised_epochs(connection: &Connection) -> rusqlite::Result<Vec<(UserId, u64)>> {
-    let sql = "SELECT user_id, token_epoch FROM credentials WHERE token_epoch > 1";
+    let sql = "SELECT user_id, token_epoch FROM credentials WHERE token_epoch > 1
+         UNION ALL SELECT user_id, ?1 FROM erasures";
     let mut statement = connection.prepare_cached(sql)?;
     let read = |row: &Row<'_>| Ok((UserId(read_id(row, 0)?), from_sql(row.get(1)?)));
-    statement.query_map([], read)?.collect()
+    statement.query_map([to_sql(ERASED_EPOCH)], read)?.collect()
 }
 
 /// The answer under a key, however old.

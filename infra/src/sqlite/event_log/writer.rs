@@ -18,7 +18,7 @@ use super::{
     encode::EncodedAppend,
     read_head,
 };
-use crate::sqlite::connection::{Durability, open_writer};
+use crate::sqlite::connection::{Durability, checkpoint, open_writer};
 
 /// How many commands one commit carries at most: enough to make the disk's part small, and few enough that the last
 /// caller of a full batch still waits only a few milliseconds.
@@ -31,6 +31,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) enum Message {
     /// A command, and where its outcome goes.
     Append(EncodedAppend, oneshot::Sender<Outcome>),
+    /// Something else to be done with the file, outside any transaction.
+    Run(Box<dyn FnOnce(&mut Connection) + Send>),
     /// Carry out what is in the queue, then end.
     Close,
 }
@@ -140,6 +142,7 @@ impl Writer {
                     commands.push(command);
                     replies.push(reply);
                 }
+                Message::Run(work) => work(&mut self.connection),
                 Message::Close => self.closing = true,
             }
         }
@@ -242,11 +245,6 @@ impl Writer {
     }
 }
 
-/// Copies the WAL into the file and empties it.
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
 #[cfg(test)]
 mod tests {
     use rusqlite::params;
@@ -287,6 +285,7 @@ mod tests {
             events: vec![NewEvent {
                 event_id: Uuid::from_u128(number),
                 event: event.into(),
+                payload: None,
             }],
             metadata: Metadata::default(),
             side: Vec::new(),

@@ -10,7 +10,7 @@ use crate::sqlite::{connection::id_bytes, model::copy_rows};
 
 /// Timelines last: they are of posts and authors. Tallies after what says whose posts are merged.
 pub(super) const KINDS: &[&str] = &[
-    "person", "follow", MERGED, "tally", "post", STRAY, "like", "comment", TIMELINE,
+    "person", "erased", "follow", MERGED, "tally", "post", STRAY, "like", "comment", TIMELINE,
 ];
 
 /// A key that is not made of what it should be names nothing that could be copied.
@@ -27,6 +27,7 @@ pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result
     };
     match entity.table {
         "person" => of_id("people", "id = ?1"),
+        "erased" => of_id("erased", "user_id = ?1"),
         "tally" => {
             of_id("tallies", "user_id = ?1")?;
             settle_merging(connection, entity)

@@ -126,6 +126,16 @@ impl FeedReader for SqliteFeedReader {
             .await
     }
 
+    async fn all_posts_of(
+        &self,
+        author: UserId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<FeedItem>, ReadError> {
+        self.read(move |connection| all_posts_of(connection, author, after, limit))
+            .await
+    }
+
     async fn comments(
         &self,
         post: PostId,
@@ -200,9 +210,10 @@ fn empty<T>() -> Page<T> {
     }
 }
 
+/// Whether somebody has the id: nobody has that of the erased any more.
 fn is_registered(connection: &Connection, id: UserId) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached("SELECT 1 FROM people WHERE id = ?1 AND username IS NOT NULL")?
+        .prepare_cached("SELECT 1 FROM people WHERE id = ?1 AND username_lower IS NOT NULL")?
         .exists([id_bytes(id.0)])
 }
 
@@ -217,7 +228,7 @@ fn profile(
                     COALESCE(t.following, 0), COALESCE(t.posts, 0), f.since IS NOT NULL
              FROM people p LEFT JOIN tallies t ON t.user_id = p.id
              LEFT JOIN follows f ON f.followed_id = p.id AND f.follower_id = ?2
-             WHERE p.id = ?1 AND p.username IS NOT NULL",
+             WHERE p.id = ?1 AND p.username_lower IS NOT NULL",
         )?
         .query_row(params![id_bytes(id.0), id_bytes(viewer.0)], |row| {
             Ok(Profile {
@@ -427,6 +438,30 @@ fn posts_of(
         items: views::at(connection, &positions.items, viewer)?,
         next: positions.next,
     }))
+}
+
+fn all_posts_of(
+    connection: &Connection,
+    author: UserId,
+    after: Position,
+    limit: usize,
+) -> rusqlite::Result<Vec<FeedItem>> {
+    let read = |row: &Row<'_>| {
+        Ok(FeedItem {
+            post_id: PostId(read_id(row, 0)?),
+            position: from_sql(row.get(1)?),
+        })
+    };
+    connection
+        .prepare_cached(
+            "SELECT id, position FROM posts WHERE author_id = ?1 AND position > ?2
+             ORDER BY position LIMIT ?3",
+        )?
+        .query_map(
+            params![id_bytes(author.0), to_sql(after), to_sql(limit as u64)],
+            read,
+        )?
+        .collect()
 }
 
 pub(super) fn home(

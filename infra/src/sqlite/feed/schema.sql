@@ -1,7 +1,8 @@
 -- The feed model. Ids are 16 bytes. `position` is the log position of the last event that changed a row; every list is
 -- sorted by the position of what it lists. There are no foreign keys: events may refer to what is not known yet.
 
--- Profiles. Without a username: an event came before the registration.
+-- Profiles. Without a username: an event came before the registration. Without one in lower case, but with one: erased,
+-- and found by nobody.
 CREATE TABLE IF NOT EXISTS people (
     id             BLOB PRIMARY KEY,
     username       TEXT,
@@ -15,6 +16,12 @@ CREATE TABLE IF NOT EXISTS people (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS people_by_username ON people (username_lower) WHERE username_lower IS NOT NULL;
 CREATE INDEX IF NOT EXISTS people_by_name ON people (name_lower, username_lower) WHERE username_lower IS NOT NULL;
+
+-- Who is erased: what comes of theirs later shows tombstones, too.
+CREATE TABLE IF NOT EXISTS erased (
+    user_id  BLOB PRIMARY KEY,
+    position INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- The counts of a profile, apart from its texts because they change all the time. `merged`: this author has so many
 -- followers that their posts are merged into feeds when they are read, not fanned out.
@@ -84,6 +91,7 @@ CREATE TABLE IF NOT EXISTS comments (
     position   INTEGER NOT NULL,
     PRIMARY KEY (post_id, id)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS comments_by_user ON comments (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS comments_in_order ON comments (post_id, created) WHERE created IS NOT NULL;
 
 -- Home timelines: every post above the person's horizon by somebody they follow whose posts are fanned out.

@@ -1,6 +1,6 @@
 //! The model against its plain fold, for any history in any order; and what its queries answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{collection::vec, prelude::*};
 use rusqlite::Connection;
@@ -8,8 +8,9 @@ use socialhub_domain::{
     CommentId, Event, PostId, Timestamp, UserId,
     event::{
         CommentDeleted, Media, PostCommented, PostCreated, PostDeleted, PostLiked, PostUnliked,
-        UserFollowed, UserProfileUpdated, UserRegistered, UserUnfollowed, Visibility,
+        UserErased, UserFollowed, UserProfileUpdated, UserRegistered, UserUnfollowed, Visibility,
     },
+    personal::redacted,
 };
 use socialhub_event_log::Position;
 use socialhub_projections::{
@@ -53,6 +54,7 @@ fn author(post: u8) -> u8 {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Person(u8),
+    Erase(u8),
     Follow(u8, u8),
     Post(u8),
     Delete(u8),
@@ -63,6 +65,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0..USERS).prop_map(Step::Person),
+        1 => (0..USERS).prop_map(Step::Erase),
         5 => (0..USERS, 0..USERS).prop_map(|(a, b)| Step::Follow(a, b)),
         6 => (0..POSTS).prop_map(Step::Post),
         1 => (0..POSTS).prop_map(Step::Delete),
@@ -79,20 +82,33 @@ fn history(steps: &[Step]) -> Vec<Event> {
         let stream = match step {
             Step::Post(n) | Step::Delete(n) => format!("Post({n})"),
             Step::Follow(a, b) if a == b => continue,
+            // One stream: first they register, last they are erased.
+            Step::Person(n) | Step::Erase(n) => format!("Person({n})"),
             other => format!("{other:?}"),
         };
         let version = versions.entry(stream).or_default();
         if let Some(event) = next_event(*step, *version, Timestamp(index as i64)) {
-            *version += 1;
+            *version = match event {
+                Event::UserErased(_) => ERASED,
+                _ => *version + 1,
+            };
             events.push(event);
         }
     }
     events
 }
 
+/// The version of the stream of somebody who is erased: nothing more is written to it.
+const ERASED: u32 = u32::MAX;
+
 fn next_event(step: Step, version: u32, timestamp: Timestamp) -> Option<Event> {
     let first_or_even = version.is_multiple_of(2);
     Some(match step {
+        Step::Person(_) | Step::Erase(_) if version == ERASED => return None,
+        Step::Erase(n) if version > 0 => Event::UserErased(UserErased {
+            user_id: user(n),
+            timestamp,
+        }),
         Step::Person(n) if version == 0 => registered(n, &format!("User{n}"), timestamp),
         Step::Person(n) => Event::UserProfileUpdated(UserProfileUpdated {
             user_id: user(n),
@@ -124,7 +140,7 @@ fn next_event(step: Step, version: u32, timestamp: Timestamp) -> Option<Event> {
             timestamp,
         }),
         Step::Comment(p, c) => comment_event(p, c, version, timestamp)?,
-        Step::Post(_) | Step::Delete(_) => return None,
+        Step::Post(_) | Step::Delete(_) | Step::Erase(_) => return None,
     })
 }
 
@@ -368,6 +384,21 @@ fn check_feeds(store: &Store, fold: &FeedFold, end: Position) {
     }
 }
 
+/// The log as it reads when the keys of the erased are destroyed.
+fn as_read_afterwards(log: &[(Position, Event)]) -> Vec<(Position, Event)> {
+    let erased: BTreeSet<UserId> = log
+        .iter()
+        .filter_map(|(_, event)| match event {
+            Event::UserErased(data) => Some(data.user_id),
+            _ => None,
+        })
+        .collect();
+    let read = |(position, event): &(Position, Event)| {
+        (*position, redacted(event, |user| erased.contains(&user)))
+    };
+    log.iter().map(read).collect()
+}
+
 fn check(steps: &[Step], deliveries: &[Delivery], limits: FeedLimits, partitioned: bool) {
     let log: Vec<(Position, Event)> = (1..).zip(history(steps)).collect();
     let mut store = Store::new(limits);
@@ -380,6 +411,16 @@ fn check(steps: &[Step], deliveries: &[Delivery], limits: FeedLimits, partitione
     for (position, event) in &log {
         fold.apply(*position, event);
     }
+    // What was projected from clear text is what the log says once the keys are gone.
+    let mut afterwards = FeedFold::default();
+    for (position, event) in as_read_afterwards(&log) {
+        afterwards.apply(position, &event);
+    }
+    assert_eq!(
+        afterwards.clone().into_rows(),
+        fold.clone().into_rows(),
+        "the fold itself"
+    );
     assert_eq!(exact(store.rows()), exact(fold.clone().into_rows()));
     assert_eq!(fold.clone().differences(store.rows()), []);
     check_feeds(&store, &fold, log.len() as Position);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use socialhub_domain::{Timestamp, UserId, event::Media};
+use socialhub_domain::{Timestamp, UserId, event::Media, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
@@ -105,7 +105,9 @@ impl<'a> Gathered<'a> {
 
     fn add(&mut self, position: Position, change: &'a FeedChange) {
         match change {
-            FeedChange::Register { .. } | FeedChange::UpdateProfile { .. } => {
+            FeedChange::Register { .. }
+            | FeedChange::UpdateProfile { .. }
+            | FeedChange::Erase { .. } => {
                 self.people.push((position, change));
             }
             FeedChange::Follow {
@@ -226,6 +228,7 @@ impl SqliteModel for SqliteFeed {
         batch: &[Projected<FeedChange>],
     ) -> rusqlite::Result<()> {
         let gathered = Gathered::from(batch);
+        // First, so that whatever else the batch brings is written under what is known of its authors then.
         for (position, change) in &gathered.people {
             write_profile(transaction, *position, change)?;
         }
@@ -292,14 +295,15 @@ impl SqliteFeed {
             }
             state.created = post.position;
             state.touch(post.position);
+            let erased = is_erased(transaction, post.author)?;
             insert.execute(params![
                 to_sql(post.position),
                 id_bytes(post.id),
                 id_bytes(post.author),
-                post.username,
-                post.content,
+                if erased { ERASED_TEXT } else { post.username },
+                if erased { ERASED_TEXT } else { post.content },
                 post.visibility,
-                media_text(post.media),
+                media_text(if erased { &[] } else { post.media }),
                 post.at.0,
             ])?;
             let tally = self.tallies.get(transaction, post.author)?;
@@ -544,9 +548,41 @@ fn write_profile(
                     to_sql(position),
                 ])?;
         }
+        FeedChange::Erase { user } => erase(transaction, *user, position)?,
         _ => {}
     }
     Ok(())
+}
+
+/// Puts tombstones in the place of everything personal about somebody, and remembers to go on so.
+fn erase(transaction: &Transaction<'_>, user: UserId, position: Position) -> rusqlite::Result<()> {
+    let id = id_bytes(user.0);
+    let position = to_sql(position);
+    transaction
+        .prepare_cached("INSERT OR IGNORE INTO erased (user_id, position) VALUES (?1, ?2)")?
+        .execute(params![id, position])?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO people (id, username, name, position) VALUES (?1, ?2, ?2, ?3)
+             ON CONFLICT (id) DO UPDATE SET username = ?2, name = ?2, username_lower = NULL,
+                 name_lower = NULL, bio = NULL, avatar = NULL, position = ?3",
+        )?
+        .execute(params![id, ERASED_TEXT, position])?;
+    for sql in [
+        "UPDATE posts SET username = ?2, content = ?2, media = NULL WHERE author_id = ?1",
+        "UPDATE comments SET username = ?2, comment = ?2 WHERE user_id = ?1",
+    ] {
+        transaction
+            .prepare_cached(sql)?
+            .execute(params![id, ERASED_TEXT])?;
+    }
+    Ok(())
+}
+
+fn is_erased(transaction: &Transaction<'_>, user: Uuid) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached("SELECT 1 FROM erased WHERE user_id = ?1")?
+        .exists([id_bytes(user)])
 }
 
 /// Writes a follow unless a later event has been there; answers whether it was active before.
@@ -644,6 +680,7 @@ fn insert_comment(
     comment: &NewComment<'_>,
 ) -> rusqlite::Result<bool> {
     let position = to_sql(comment.position);
+    let erased = is_erased(transaction, comment.user)?;
     let inserted = transaction
         .prepare_cached(
             "INSERT OR IGNORE INTO comments
@@ -655,8 +692,12 @@ fn insert_comment(
             id_bytes(id),
             position,
             id_bytes(comment.user),
-            comment.username,
-            comment.text,
+            if erased {
+                ERASED_TEXT
+            } else {
+                comment.username
+            },
+            if erased { ERASED_TEXT } else { comment.text },
             comment.at.0,
         ])?;
     Ok(inserted == 1)

@@ -8,9 +8,10 @@ use socialhub_domain::{
     CommentId, Event, NotificationId, PostId, Timestamp, UserId,
     event::{
         CommentDeleted, NotificationAllRead, NotificationDeleted, NotificationRead, PostCommented,
-        PostCreated, PostDeleted, PostLiked, PostUnliked, UserFollowChanged, UserFollowed,
-        UserUnfollowed, Visibility,
+        PostCreated, PostDeleted, PostLiked, PostUnliked, UserErased, UserFollowChanged,
+        UserFollowed, UserUnfollowed, Visibility,
     },
+    personal::redacted,
 };
 use socialhub_event_log::Position;
 use socialhub_projections::{
@@ -60,6 +61,7 @@ pub(crate) struct History {
     likes: HashMap<(PostId, UserId), Timestamp>,
     comments: Vec<(PostId, CommentId, Timestamp, bool)>,
     follows: BTreeMap<(UserId, UserId), bool>,
+    erased: BTreeSet<UserId>,
     notifications: BTreeSet<NotificationId>,
 }
 
@@ -272,6 +274,14 @@ impl History {
             .insert(About::Follow { follower }.id(author));
     }
 
+    /// Erases somebody, once. What others know of it is stale, so their own commands may still come after it.
+    pub(crate) fn erase(&mut self, user_id: UserId) {
+        let timestamp = self.time(1);
+        if self.erased.insert(user_id) {
+            self.push(format!("user/{user_id}"), UserErased { user_id, timestamp });
+        }
+    }
+
     pub(crate) fn mark_read(&mut self, user_id: UserId, notification_id: NotificationId) {
         let timestamp = self.time(1);
         self.push(
@@ -347,6 +357,7 @@ impl History {
                 }
             }
             19 => self.read_all(first, self.head().saturating_sub(u64::from(c) % 8)),
+            20 => self.erase(first),
             _ => {}
         }
     }
@@ -354,7 +365,7 @@ impl History {
 
 /// A legal history of up to `length` steps.
 pub(crate) fn histories(length: usize) -> impl Strategy<Value = Vec<Entry>> {
-    prop::collection::vec((0_u8..20, any::<u8>(), any::<u8>(), any::<u8>()), 1..length).prop_map(
+    prop::collection::vec((0_u8..21, any::<u8>(), any::<u8>(), any::<u8>()), 1..length).prop_map(
         |steps| {
             let mut history = History::default();
             for step in steps {
@@ -434,7 +445,23 @@ pub(crate) fn fold<F: ModelFold>(entries: &[Entry]) -> F {
     fold
 }
 
-/// Where the model, after a delivery, is not what the log says.
+/// The log as it reads when the keys of the erased are destroyed.
+pub(crate) fn as_read_afterwards(log: &[Entry]) -> Vec<Entry> {
+    let erased: BTreeSet<UserId> = log
+        .iter()
+        .filter_map(|entry| match &entry.event {
+            Event::UserErased(data) => Some(data.user_id),
+            _ => None,
+        })
+        .collect();
+    let read = |entry: &Entry| Entry {
+        event: redacted(&entry.event, |user| erased.contains(&user)),
+        ..entry.clone()
+    };
+    log.iter().map(read).collect()
+}
+
+/// Where the model, after a delivery of clear text, is not what the log says afterwards.
 pub(crate) fn differences<M: SqliteModel>(
     log: &[Entry],
     delivery: &[Entry],
@@ -443,7 +470,8 @@ pub(crate) fn differences<M: SqliteModel>(
     let mut connection = Connection::open_in_memory().unwrap();
     let mut model = open::<M>(&connection);
     deliver(&mut connection, &mut model, delivery, batches);
-    fold::<M::Fold>(log).differences(M::rows(&connection).unwrap())
+    let log = as_read_afterwards(log);
+    fold::<M::Fold>(&log).differences(M::rows(&connection).unwrap())
 }
 
 /// Sizes of batches, and which are rolled back and written again.

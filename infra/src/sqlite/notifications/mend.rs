@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::sqlite::{connection::id_bytes, model::copy_rows};
 
 /// People first: notifications are kept by the number that a person has here.
-pub(super) const KINDS: &[&str] = &["person", "gone", "mark", "wish", "notification"];
+pub(super) const KINDS: &[&str] = &["person", "erased", "gone", "mark", "wish", "notification"];
 
 /// A key that is not made of what it should be names nothing that could be copied.
 pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
@@ -29,6 +29,7 @@ pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result
     };
     match entity.table {
         "gone" | "mark" => copy_rows(connection, entity.table, "id = ?1", &[&id_bytes(id)]),
+        "erased" => copy_rows(connection, "erased", "person = ?1", &[&id_bytes(id)]),
         "person" => mend_person(connection, id),
         "notification" => {
             copy_rows(connection, "mark", "id = ?1", &[&id_bytes(id)])?;
@@ -53,6 +54,7 @@ fn mend_person(connection: &Connection, person: Uuid) -> rusqlite::Result<()> {
     )
 }
 
+/// Names stand with people, so whoever did it goes by the name that they have in the other generation.
 fn mend_notification(connection: &Connection, id: Uuid) -> rusqlite::Result<()> {
     all(
         connection,
@@ -63,13 +65,20 @@ fn mend_notification(connection: &Connection, id: Uuid) -> rusqlite::Result<()> 
              SELECT r.person, r.unread, r.read_up_to, r.changed
              FROM other.notification n JOIN other.recipient r ON r.number = n.recipient
              WHERE n.id = ?1",
+            "INSERT INTO main.recipient (person, username, unread, read_up_to, changed)
+             SELECT a.person, a.username, a.unread, a.read_up_to, a.changed
+             FROM other.notification n JOIN other.recipient a ON a.number = n.actor
+             WHERE n.id = ?1
+             ON CONFLICT (person) DO UPDATE SET username = excluded.username",
             "INSERT INTO main.notification
-                 (id, recipient, position, kind, actor, post, comment, username, at, flags, changed)
-             SELECT n.id, mine.number, n.position, n.kind, n.actor, n.post, n.comment, n.username,
-                 n.at, n.flags, n.changed
+                 (id, recipient, position, kind, actor, post, comment, at, flags, changed)
+             SELECT n.id, mine.number, n.position, n.kind, actor.number, n.post, n.comment, n.at,
+                 n.flags, n.changed
              FROM other.notification n
              JOIN other.recipient theirs ON theirs.number = n.recipient
              JOIN main.recipient mine ON mine.person = theirs.person
+             JOIN other.recipient their_actor ON their_actor.number = n.actor
+             JOIN main.recipient actor ON actor.person = their_actor.person
              WHERE n.id = ?1",
         ],
     )

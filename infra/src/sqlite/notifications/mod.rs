@@ -59,7 +59,8 @@ impl SqliteModel for SqliteNotifications {
     type Projection = Notifications;
     type Fold = NotificationFold;
 
-    // People have small numbers here, which makes the index of lists half as large as with their ids.
+    // People have small numbers here, which makes the index of lists half as large as with their ids. Their names stand
+    // with them, not with each notification: people keep their usernames, and who is erased is renamed in one place.
     // `mark` holds the marks that wait for their notification. In `wish`, the interval that is still open ends at the
     // highest integer, so open ones come last and a post skips all that ended before it.
     const SCHEMA: &'static str = "
@@ -69,10 +70,9 @@ impl SqliteModel for SqliteNotifications {
             recipient INTEGER NOT NULL,
             position INTEGER NOT NULL,
             kind INTEGER NOT NULL,
-            actor BLOB NOT NULL,
+            actor INTEGER NOT NULL,
             post BLOB,
             comment BLOB,
-            username TEXT NOT NULL,
             at INTEGER NOT NULL,
             flags INTEGER NOT NULL,
             changed INTEGER NOT NULL
@@ -86,6 +86,7 @@ impl SqliteModel for SqliteNotifications {
         CREATE TABLE IF NOT EXISTS recipient (
             number INTEGER PRIMARY KEY,
             person BLOB NOT NULL UNIQUE,
+            username TEXT,
             unread INTEGER NOT NULL,
             read_up_to INTEGER NOT NULL,
             changed INTEGER NOT NULL
@@ -96,6 +97,10 @@ impl SqliteModel for SqliteNotifications {
             follower BLOB NOT NULL,
             since INTEGER NOT NULL,
             PRIMARY KEY (author, until, follower)
+        ) WITHOUT ROWID;
+        CREATE TABLE IF NOT EXISTS erased (
+            person BLOB PRIMARY KEY,
+            changed INTEGER NOT NULL
         ) WITHOUT ROWID;
         CREATE TABLE IF NOT EXISTS gone (
             id BLOB PRIMARY KEY,
@@ -147,7 +152,15 @@ fn stored_kind(about: &About) -> i64 {
     }
 }
 
-/// Reads a notice from the columns `kind, actor, post, comment, username, at`, from the first on.
+/// What [`read_notice`] reads, of a notification `n` and whoever did it, `a`.
+macro_rules! notice_columns {
+    () => {
+        "n.kind, a.person, n.post, n.comment, a.username, n.at"
+    };
+}
+use notice_columns;
+
+/// Reads a notice from the columns `notice_columns!`, from the first on.
 fn read_notice(row: &Row<'_>, recipient: UserId) -> rusqlite::Result<Notice> {
     let actor = UserId(read_id(row, 1)?);
     let post = || read_id(row, 2).map(PostId);

@@ -10,11 +10,25 @@ use socialhub_projections::{
     page::{Page, PageRequest, PageStart},
 };
 
-use super::{flag, read_notice};
+use super::{flag, notice_columns, read_notice};
 use crate::sqlite::{
     connection::{from_sql, id_bytes, read_id, to_sql},
     generations::CurrentReaders,
 };
+
+/// Notifications for [`view`]; a condition on `n` follows.
+macro_rules! notices {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            notice_columns!(),
+            ", n.position, n.flags
+             FROM notification n CROSS JOIN recipient a ON a.number = n.actor
+             WHERE ",
+            $condition
+        )
+    };
+}
 
 /// Reads the current generation of the `notifications` model.
 #[derive(Debug, Clone)]
@@ -129,11 +143,10 @@ fn all_items(
     page: &PageRequest,
 ) -> rusqlite::Result<Vec<NotificationView>> {
     connection
-        .prepare_cached(
-            "SELECT kind, actor, post, comment, username, at, position, flags
-             FROM notification WHERE recipient = ?1 AND position < ?2 AND flags < 2
-             ORDER BY position DESC LIMIT ?3 OFFSET ?4",
-        )?
+        .prepare_cached(notices!(
+            "n.recipient = ?1 AND n.position < ?2 AND n.flags < 2
+                 ORDER BY n.position DESC LIMIT ?3 OFFSET ?4"
+        ))?
         .query_map(
             [
                 owner.number,
@@ -161,12 +174,10 @@ fn unread_items(
         return Ok(Vec::new());
     }
     connection
-        .prepare_cached(
-            "SELECT kind, actor, post, comment, username, at, position, flags
-             FROM notification
-             WHERE recipient = ?1 AND position < ?2 AND position > ?5 AND flags = 0
-             ORDER BY position DESC LIMIT ?3 OFFSET ?4",
-        )?
+        .prepare_cached(notices!(
+            "n.recipient = ?1 AND n.position < ?2 AND n.position > ?5 AND n.flags = 0
+                 ORDER BY n.position DESC LIMIT ?3 OFFSET ?4"
+        ))?
         .query_map(
             [
                 owner.number,
@@ -180,7 +191,7 @@ fn unread_items(
         .collect()
 }
 
-/// From the columns `kind, actor, post, comment, username, at, position, flags`.
+/// From the columns of `notices!`.
 fn view(row: &Row<'_>, owner: Owner) -> rusqlite::Result<NotificationView> {
     let position: i64 = row.get(6)?;
     let flags: i64 = row.get(7)?;
@@ -209,11 +220,10 @@ fn list_after(
         return Ok(Vec::new());
     };
     transaction
-        .prepare_cached(
-            "SELECT kind, actor, post, comment, username, at, position, flags
-             FROM notification WHERE recipient = ?1 AND position > ?2 AND flags < 2
-             ORDER BY position LIMIT ?3",
-        )?
+        .prepare_cached(notices!(
+            "n.recipient = ?1 AND n.position > ?2 AND n.flags < 2
+                 ORDER BY n.position LIMIT ?3"
+        ))?
         .query_map([owner.number, to_sql(after), to_sql(limit as u64)], |row| {
             view(row, owner)
         })?

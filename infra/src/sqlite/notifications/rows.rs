@@ -6,7 +6,7 @@ use socialhub_domain::UserId;
 use socialhub_projections::verify::ModelRow;
 use uuid::Uuid;
 
-use super::{flag, read_notice, wishes::OPEN};
+use super::{flag, notice_columns, read_notice, wishes::OPEN};
 use crate::sqlite::connection::{from_sql, read_id};
 
 pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
@@ -18,12 +18,19 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
         }
         Ok::<_, rusqlite::Error>(())
     };
-    collect("SELECT id, changed FROM gone", gone)?;
+    collect("SELECT id, changed FROM gone", |row| bare("gone", row))?;
+    collect("SELECT person, changed FROM erased", |row| {
+        bare("erased", row)
+    })?;
     collect("SELECT id, flags, changed FROM mark", mark)?;
     collect(
-        "SELECT kind, actor, post, comment, username, at, position, flags,
-             position <= r.read_up_to, n.changed, r.person, n.id
-         FROM notification n JOIN recipient r ON r.number = n.recipient",
+        concat!(
+            "SELECT ",
+            notice_columns!(),
+            ", n.position, n.flags, n.position <= r.read_up_to, n.changed, r.person, n.id
+             FROM notification n JOIN recipient r ON r.number = n.recipient
+             JOIN recipient a ON a.number = n.actor"
+        ),
         notification,
     )?;
     // A person whose last notification was taken out again has a row, but nothing to say.
@@ -40,9 +47,10 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
     Ok(rows)
 }
 
-fn gone(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+/// An id and the position it is there since.
+fn bare(table: &'static str, row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
-        table: "gone",
+        table,
         key: read_id(row, 0)?.to_string(),
         value: json!({}),
         position: from_sql(row.get(1)?),

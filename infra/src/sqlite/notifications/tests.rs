@@ -485,9 +485,10 @@ async fn marks_tombstones_and_wishes_are_rows_too() {
     let post = history.create(user(AUTHOR), Visibility::Public);
     history.delete(post);
     history.mark_read(user(AUTHOR), NotificationId(uuid::Uuid::nil()));
+    history.erase(user(OTHER));
     let model = Model::after(&history.entries);
     let rows = SqliteNotifications::rows(&model.connection).unwrap();
     let tables: std::collections::BTreeSet<_> = rows.iter().map(|row| row.table).collect();
-    let expected = ["gone", "mark", "notification", "person", "wish"];
+    let expected = ["erased", "gone", "mark", "notification", "person", "wish"];
     assert!(tables.into_iter().eq(expected));
 }

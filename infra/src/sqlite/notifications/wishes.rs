@@ -139,9 +139,9 @@ impl Writer<'_> {
     ) -> rusqlite::Result<Vec<Announced>> {
         self.transaction
             .prepare_cached(
-                "SELECT position, post, username, at FROM notification
-                 WHERE recipient = (SELECT number FROM recipient WHERE person = ?1)
-                     AND position > ?2 AND kind = ?3",
+                "SELECT n.position, n.post, a.username, n.at
+                 FROM recipient a CROSS JOIN notification n ON n.recipient = a.number
+                 WHERE a.person = ?1 AND n.position > ?2 AND n.kind = ?3",
             )?
             .query_map(
                 params![id_bytes(author.0), to_sql(position), kind::OWN_POST],

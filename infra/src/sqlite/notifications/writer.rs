@@ -3,7 +3,7 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use rusqlite::{CachedStatement, OptionalExtension, Row, Transaction, params};
-use socialhub_domain::{CommentId, NotificationId, PostId, UserId};
+use socialhub_domain::{CommentId, NotificationId, PostId, UserId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::notifications::{
     About, Notice, NotificationChange, comment_id, ids_about,
@@ -20,26 +20,32 @@ pub(super) struct Writer<'t> {
     find_gone: CachedStatement<'t>,
     find_recipient: CachedStatement<'t>,
     new_recipient: CachedStatement<'t>,
+    find_erased: CachedStatement<'t>,
     /// As they will be; written at the end.
     people: HashMap<UserId, Recipient>,
 }
 
 /// A person's row.
-#[derive(Clone, Copy)]
 struct Recipient {
     number: i64,
+    /// What they are called in what others are told of them; none before somebody is.
+    username: Option<String>,
     unread: i64,
     read_up_to: i64,
     changed: Position,
+    /// Whether the row must be written.
+    touched: bool,
 }
 
 impl Recipient {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             number: row.get(0)?,
-            unread: row.get(1)?,
-            read_up_to: row.get(2)?,
-            changed: from_sql(row.get(3)?),
+            username: row.get(1)?,
+            unread: row.get(2)?,
+            read_up_to: row.get(3)?,
+            changed: from_sql(row.get(4)?),
+            touched: false,
         })
     }
 }
@@ -82,18 +88,20 @@ impl<'t> Writer<'t> {
             transaction,
             insert: transaction.prepare_cached(
                 "INSERT OR IGNORE INTO notification (recipient, position, id, kind, actor, post,
-                     comment, username, at, flags, changed)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                     comment, at, flags, changed)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?,
             find_mark: transaction.prepare_cached("SELECT flags FROM mark WHERE id = ?1")?,
             find_gone: transaction.prepare_cached("SELECT 1 FROM gone WHERE id IN (?1, ?2)")?,
             find_recipient: transaction.prepare_cached(
-                "SELECT number, unread, read_up_to, changed FROM recipient WHERE person = ?1",
+                "SELECT number, username, unread, read_up_to, changed FROM recipient
+                 WHERE person = ?1",
             )?,
             new_recipient: transaction.prepare_cached(
                 "INSERT INTO recipient (person, unread, read_up_to, changed) VALUES (?1, 0, 0, 0)
-                 RETURNING number, unread, read_up_to, changed",
+                 RETURNING number, username, unread, read_up_to, changed",
             )?,
+            find_erased: transaction.prepare_cached("SELECT 1 FROM erased WHERE person = ?1")?,
             people: HashMap::new(),
         })
     }
@@ -125,6 +133,7 @@ impl<'t> Writer<'t> {
             NotificationChange::Wish {
                 author, follower, ..
             } => self.close_wish(position, *author, *follower),
+            NotificationChange::Erase(user) => self.erase(position, *user),
             NotificationChange::PostGone(post) => self.post_gone(position, *post),
             NotificationChange::CommentGone { post, comment } => {
                 self.comment_gone(position, *post, *comment)
@@ -154,15 +163,15 @@ impl<'t> Writer<'t> {
             .optional()?;
         let flags = marks.unwrap_or(0) | if gone { flag::GONE } else { 0 };
         let recipient = self.recipient(notice.recipient)?.number;
+        let actor = self.actor(about.actor(), &notice.username)?;
         let inserted = self.insert.execute(params![
             recipient,
             to_sql(position),
             id,
             stored_kind(about),
-            id_bytes(about.actor().0),
+            actor,
             post,
             comment,
-            notice.username,
             notice.at.0,
             flags,
             to_sql(changed),
@@ -189,10 +198,43 @@ impl<'t> Writer<'t> {
     ) -> rusqlite::Result<()> {
         let recipient = self.recipient(person)?;
         recipient.changed = recipient.changed.max(changed);
+        recipient.touched = true;
         if flags == 0 && to_sql(position) > recipient.read_up_to {
             recipient.unread += by;
         }
         Ok(())
+    }
+
+    /// The number of somebody who did something, and is called so.
+    fn actor(&mut self, person: UserId, username: &str) -> rusqlite::Result<i64> {
+        let known = self.recipient(person)?;
+        let number = known.number;
+        if known.username.as_deref() == Some(username)
+            || self.find_erased.exists([id_bytes(person.0)])?
+        {
+            return Ok(number);
+        }
+        self.rename(person, username)?;
+        Ok(number)
+    }
+
+    /// Written at once: late announcements of the same batch read it.
+    fn rename(&mut self, person: UserId, username: &str) -> rusqlite::Result<()> {
+        let transaction = self.transaction;
+        let known = self.recipient(person)?;
+        known.username = Some(username.to_owned());
+        transaction
+            .prepare_cached("UPDATE recipient SET username = ?2 WHERE number = ?1")?
+            .execute(params![known.number, username])?;
+        Ok(())
+    }
+
+    /// From now on, and for what was told before, they go by the tombstone's name.
+    fn erase(&mut self, changed: Position, person: UserId) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("INSERT OR IGNORE INTO erased (person, changed) VALUES (?1, ?2)")?
+            .execute(params![id_bytes(person.0), to_sql(changed)])?;
+        self.rename(person, ERASED_TEXT)
     }
 
     fn recipient(&mut self, person: UserId) -> rusqlite::Result<&mut Recipient> {
@@ -277,8 +319,9 @@ impl<'t> Writer<'t> {
         up_to: Position,
     ) -> rusqlite::Result<()> {
         let up_to = to_sql(up_to);
-        let recipient = *self.recipient(user)?;
-        if up_to <= recipient.read_up_to {
+        let recipient = self.recipient(user)?;
+        let (number, read_up_to) = (recipient.number, recipient.read_up_to);
+        if up_to <= read_up_to {
             return Ok(());
         }
         let newly_read: i64 = if recipient.unread == 0 {
@@ -289,14 +332,13 @@ impl<'t> Writer<'t> {
                     "SELECT count(*) FROM notification
                      WHERE recipient = ?1 AND position > ?2 AND position <= ?3 AND flags = 0",
                 )?
-                .query_row([recipient.number, recipient.read_up_to, up_to], |row| {
-                    row.get(0)
-                })?
+                .query_row([number, read_up_to, up_to], |row| row.get(0))?
         };
         let recipient = self.recipient(user)?;
         recipient.unread -= newly_read;
         recipient.read_up_to = up_to;
         recipient.changed = recipient.changed.max(changed);
+        recipient.touched = true;
         Ok(())
     }
 
@@ -341,7 +383,7 @@ impl<'t> Writer<'t> {
         let mut write = self.transaction.prepare_cached(
             "UPDATE recipient SET unread = ?2, read_up_to = ?3, changed = ?4 WHERE number = ?1",
         )?;
-        for recipient in self.people.values() {
+        for recipient in self.people.values().filter(|person| person.touched) {
             write.execute([
                 recipient.number,
                 recipient.unread,

@@ -1,0 +1,195 @@
+//! The keys of people and what is left to do for the erased: in the log's database.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use socialhub_domain::{Timestamp, UserId};
+use socialhub_event_log::{
+    ErasureStore, KeyRecord, KeyState, LogError, PendingErasure, PersonKey, PersonKeys, Position,
+};
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use super::{PgEventLog, answer};
+use crate::postgres::connect::{from_sql, retrying, to_sql};
+
+type KeyRow = (Uuid, Option<Vec<u8>>, Option<i64>);
+
+fn record((user, key, erased_at): KeyRow) -> Result<KeyRecord, sqlx::Error> {
+    let key = key
+        .map(|bytes| bytes.try_into().map(PersonKey))
+        .transpose()
+        .map_err(|_| sqlx::Error::Decode("a key of another length".into()))?;
+    Ok(KeyRecord {
+        user_id: UserId(user),
+        key,
+        erased_at: erased_at.map(from_sql),
+    })
+}
+
+pub(super) async fn find(
+    executor: impl PgExecutor<'_>,
+    people: &[Uuid],
+) -> Result<HashMap<UserId, KeyState>, sqlx::Error> {
+    let sql = "SELECT k.user_id, k.key, k.erased_at FROM unnest($1::uuid[]) AS u (id)
+         JOIN person_keys AS k ON k.user_id = u.id";
+    let rows: Vec<KeyRow> = sqlx::query_as(sql).bind(people).fetch_all(executor).await?;
+    rows.into_iter()
+        .map(|row| record(row).map(|record| (record.user_id, record.state())))
+        .collect()
+}
+
+async fn offer(pool: &PgPool, people: &[Uuid], keys: &[&[u8]]) -> Result<(), sqlx::Error> {
+    let sql = "INSERT INTO person_keys (user_id, key) SELECT * FROM unnest($1::uuid[], $2::bytea[])
+         ON CONFLICT DO NOTHING";
+    let offered = sqlx::query(sql).bind(people).bind(keys);
+    offered.execute(pool).await.map(|_| ())
+}
+
+async fn destroy(pool: &PgPool, user: UserId, position: Position) -> Result<(), sqlx::Error> {
+    let sql = "INSERT INTO person_keys AS k (user_id, erased_at) VALUES ($1, $2)
+         ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
+         WHERE k.erased_at IS NULL";
+    let destroyed = sqlx::query(sql).bind(user.0).bind(to_sql(position));
+    destroyed.execute(pool).await.map(|_| ())
+}
+
+pub(super) async fn page(
+    pool: &PgPool,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<Vec<KeyRecord>, sqlx::Error> {
+    let sql = "SELECT user_id, key, erased_at FROM person_keys
+         WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $2";
+    let rows: Vec<KeyRow> = sqlx::query_as(sql)
+        .bind(after.map(|user| user.0))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await?;
+    rows.into_iter().map(record).collect()
+}
+
+/// Answers how many records changed anything.
+pub(super) async fn restore(
+    executor: impl PgExecutor<'_>,
+    records: &[KeyRecord],
+) -> Result<u64, sqlx::Error> {
+    let sql = "INSERT INTO person_keys AS k (user_id, key, erased_at)
+         SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bigint[])
+         ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
+         WHERE k.erased_at IS NULL AND excluded.erased_at IS NOT NULL";
+    let users: Vec<Uuid> = records.iter().map(|record| record.user_id.0).collect();
+    let keys: Vec<Option<&[u8]>> = records
+        .iter()
+        .map(|record| record.key.as_ref().map(|key| &key.0[..]))
+        .collect();
+    let erased: Vec<Option<i64>> = records
+        .iter()
+        .map(|record| record.erased_at.map(to_sql))
+        .collect();
+    let restored = sqlx::query(sql).bind(users).bind(keys).bind(erased);
+    restored
+        .execute(executor)
+        .await
+        .map(|done| done.rows_affected())
+}
+
+#[async_trait]
+impl PersonKeys for PgEventLog {
+    async fn find(&self, people: &[UserId]) -> Result<HashMap<UserId, KeyState>, LogError> {
+        let people: Vec<Uuid> = people.iter().map(|user| user.0).collect();
+        answer(retrying(|| find(&self.pool, &people)).await)
+    }
+
+    async fn obtain(
+        &self,
+        offered: Vec<(UserId, PersonKey)>,
+    ) -> Result<HashMap<UserId, KeyState>, LogError> {
+        let people: Vec<Uuid> = offered.iter().map(|(user, _)| user.0).collect();
+        let keys: Vec<&[u8]> = offered.iter().map(|(_, key)| &key.0[..]).collect();
+        answer(retrying(|| offer(&self.pool, &people, &keys)).await)?;
+        // A statement of its own: it sees whoever was faster.
+        answer(retrying(|| find(&self.pool, &people)).await)
+    }
+
+    async fn destroy(&self, user_id: UserId, position: Position) -> Result<(), LogError> {
+        answer(retrying(|| destroy(&self.pool, user_id, position)).await)
+    }
+
+    async fn page(&self, after: Option<UserId>, limit: usize) -> Result<Vec<KeyRecord>, LogError> {
+        answer(retrying(|| page(&self.pool, after, limit)).await)
+    }
+
+    async fn restore(&self, records: Vec<KeyRecord>) -> Result<(), LogError> {
+        answer(retrying(|| restore(&self.pool, &records)).await).map(|_| ())
+    }
+}
+
+async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, sqlx::Error> {
+    let sql = "SELECT e.aggregate_id::uuid, e.position, r.username, r.email
+         FROM events AS e LEFT JOIN erasures AS r ON r.user_id = e.aggregate_id::uuid
+         WHERE e.event_type = 'user.erased' AND e.position > $1 AND r.completed_at IS NULL
+         ORDER BY e.position";
+    let rows: Vec<(Uuid, i64, Option<String>, Option<String>)> = sqlx::query_as(sql)
+        .bind(to_sql(after))
+        .fetch_all(pool)
+        .await?;
+    let read = |(user, position, username, email)| PendingErasure {
+        user_id: UserId(user),
+        position: from_sql(position),
+        username,
+        email,
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
+    let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
+             SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
+             WHERE e.aggregate_type = 'user' AND e.aggregate_id = k.user_id::text
+         ) AS stream
+         WHERE k.erased_at IS NOT NULL AND NOT stream.said";
+    let found: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(pool).await?;
+    Ok(found.into_iter().map(UserId).collect())
+}
+
+async fn forget_answers(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
+    let sql = "DELETE FROM answers WHERE owner = $1 OR position($1 IN body) > 0";
+    let forgotten = sqlx::query(sql).bind(user.to_string());
+    forgotten.execute(pool).await.map(|_| ())
+}
+
+async fn complete(
+    pool: &PgPool,
+    erasure: &PendingErasure,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let sql = "INSERT INTO erasures (user_id, position, completed_at) VALUES ($1, $2, $3)
+         ON CONFLICT (user_id) DO UPDATE
+         SET username = NULL, email = NULL, completed_at = excluded.completed_at";
+    let completed = sqlx::query(sql)
+        .bind(erasure.user_id.0)
+        .bind(to_sql(erasure.position))
+        .bind(at.0);
+    completed.execute(pool).await.map(|_| ())
+}
+
+#[async_trait]
+impl ErasureStore for PgEventLog {
+    async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
+        answer(retrying(|| pending(&self.pool, after)).await)
+    }
+
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
+        answer(retrying(|| unsaid(&self.pool)).await)
+    }
+
+    async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
+        answer(retrying(|| forget_answers(&self.pool, user_id)).await)
+    }
+
+    /// What was overwritten is cleared away by the server's own vacuum.
+    async fn complete(&self, erasure: &PendingErasure, at: Timestamp) -> Result<(), LogError> {
+        answer(retrying(|| complete(&self.pool, erasure, at)).await)
+    }
+}

@@ -1,0 +1,176 @@
+//! The places that hold something of people, beside the log: how each erases it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use socialhub_chat::{ChatLog, PresenceStore};
+use socialhub_commands::ports::{Mailer, OtpStore};
+use socialhub_event_log::{Erasable, NotErased, PendingErasure, credential_key};
+use socialhub_infra::media::Media;
+use socialhub_projections::{
+    feed::FeedReader,
+    runtime::{GenerationState, ModelControl},
+};
+
+/// Posts whose files are removed at the same time; stores may be far away.
+const SIDE_BY_SIDE: usize = 8;
+/// Posts that are asked for at once.
+const POSTS: usize = 500;
+
+fn not_erased(error: impl std::fmt::Display) -> NotErased {
+    NotErased(error.to_string())
+}
+
+/// The read models. Their projectors write the tombstones; here it is waited for that each has come to the erasure, and
+/// generations that never will are removed: those kept for a rollback, and what is left of a killed rebuild.
+pub struct ModelErasure(pub Vec<Arc<dyn ModelControl>>);
+
+#[async_trait]
+impl Erasable for ModelErasure {
+    fn name(&self) -> &'static str {
+        "read models"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        for model in &self.0 {
+            let mut outdated = false;
+            for generation in model.generations().await.map_err(not_erased)? {
+                let place = model.place(&generation).await.map_err(not_erased)?;
+                if place >= erasure.position {
+                    continue;
+                }
+                if generation.state == GenerationState::Current {
+                    let (name, upto) = (model.name(), erasure.position);
+                    let reason = format!("`{name}` is at {place} and has not come to {upto}");
+                    return Err(NotErased(reason));
+                }
+                outdated = true;
+            }
+            if outdated {
+                // Refused while one is being filled, which will come to it by itself.
+                model.prune().await.map_err(not_erased)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What they wrote in chats.
+pub struct ChatErasure(pub Arc<dyn ChatLog>);
+
+#[async_trait]
+impl Erasable for ChatErasure {
+    fn name(&self) -> &'static str {
+        "chat"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.0.erase(erasure.user_id).await.map_err(not_erased)
+    }
+}
+
+/// Where they were in chats. Their sockets end by themselves: their tokens are dead.
+pub struct PresenceErasure(pub Arc<dyn PresenceStore>);
+
+#[async_trait]
+impl Erasable for PresenceErasure {
+    fn name(&self) -> &'static str {
+        "presence"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.0.erase(erasure.user_id).await.map_err(not_erased)
+    }
+}
+
+/// The files of their posts. Which posts there are, the feed knows once it has come to the erasure; whatever is posted
+/// later by a request that was under way, the sweeper finds.
+pub struct MediaErasure {
+    media: Arc<dyn Media>,
+    feed: Arc<dyn FeedReader>,
+    /// Says when the feed has come to the erasure.
+    models: Arc<ModelErasure>,
+}
+
+impl MediaErasure {
+    /// Removes files from `media`.
+    pub fn new(
+        media: Arc<dyn Media>,
+        feed: Arc<dyn FeedReader>,
+        models: Arc<ModelErasure>,
+    ) -> Self {
+        Self {
+            media,
+            feed,
+            models,
+        }
+    }
+}
+
+#[async_trait]
+impl Erasable for MediaErasure {
+    fn name(&self) -> &'static str {
+        "media"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.models.erase(erasure).await?;
+        let mut after = 0;
+        loop {
+            let posts = self
+                .feed
+                .all_posts_of(erasure.user_id, after, POSTS)
+                .await
+                .map_err(not_erased)?;
+            let Some(last) = posts.last() else {
+                return Ok(());
+            };
+            after = last.position;
+            stream::iter(posts)
+                .map(|post| self.media.remove_post(post.post_id))
+                .buffer_unordered(SIDE_BY_SIDE)
+                .try_for_each(|()| async { Ok(()) })
+                .await
+                .map_err(not_erased)?;
+        }
+    }
+}
+
+/// Mails to them that are kept in files.
+pub struct MailErasure(pub Arc<dyn Mailer>);
+
+#[async_trait]
+impl Erasable for MailErasure {
+    fn name(&self) -> &'static str {
+        "mails"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        match &erasure.email {
+            Some(email) => self.0.forget(email).await.map_err(not_erased),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A one-time code on its way to them.
+pub struct CodeErasure(pub Arc<dyn OtpStore>);
+
+#[async_trait]
+impl Erasable for CodeErasure {
+    fn name(&self) -> &'static str {
+        "one-time codes"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        match &erasure.email {
+            Some(email) => self
+                .0
+                .burn(&credential_key(email))
+                .await
+                .map_err(not_erased),
+            None => Ok(()),
+        }
+    }
+}
