@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
-use socialhub_domain::{Event, Timestamp};
+use socialhub_domain::{Event, Timestamp, personal};
 use socialhub_event_log::{Position, WireRecord};
 use uuid::Uuid;
 
@@ -144,6 +144,8 @@ fn impersonal(event: &Event) -> Option<Map<String, Value>> {
     let Some(Value::Object(mut data)) = envelope.remove("data") else {
         return None;
     };
+    let personal = personal::fields_of(event.event_type());
+    data.retain(|name, _| name == "media" || !personal.iter().any(|field| field.field == *name));
     let files = data.get("media").and_then(Value::as_array).map(Vec::len);
     data.retain(|name, value| match value {
         Value::Number(_) | Value::Bool(_) => true,
@@ -215,6 +217,13 @@ mod tests {
                 let id = value.as_str().is_some_and(is_id);
                 let free = value.is_number() || value.is_boolean() || id || name == "visibility";
                 assert_eq!(kept, free, "{event_type}: {name}");
+            }
+            for field in personal::fields_of(event_type) {
+                assert!(
+                    !payload.contains_key(&field.field),
+                    "{event_type}: {}",
+                    field.field
+                );
             }
             assert!(found.actor_id.is_some(), "{event_type}");
         }

@@ -95,8 +95,9 @@ impl World {
             let found = environment.iter().find(|(name, _)| name == wanted);
             found.unwrap().1.clone()
         };
-        PgEventLog::migrate(&find("DATABASE_URL")).await.unwrap();
-        let log = PgEventLog::connect(&find("DATABASE_URL"), Arc::new(SystemClock));
+        let database = find("DATABASE_URL");
+        PgEventLog::migrate(&database).await.unwrap();
+        let log = PgEventLog::connect(&database, Arc::new(SystemClock));
         Self {
             log: Arc::new(log.await.unwrap()),
             environment,
@@ -121,6 +122,7 @@ impl World {
                     events: vec![NewEvent {
                         event_id: id,
                         event: event.clone(),
+                        payload: None,
                     }],
                     metadata: Metadata {
                         occurred_at: *at,
