@@ -289,7 +289,7 @@ mod tests {
             partition: 3,
             offset: nth.is_multiple_of(5).then_some(nth.cast_signed()),
             key: format!("key {nth}"),
-            occurred_at: (nth % 7 > 0).then(|| Timestamp(nth.cast_signed() - 10)),
+            occurred_at: (!nth.is_multiple_of(7)).then(|| Timestamp(nth.cast_signed() - 10)),
             actor_id: some(2),
             target_id: some(3),
             post_id: some(4),

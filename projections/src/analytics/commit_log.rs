@@ -172,7 +172,7 @@ impl CommitLog {
             let number = state.number + 1;
             let mut next = state.clone();
             next.apply(commit);
-            commit.state = (number % STATE_EVERY == 0).then(|| next.clone());
+            commit.state = number.is_multiple_of(STATE_EVERY).then(|| next.clone());
             let text =
                 serde_json::to_vec(commit).map_err(|error| ObjectsError(error.to_string()))?;
             let created = objects
@@ -209,7 +209,7 @@ impl CommitLog {
 
     /// Deletes commits that two later states stand for. One that stays because of an error goes with the next ones.
     async fn forget(&self, objects: &dyn Objects, number: u64) {
-        if number % STATE_EVERY != 0 || number < 2 * STATE_EVERY {
+        if !number.is_multiple_of(STATE_EVERY) || number < 2 * STATE_EVERY {
             return;
         }
         let forgotten = async {

@@ -37,8 +37,16 @@ pub struct Config {
     /// Where uploaded files are, if not in the data folder.
     pub media_url: Option<String>,
     /// Where the analytics consumer keeps its files, if not in the data folder.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(dead_code, reason = "read by the adapters that this build leaves out")
+    )]
     pub analytics_url: Option<String>,
     /// How long it holds an event at most.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(dead_code, reason = "read by the adapters that this build leaves out")
+    )]
     pub analytics_flush_seconds: u64,
     /// The mail server, if there is one.
     pub smtp_url: Option<String>,
