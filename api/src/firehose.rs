@@ -193,11 +193,11 @@ struct Reading {
 /// What ended a wait.
 enum Woken {
     /// The log has grown, or may have.
-    ByTheLog,
+    Log,
     /// Nothing has happened for so long that the client should hear of us.
-    ByTime,
+    Silence,
     /// The program stops.
-    ByTheEnd,
+    End,
 }
 
 impl Reading {
@@ -212,9 +212,9 @@ impl Reading {
         loop {
             if !self.more {
                 match self.wake().await {
-                    Woken::ByTheLog => {}
-                    Woken::ByTime => return Some(Bytes::from_static(b": keep-alive\n\n")),
-                    Woken::ByTheEnd => return None,
+                    Woken::Log => {}
+                    Woken::Silence => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                    Woken::End => return None,
                 }
             }
             match self.read().await {
@@ -240,9 +240,9 @@ impl Reading {
         };
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => Woken::ByTheEnd,
-            changed = paced => changed.map_or(Woken::ByTheEnd, |()| Woken::ByTheLog),
-            () = tokio::time::sleep(KEEP_ALIVE) => Woken::ByTime,
+            () = self.shutdown.cancelled() => Woken::End,
+            changed = paced => changed.map_or(Woken::End, |()| Woken::Log),
+            () = tokio::time::sleep(KEEP_ALIVE) => Woken::Silence,
         }
     }
 
