@@ -14,8 +14,8 @@ use socialhub_domain::Clock;
 use socialhub_event_log::{LogArchive, Position};
 use socialhub_infra::{clock::SystemClock, sqlite::event_log::SqliteLogArchive};
 use socialhub_replay_tools::transfer::{
-    CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, Lines, Part,
-    PeoplesCredentials, export, import,
+    CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, KeyLines, Lines, Part,
+    PeoplesCredentials, PeoplesKeys, export, import,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -129,6 +129,7 @@ fn size_of(folder: &Path) -> Result<u64, BenchError> {
 fn parts(log: &Arc<dyn LogArchive>, last: Position) -> Vec<Arc<dyn Part>> {
     vec![
         Arc::new(Events::new(Arc::clone(log), last)),
+        Arc::new(PeoplesKeys::new(Arc::clone(log))),
         Arc::new(PeoplesCredentials::new(Arc::clone(log), last)),
     ]
 }
@@ -153,7 +154,11 @@ async fn run_export(log: &Arc<dyn LogArchive>, folder: &Path) -> Result<(), Benc
 async fn run_import(folder: &Path, flags: &[&str], scratch: &Path) -> Result<(), BenchError> {
     let words = ["import"].iter().chain(flags).map(OsStr::new);
     let line = ImportLine::parse_from(words.chain([folder.as_os_str()]));
-    let lines: [Arc<dyn Lines>; 2] = [Arc::new(EventLines), Arc::new(CredentialsLines)];
+    let lines: [Arc<dyn Lines>; 3] = [
+        Arc::new(EventLines::default()),
+        Arc::new(KeyLines),
+        Arc::new(CredentialsLines),
+    ];
     let open = || async {
         let log = SqliteLogArchive::open(&scratch.join("imported.db"));
         let log: Arc<dyn LogArchive> = Arc::new(log.map_err(|error| error.to_string())?);

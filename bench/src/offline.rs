@@ -4,7 +4,7 @@
 //! have written; only passwords and addresses are missing, so nobody of it can log in.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt::Display,
     fs,
     path::{Path, PathBuf},
@@ -16,9 +16,10 @@ use clap::{Args, ValueEnum};
 use futures::future::try_join_all;
 use serde::Serialize;
 use socialhub_domain::{Clock, Event, IdGenerator, StreamId};
-use socialhub_event_log::{Append, EventLog, Metadata, NewEvent, Position};
+use socialhub_event_log::{Append, EventLog, Metadata, NewEvent, PersonKeys, Position, SealedLog};
 use socialhub_infra::{
     clock::{RandomIds, SystemClock},
+    security::AesGcmCipher,
     sqlite::{
         connection::open_reader,
         counters::SqliteCounters,
@@ -122,8 +123,9 @@ pub fn mix(args: &MixArgs) -> Result<(), BenchError> {
         return Err(BenchError::Usage(what));
     }
     let log = SqliteEventLog::open(&path, Arc::new(SystemClock)).map_err(usage)?;
+    let log = Arc::new(log);
     let begin = Instant::now();
-    runtime()?.block_on(fill(&log, args.seed, args.events))?;
+    runtime()?.block_on(fill(&sealed(&log), args.seed, args.events))?;
     log.close();
     let (count, seconds) = (NETWORK + args.events, begin.elapsed().as_secs_f64());
     println!(
@@ -135,18 +137,26 @@ pub fn mix(args: &MixArgs) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// The log as the server writes and reads it: with what is personal sealed.
+pub(crate) fn sealed<L: EventLog + PersonKeys + 'static>(log: &Arc<L>) -> SealedLog {
+    SealedLog::new(log.clone(), log.clone(), Arc::new(AesGcmCipher))
+}
+
 /// Appends the standard mix to an empty log.
 pub(crate) async fn fill(log: &dyn EventLog, seed: u64, events: usize) -> Result<(), BenchError> {
     let mut versions = HashMap::new();
-    let mut waiting = Vec::with_capacity(IN_FLIGHT);
+    let mut waiting: Vec<Append> = Vec::with_capacity(IN_FLIGHT);
+    let mut streams = HashSet::new();
     for (stream, event) in standard_mix(seed, events) {
-        waiting.push(append_of(stream, event, &mut versions));
-        if waiting.len() == IN_FLIGHT {
-            // Polled in order for the first time, so they join the queue in order.
+        // Those of a batch may wait for keys and overtake each other, so no stream is in it twice.
+        if waiting.len() == IN_FLIGHT || streams.contains(&stream) {
+            streams.clear();
             try_join_all(waiting.drain(..).map(|append| log.append(append)))
                 .await
                 .map_err(usage)?;
         }
+        streams.insert(stream.clone());
+        waiting.push(append_of(stream, event, &mut versions));
     }
     try_join_all(waiting.drain(..).map(|append| log.append(append)))
         .await
@@ -218,7 +228,7 @@ pub fn projections(args: &ProjectionsArgs) -> Result<(), BenchError> {
 
 async fn project(data_dir: &Path, way: Way) -> Result<Projected, BenchError> {
     let log = SqliteEventLog::open_read_only(&data_dir.join("events.db")).map_err(usage)?;
-    let log: Arc<dyn EventLog> = Arc::new(log);
+    let log: Arc<dyn EventLog> = Arc::new(sealed(&Arc::new(log)));
     let events = log.head().await.map_err(usage)?;
     let scratch = tempfile::tempdir_in(data_dir)?;
     let watch = MemoryWatch::start();
@@ -363,7 +373,8 @@ impl MemoryWatch {
 #[cfg(test)]
 pub(crate) fn fill_for_tests(folder: &Path, events: usize) {
     let log = folder.join("events.db");
-    let log = SqliteEventLog::open(&log, Arc::new(SystemClock)).unwrap();
+    let store = Arc::new(SqliteEventLog::open(&log, Arc::new(SystemClock)).unwrap());
+    let log = sealed(&store);
     let mut versions = HashMap::new();
     runtime().unwrap().block_on(async {
         for (stream, event) in standard_mix(1, 0).take(events) {
@@ -372,7 +383,7 @@ pub(crate) fn fill_for_tests(folder: &Path, events: usize) {
                 .unwrap();
         }
     });
-    log.close();
+    store.close();
 }
 
 #[cfg(test)]

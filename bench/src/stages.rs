@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use crate::{
     client::{BenchError, Target},
-    offline::{fill, usage},
+    offline::{fill, sealed, usage},
     process::Running,
 };
 
@@ -114,15 +114,14 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     PgEventLog::migrate(&args.database_url)
         .await
         .map_err(usage)?;
-    let log = PgEventLog::connect(&args.database_url, Arc::new(SystemClock))
-        .await
-        .map_err(usage)?;
+    let log = PgEventLog::connect(&args.database_url, Arc::new(SystemClock)).await;
+    let log = Arc::new(log.map_err(usage)?);
     let mut head = log.head().await.map_err(usage)?;
     let mut filled = None;
     if head == 0 {
         eprintln!("filling the log");
         let begin = Instant::now();
-        fill(&log, args.seed, args.events).await?;
+        fill(&sealed(&log), args.seed, args.events).await?;
         let seconds = begin.elapsed().as_secs_f64();
         head = log.head().await.map_err(usage)?;
         filled = Some(Measured::new("append".to_owned(), head, seconds));

@@ -4,12 +4,18 @@
 //! [`crate::EventLog::append`], which gives out positions and decides; it writes rows that another log has decided on.
 //! Every adapter passes the contract suite in `tests/src/contract/archive.rs`.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use socialhub_domain::UserId;
 use uuid::Uuid;
 
-use crate::{event::Position, side::Credentials};
+use crate::{
+    event::Position,
+    keys::{KeyRecord, KeyState},
+    side::Credentials,
+};
 
 /// An event exactly as the log's table holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +102,37 @@ pub enum ArchiveError {
     /// Somebody's username, e-mail address or id is taken by other credentials. Nothing was written.
     #[error("there are other credentials of, or under a name of, the person {0}")]
     OtherCredentials(UserId),
+    /// Somebody has another key. Nothing was written.
+    #[error("there is another key of the person {0}")]
+    OtherKey(UserId),
+    /// What is personal in an event is sealed with a key that is not there.
+    #[error(
+        "the event at position {position} needs the key of the person {user_id}, which is not there"
+    )]
+    NoKey {
+        /// The event's position.
+        position: Position,
+        /// Whose key.
+        user_id: UserId,
+    },
+}
+
+/// Makes sure that nobody's key, where it is there, is another than the one that was to be written.
+///
+/// # Errors
+/// [`ArchiveError::OtherKey`].
+pub fn require_same_keys(
+    records: &[KeyRecord],
+    found: &HashMap<UserId, KeyState>,
+) -> Result<(), ArchiveError> {
+    let differs = |record: &&KeyRecord| match (&record.key, found.get(&record.user_id)) {
+        (Some(key), Some(KeyState::Present(found))) => key != found,
+        (_, found) => found.is_none(),
+    };
+    match records.iter().find(differs) {
+        None => Ok(()),
+        Some(record) => Err(ArchiveError::OtherKey(record.user_id)),
+    }
 }
 
 /// A log whose rows can be read and written as they are.
@@ -151,4 +188,28 @@ pub trait LogArchive: Send + Sync {
     /// # Errors
     /// [`ArchiveError`].
     async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError>;
+
+    /// The keys of some people; who never had one is left out.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn find_keys(&self, people: &[UserId])
+    -> Result<HashMap<UserId, KeyState>, ArchiveError>;
+
+    /// At most `limit` keys and marks of destroyed ones after a person's, in the order of ids.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn read_keys(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, ArchiveError>;
+
+    /// Writes keys and marks, all of them or none. A mark takes a key's place, and a key takes no mark's: nobody who is
+    /// erased here comes back. Answers how many people's records are new or became marks.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError>;
 }

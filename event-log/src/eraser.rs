@@ -1,22 +1,26 @@
 //! The process that completes erasures: driven by `user.erased` in the log, it asks every place that holds something of
 //! the person to erase it, until all have.
 //!
+//! A log that was brought back from a copy may be older than the keys beside it: of whom a key was destroyed since, the log
+//! says nothing. Those are erased again first.
+//!
 //! What is left to do is read from the log's store, so a killed process loses nothing: the next one begins again. Each
 //! place erases idempotently, so it does no harm when several processes do it at once.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use socialhub_domain::{Clock, UserId};
+use socialhub_domain::{Clock, IdGenerator, StreamId, UserId, event::UserErased};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     erasure::{ErasureStore, PendingErasure},
-    event::Position,
+    event::{Metadata, NewEvent, Position},
     keys::PersonKeys,
-    port::{EventLog, LogError},
+    port::{Append, EventLog, LogError},
     sealing::SealedLog,
+    side::SideWrite,
 };
 
 /// Why a place has not erased somebody: it cannot now, or must wait for another.
@@ -55,6 +59,9 @@ pub struct Eraser {
     /// Asked when all others are done: they clear away what those left behind.
     afterwards: Vec<Arc<dyn Erasable>>,
     clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGenerator>,
+    /// Whether everybody without a key is erased in the log, too. Nobody loses a key before that but by an import.
+    all_said: bool,
     /// What was erased already, by this process, of somebody who is not yet erased everywhere.
     done: HashSet<(UserId, &'static str)>,
     /// Everything up to here is complete.
@@ -69,6 +76,7 @@ impl Eraser {
         places: Vec<Arc<dyn Erasable>>,
         afterwards: Vec<Arc<dyn Erasable>>,
         clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdGenerator>,
     ) -> Self {
         Self {
             log,
@@ -76,6 +84,8 @@ impl Eraser {
             places,
             afterwards,
             clock,
+            ids,
+            all_said: false,
             done: HashSet::new(),
             complete_upto: 0,
         }
@@ -112,6 +122,10 @@ impl Eraser {
     /// # Errors
     /// When the store cannot say what is left.
     pub async fn pass(&mut self) -> Result<usize, LogError> {
+        if !self.all_said {
+            self.erase_again().await?;
+            self.all_said = true;
+        }
         // Before the look: what comes after it is found next time.
         let head = self.log.head().await?;
         let pending = self.store.pending(self.complete_upto).await?;
@@ -125,6 +139,37 @@ impl Eraser {
         }
         self.complete_upto = first_open.map_or(head, |position| position - 1);
         Ok(open)
+    }
+
+    /// Appends `user.erased` for those whose key was destroyed for one that this log does not have.
+    async fn erase_again(&self) -> Result<(), LogError> {
+        for user_id in self.store.unsaid().await? {
+            let stream = StreamId::new("user", user_id);
+            let timestamp = self.clock.now();
+            let metadata = Metadata {
+                occurred_at: timestamp,
+                ..Metadata::default()
+            };
+            let append = Append {
+                command_id: self.ids.next_id(),
+                expected_version: self.log.read_stream(&stream).await?.len() as u64,
+                stream,
+                events: vec![NewEvent {
+                    event_id: self.ids.next_id(),
+                    event: UserErased { user_id, timestamp }.into(),
+                    payload: None,
+                }],
+                metadata,
+                side: vec![SideWrite::Erase { user_id }],
+            };
+            // Also when another process was faster: the next look shows that it was.
+            self.log
+                .append(append)
+                .await
+                .map_err(|error| LogError::Unavailable(error.to_string()))?;
+            tracing::info!(user = %user_id, "erased again: their key was destroyed before this log was brought back");
+        }
+        Ok(())
     }
 
     async fn try_all(&mut self, places: &[Arc<dyn Erasable>], erasure: &PendingErasure) -> bool {
@@ -216,16 +261,25 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use parking_lot::Mutex;
-    use socialhub_domain::{StreamId, Timestamp, event::UserErased, testing::id};
+    use socialhub_domain::{Timestamp, event::UserRegistered, testing::id};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::{Append, MemoryEventLog, Metadata, NewEvent};
+    use crate::MemoryEventLog;
 
     struct Noon;
 
     impl Clock for Noon {
         fn now(&self) -> Timestamp {
             Timestamp(12)
+        }
+    }
+
+    struct Counting(AtomicU32);
+
+    impl IdGenerator for Counting {
+        fn next_id(&self) -> Uuid {
+            id(1_000 + u128::from(self.0.fetch_add(1, Ordering::Relaxed)))
         }
     }
 
@@ -290,6 +344,7 @@ mod tests {
             vec![place("slow", 2), place("quick", 0)],
             vec![place("last", 1)],
             Arc::new(Noon),
+            Arc::new(Counting(AtomicU32::new(0))),
         );
         assert_eq!(eraser.pass().await.unwrap(), 0);
         erased(&log, 1).await;
@@ -303,5 +358,53 @@ mod tests {
         erased(&log, 2).await;
         assert_eq!(eraser.pass().await.unwrap(), 0);
         assert_eq!(done.lock().len(), 6);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_key_any_more_is_erased_again_in_an_older_log() {
+        let log = Arc::new(MemoryEventLog::new());
+        let user_id = UserId(id(1));
+        let registered = UserRegistered {
+            user_id,
+            username: "eve".to_owned(),
+            name: "Eve".to_owned(),
+            timestamp: Timestamp(1),
+        };
+        let append = Append {
+            command_id: id(100),
+            stream: StreamId::new("user", user_id),
+            expected_version: 0,
+            events: vec![NewEvent {
+                event_id: id(200),
+                event: registered.into(),
+                payload: None,
+            }],
+            metadata: Metadata::default(),
+            side: Vec::new(),
+        };
+        log.append(append).await.unwrap();
+        // The mark of another log, further on, and that of somebody who is not of this one.
+        log.destroy(user_id, 70).await.unwrap();
+        log.destroy(UserId(id(2)), 80).await.unwrap();
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let place: Arc<dyn Erasable> = Arc::new(Place {
+            name: "place",
+            failures: AtomicU32::new(0),
+            done: done.clone(),
+        });
+        let mut eraser = Eraser::new(
+            log.clone(),
+            log.clone(),
+            vec![place],
+            Vec::new(),
+            Arc::new(Noon),
+            Arc::new(Counting(AtomicU32::new(0))),
+        );
+        assert_eq!(eraser.pass().await.unwrap(), 0);
+        assert_eq!(*done.lock(), ["place"]);
+        let events = log.read_all(0, 10).await.unwrap();
+        let types: Vec<&str> = events.iter().map(|event| &*event.event_type).collect();
+        assert_eq!(types, ["user.registered", "user.erased"]);
+        assert!(log.unsaid().await.unwrap().is_empty());
     }
 }

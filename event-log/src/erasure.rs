@@ -44,6 +44,13 @@ pub trait ErasureStore: Send + Sync {
     /// When the store cannot answer.
     async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError>;
 
+    /// People of the log whose keys were destroyed, and of whose erasure the log says nothing: it was brought back from a
+    /// copy that is older than the keys.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError>;
+
     /// Forgets every stored answer that is theirs or names them, of whomever it is.
     ///
     /// # Errors

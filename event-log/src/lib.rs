@@ -24,7 +24,7 @@ pub mod sealing;
 pub mod side;
 pub mod wire;
 
-pub use archive::{ArchiveError, EventRow, LogArchive};
+pub use archive::{ArchiveError, EventRow, LogArchive, require_same_keys};
 pub use as_of::LogAsOf;
 pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
 pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};
@@ -40,7 +40,7 @@ pub use relay::{
     RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, rewind,
 };
 pub use relay_store::{Lease, RelayStore};
-pub use sealing::{FieldCipher, SealedLog};
+pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use socialhub_domain::{Event, StreamId, Timestamp, UserId};
+use socialhub_domain::{Event, EventData, StreamId, Timestamp, UserId, event::UserErased};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -262,6 +262,18 @@ impl ErasureStore for MemoryEventLog {
             }
         });
         Ok(erased.collect())
+    }
+
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
+        let state = self.state.lock();
+        let destroyed = state.keys.values().filter(|key| key.erased_at.is_some());
+        let unsaid = destroyed.map(|key| key.user_id).filter(|user| {
+            let stream = StreamId::new("user", user);
+            let mut events = state.events.iter().filter(|event| event.stream == stream);
+            let erased = |event: &RecordedEvent| event.event_type == UserErased::TYPE;
+            events.clone().next().is_some() && !events.any(erased)
+        });
+        Ok(unsaid.collect())
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {

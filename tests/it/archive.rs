@@ -20,7 +20,7 @@ use socialhub_infra::{
 };
 use socialhub_tests::{
     chat_archive_contract,
-    contract::{archive::LogPlace, chat_archive::ChatPlace, event_log::Log},
+    contract::{archive::LogPlace, chat_archive::ChatPlace, people::People},
     log_archive_contract,
     support::postgres::Database,
 };
@@ -43,7 +43,7 @@ impl Folder {
 
 #[async_trait]
 impl LogPlace for Folder {
-    async fn log(&self) -> Arc<dyn Log> {
+    async fn log(&self) -> Arc<dyn People> {
         let clock = Arc::new(ClockAt(Timestamp(0)));
         Arc::new(SqliteEventLog::open(&self.file(), clock).unwrap())
     }
@@ -78,7 +78,7 @@ impl Server {
 
 #[async_trait]
 impl LogPlace for Server {
-    async fn log(&self) -> Arc<dyn Log> {
+    async fn log(&self) -> Arc<dyn People> {
         let clock = Arc::new(ClockAt(Timestamp(0)));
         Arc::new(PgEventLog::connect(self.0.url(), clock).await.unwrap())
     }

@@ -179,14 +179,14 @@ async fn chat(who: &Client, text: &str) -> String {
     room
 }
 
-async fn erase(who: &Client, password: &str) -> socialhub_tests::support::client::Answer {
+pub async fn erase(who: &Client, password: &str) -> socialhub_tests::support::client::Answer {
     let request = who.request(Method::DELETE, "/users/me");
     who.send(request.json(&json!({ "password": password })))
         .await
 }
 
 /// Until the program says that it is done everywhere.
-async fn erased_everywhere(server: &Server, id: &str) {
+pub async fn erased_everywhere(server: &Server, id: &str) {
     eventually("the erasure is complete", || async {
         let log = server.log();
         let mut lines = log.lines();
@@ -326,6 +326,97 @@ async fn an_erasure_goes_on_after_a_kill() {
     erased_everywhere(&server, &story.eve.id).await;
     assert_eq!(search(&server, &story.words()).await, BTreeMap::new());
     server.verify_all().await;
+}
+
+/// Runs a command that must not succeed; answers what it says.
+async fn refused(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    said
+}
+
+#[tokio::test]
+async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_newer_keys() {
+    let server = Server::start().await;
+    let story = Story::tell(&server).await;
+    let folder = tempfile::tempdir().unwrap();
+    let [old, events, new] = ["old", "events", "new"].map(|name| {
+        let path = folder.path().join(name);
+        path.to_str().unwrap().to_owned()
+    });
+    replay(&server, &["replay", "export", &old, "--all"]).await;
+    replay(&server, &["replay", "export", &events]).await;
+    erase(&story.eve, PASSWORD).await.expect_status(204);
+    erased_everywhere(&server, &story.eve.id).await;
+    replay(&server, &["replay", "export", &new, "--all"]).await;
+
+    let fresh = async || {
+        let environment = Profile::chosen().environment().await;
+        Server::prepare(&["--rate-limits", "off"], environment)
+    };
+    let mut restored = fresh().await;
+    // Sealed events are of no use without their keys, and another log's keys are none.
+    let said = refused(&restored, &["replay", "import", &events]).await;
+    assert!(
+        said.contains("the export has no keys") && said.contains("--keys"),
+        "{said}"
+    );
+    replay(&restored, &["replay", "import", &events, "--check"]).await;
+    let said = refused(&restored, &["replay", "import", &old, "--keys", &events]).await;
+    assert!(
+        said.contains("has no keys: it was made without --all"),
+        "{said}"
+    );
+    let other = Server::start().await;
+    other.client().sign_up("other").await;
+    let foreign = folder.path().join("foreign");
+    let foreign = foreign.to_str().unwrap();
+    replay(&other, &["replay", "export", foreign, "--all"]).await;
+    let said = refused(&restored, &["replay", "import", &old, "--keys", foreign]).await;
+    assert!(said.contains("is an export of another log"), "{said}");
+
+    // What is kept apart may be gone where it was.
+    for entry in fs::read_dir(&old).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("keys-")
+        {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let said = refused(&restored, &["replay", "import", &old]).await;
+    assert!(said.contains("keys-000001.jsonl.zst"), "{said}");
+    replay(&restored, &["replay", "import", &old, "--keys", &new]).await;
+    restored.restart().await;
+    erased_everywhere(&restored, &story.eve.id).await;
+    let log_in = |name: &str| json!({ "identifier": name, "password": PASSWORD });
+    let client = restored.client();
+    client
+        .post("/auth/login", log_in(&story.eve.username))
+        .await
+        .expect_problem(401, "Invalid credentials");
+    let answer = client
+        .post("/auth/login", log_in(&story.bob.username))
+        .await;
+    let token = answer.expect_status(200).text("/token").to_owned();
+    let bob = client.with_token(&story.bob.id, &story.bob.username, &token);
+    let post = bob.get(&format!("/posts/{}", story.post)).await;
+    assert_eq!(post.expect_status(200).text("/post/content"), "[erased]");
+    restored.verify_all().await;
+    assert_eq!(search(&restored, &story.words()).await, BTreeMap::new());
+
+    // And a newer log with its own keys is as it was.
+    let mut later = fresh().await;
+    replay(&later, &["replay", "import", &new]).await;
+    later.restart().await;
+    erased_everywhere(&later, &story.eve.id).await;
+    assert_eq!(search(&later, &story.words()).await, BTreeMap::new());
+    later.verify_all().await;
 }
 
 /// Where each word is found, whatever its letters' case: in every file of the data folder, and with servers in every

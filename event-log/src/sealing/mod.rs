@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
+    archive::{ArchiveError, EventRow, LogArchive},
     event::{NewEvent, Position, RecordedEvent},
     json_fields::JsonFields,
     keys::{KeyCache, KeyState, PersonKey, PersonKeys},
@@ -263,7 +264,8 @@ fn open_all(
 ) -> Result<(), LogError> {
     for event in events {
         if let Some(payload) = Payload::read(&event.event_type, &event.payload) {
-            let opened = open_payload(cipher, event, payload, keys)?;
+            let opened = open_payload(cipher, event.event_id, payload, keys);
+            let opened = opened.map_err(|closed| closed.in_log(event.position))?;
             if let Some(opened) = opened {
                 event.payload = opened;
             }
@@ -272,13 +274,89 @@ fn open_all(
     Ok(())
 }
 
+/// Why a payload cannot be opened.
+enum Closed {
+    NoKey(UserId),
+    Damaged(&'static str),
+}
+
+impl Closed {
+    fn in_log(self, position: Position) -> LogError {
+        match self {
+            Self::NoKey(owner) => LogError::Unavailable(format!(
+                "the key of person {owner} is not in the key store, although the event at position {position} needs it: \
+                 restore the keys"
+            )),
+            Self::Damaged(field) => LogError::Damaged {
+                position,
+                reason: does_not_open(field),
+            },
+        }
+    }
+
+    fn in_archive(self, position: Position) -> ArchiveError {
+        match self {
+            Self::NoKey(user_id) => ArchiveError::NoKey { position, user_id },
+            Self::Damaged(field) => ArchiveError::Damaged {
+                position,
+                reason: does_not_open(field),
+            },
+        }
+    }
+}
+
+fn does_not_open(field: &str) -> String {
+    format!("the sealed field `{field}` does not open")
+}
+
+/// Opens rows of a log, as [`SealedLog`] opens events, with the keys that lie beside them.
+///
+/// # Errors
+/// When a key cannot be read or is not there, or a field does not open.
+pub async fn open_rows(
+    archive: &dyn LogArchive,
+    cipher: &dyn FieldCipher,
+    rows: &mut [EventRow],
+) -> Result<(), ArchiveError> {
+    let mut people = HashSet::new();
+    for row in &*rows {
+        if let Some(payload) = Payload::read(&row.event_type, &row.payload) {
+            people.extend(payload.owners());
+        }
+    }
+    let people: Vec<UserId> = people.into_iter().collect();
+    let keys = archive.find_keys(&people).await?;
+    for row in rows {
+        if let Some(payload) = Payload::read(&row.event_type, &row.payload) {
+            let opened = open_payload(cipher, row.event_id, payload, &keys);
+            let opened = opened.map_err(|closed| closed.in_archive(row.position))?;
+            if let Some(opened) = opened {
+                row.payload = opened;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether something in a row of the log is sealed.
+pub fn is_sealed(row: &EventRow) -> bool {
+    let payload = Payload::read(&row.event_type, &row.payload);
+    payload.is_some_and(|payload| {
+        let mut values = payload.personal.iter();
+        values.any(|(field, _)| {
+            let value = payload.fields.get(&field.field);
+            value.and_then(sealed_text).is_some()
+        })
+    })
+}
+
 /// The payload with its personal fields open; none when it is open already.
 fn open_payload(
     cipher: &dyn FieldCipher,
-    event: &RecordedEvent,
+    event_id: Uuid,
     mut payload: Payload<'_>,
     keys: &HashMap<UserId, KeyState>,
-) -> Result<Option<String>, LogError> {
+) -> Result<Option<String>, Closed> {
     let mut changed = false;
     for (field, owner) in payload.personal {
         let Some(value) = payload.fields.get(&field.field) else {
@@ -289,20 +367,10 @@ fn open_payload(
             // Written before fields were sealed.
             (_, None) => continue,
             (Some(KeyState::Present(key)), Some(sealed)) => {
-                open_field(cipher, key, sealed, event.event_id, owner, &field.field).ok_or_else(
-                    || LogError::Damaged {
-                        position: event.position,
-                        reason: format!("the sealed field `{}` does not open", field.field),
-                    },
-                )?
+                open_field(cipher, key, sealed, event_id, owner, &field.field)
+                    .ok_or(Closed::Damaged(&field.field))?
             }
-            (None, Some(_)) => {
-                return Err(LogError::Unavailable(format!(
-                    "the key of person {owner} is not in the key store, although the event at position {} needs it: \
-                     restore the keys",
-                    event.position
-                )));
-            }
+            (None, Some(_)) => return Err(Closed::NoKey(owner)),
         };
         payload.fields.set(&field.field, opened);
         changed = true;

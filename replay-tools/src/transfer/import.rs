@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     TransferError,
     folder::{read_manifest, read_text},
+    keys::KEYS,
     log::CREDENTIALS,
     manifest::{FileEntry, Manifest, PartEntry},
     meter::Meter,
@@ -33,6 +34,9 @@ pub struct ImportOptions {
     /// Only make sure that the export is whole and sound; write nothing
     #[arg(long)]
     check: bool,
+    /// Take the keys of people from this export of the same log: a newer one, so that who was erased since stays erased
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
     /// Take only the export with this seal
     #[arg(long)]
     seal: Option<String>,
@@ -74,15 +78,19 @@ where
     F: Future<Output = Result<Vec<Arc<dyn Part>>, String>>,
 {
     let started = Instant::now();
-    let manifest = read_manifest(&options.folder)?;
+    let mut manifest = read_manifest(&options.folder)?;
     if let Some(wanted) = options.seal.as_ref().filter(|seal| **seal != manifest.seal) {
         return Err(TransferError::OtherSeal {
             found: manifest.seal,
             wanted: wanted.clone(),
         });
     }
+    if let Some(elsewhere) = &options.keys {
+        take_keys(&mut manifest, elsewhere)?;
+    }
     let import = Import {
         folder: options.folder.clone(),
+        keys: options.keys.clone(),
         manifest,
         stop,
     };
@@ -90,6 +98,7 @@ where
     let written = if options.check {
         None
     } else {
+        import.require_all(lines)?;
         let parts = open().await.map_err(TransferError::Target)?;
         Some(import.write(&parts).await?)
     };
@@ -97,8 +106,32 @@ where
     report(options, &import.manifest, written.as_ref(), seconds, out)
 }
 
+/// Puts the keys of another export in the place of this one's.
+fn take_keys(manifest: &mut Manifest, folder: &Path) -> Result<(), TransferError> {
+    let other = read_manifest(folder)?;
+    let refuse = |reason: &str| {
+        Err(TransferError::NotAnExport(format!(
+            "--keys: {} {reason}",
+            folder.display()
+        )))
+    };
+    if other.log.first_event_id != manifest.log.first_event_id {
+        return refuse("is an export of another log");
+    }
+    let Some(keys) = other.parts.into_iter().find(|part| part.name == KEYS) else {
+        return refuse("has no keys: it was made without --all");
+    };
+    match manifest.parts.iter_mut().find(|part| part.name == KEYS) {
+        Some(part) => *part = keys,
+        None => manifest.parts.push(keys),
+    }
+    Ok(())
+}
+
 struct Import {
     folder: PathBuf,
+    /// Where the keys are, if elsewhere.
+    keys: Option<PathBuf>,
     manifest: Manifest,
     stop: CancellationToken,
 }
@@ -119,11 +152,11 @@ impl Import {
             let mut meter = Meter::begin(format!("{}, checked", entry.name), 0, Some(entry.lines));
             let (mut cursor, mut count) = (String::new(), 0);
             for file in &entry.files {
-                let text = self.text(file).await?;
+                let text = self.text(entry, file).await?;
                 for (nth, piece) in pieces(&text, LINES).enumerate() {
                     let checked = known.check(&cursor, piece).await;
                     cursor = checked.map_err(|error| {
-                        self.bad(file, format!("after line {}: {error}", nth * LINES))
+                        self.bad(entry, file, format!("after line {}: {error}", nth * LINES))
                     })?;
                 }
                 count += file.lines;
@@ -141,6 +174,16 @@ impl Import {
         if events != Some(self.manifest.log.last_position) {
             let reason = "the manifest's positions are not those of its events".to_owned();
             return Err(TransferError::NotAnExport(reason));
+        }
+        Ok(())
+    }
+
+    /// A part of no use by itself comes with what it needs.
+    fn require_all(&self, lines: &[Arc<dyn Lines>]) -> Result<(), TransferError> {
+        for part in lines.iter().filter_map(|lines| lines.needs()) {
+            if !self.manifest.parts.iter().any(|entry| entry.name == part) {
+                return Err(TransferError::Needs { part });
+            }
         }
         Ok(())
     }
@@ -176,13 +219,13 @@ impl Import {
         let mut meter = Meter::begin(part.name().to_owned(), 0, Some(entry.lines));
         let mut new = 0;
         for file in &entry.files {
-            let text = self.text(file).await?;
+            let text = self.text(entry, file).await?;
             for piece in pieces(&text, LINES) {
                 if self.stop.is_cancelled() {
                     return Err(TransferError::Interrupted);
                 }
                 let written = part.write(piece).await.map_err(|error| match error {
-                    PartError::Bad(reason) => self.bad(file, reason),
+                    PartError::Bad(reason) => self.bad(entry, file, reason),
                     other => TransferError::of_part(part, other),
                 })?;
                 new += written.new;
@@ -193,17 +236,23 @@ impl Import {
         Ok(new)
     }
 
-    async fn text(&self, file: &FileEntry) -> Result<Vec<u8>, TransferError> {
+    /// Where the files of a part are.
+    fn folder_of(&self, part: &PartEntry) -> &Path {
+        let elsewhere = self.keys.as_deref().filter(|_| part.name == KEYS);
+        elsewhere.unwrap_or(&self.folder)
+    }
+
+    async fn text(&self, part: &PartEntry, file: &FileEntry) -> Result<Vec<u8>, TransferError> {
         if self.stop.is_cancelled() {
             return Err(TransferError::Interrupted);
         }
-        let (folder, file) = (self.folder.clone(), file.clone());
+        let (folder, file) = (self.folder_of(part).to_owned(), file.clone());
         tokio::task::spawn_blocking(move || read_text(&folder, &file)).await?
     }
 
-    fn bad(&self, file: &FileEntry, reason: String) -> TransferError {
+    fn bad(&self, part: &PartEntry, file: &FileEntry, reason: String) -> TransferError {
         TransferError::BadFile {
-            path: self.folder.join(&file.file),
+            path: self.folder_of(part).join(&file.file),
             reason,
         }
     }

@@ -1,13 +1,22 @@
 //! The parts that lie in the log's database: events and credentials.
 
-use std::{str::FromStr, sync::Arc};
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use socialhub_domain::UserId;
-use socialhub_event_log::{ArchiveError, Credentials, EventRow, LogArchive, Position};
+use socialhub_event_log::{ArchiveError, Credentials, EventRow, LogArchive, Position, is_sealed};
 
-use super::part::{Lines, Page, Part, PartError, Written, rows};
+use super::{
+    keys::KEYS,
+    part::{Lines, Page, Part, PartError, Written, rows},
+};
 
 /// The parts' names.
 pub(super) const EVENTS: &str = "events";
@@ -21,14 +30,18 @@ impl From<ArchiveError> for PartError {
         let text = error.to_string();
         match error {
             ArchiveError::Unavailable(_) => Self::Store(text),
-            ArchiveError::Damaged { .. } | ArchiveError::Stream { .. } => Self::Bad(text),
-            ArchiveError::Gap { .. } | ArchiveError::OtherCredentials(_) => Self::Foreign(text),
+            ArchiveError::Damaged { .. }
+            | ArchiveError::Stream { .. }
+            | ArchiveError::NoKey { .. } => Self::Bad(text),
+            ArchiveError::Gap { .. }
+            | ArchiveError::OtherCredentials(_)
+            | ArchiveError::OtherKey(_) => Self::Foreign(text),
         }
     }
 }
 
 /// What a cursor says.
-fn place<T: FromStr>(cursor: &str) -> Result<Option<T>, PartError> {
+pub(super) fn place<T: FromStr>(cursor: &str) -> Result<Option<T>, PartError> {
     if cursor.is_empty() {
         return Ok(None);
     }
@@ -204,7 +217,11 @@ impl Part for PeoplesCredentials {
 }
 
 /// Lines of events: their positions have no gap, and what is JSON is JSON.
-pub struct EventLines;
+#[derive(Debug, Default)]
+pub struct EventLines {
+    /// Whether one that was checked is sealed.
+    sealed: AtomicBool,
+}
 
 #[async_trait]
 impl Lines for EventLines {
@@ -224,9 +241,16 @@ impl Lines for EventLines {
                     PartError::Bad(format!("the {what} of event {}: {error}", row.position))
                 })?;
             }
+            if !self.sealed.load(Ordering::Relaxed) && is_sealed(&row) {
+                self.sealed.store(true, Ordering::Relaxed);
+            }
             last = row.position;
         }
         Ok(last.to_string())
+    }
+
+    fn needs(&self) -> Option<&'static str> {
+        self.sealed.load(Ordering::Relaxed).then_some(KEYS)
     }
 }
 
@@ -277,8 +301,9 @@ mod tests {
     async fn events_follow_on_each_other() {
         let odd = "{ \"a\":\t1.0 }";
         let text = line(4, odd) + &line(5, "{}");
-        let check =
-            async |cursor: &str, text: &str| EventLines.check(cursor, text.as_bytes()).await;
+        let check = async |cursor: &str, text: &str| {
+            EventLines::default().check(cursor, text.as_bytes()).await
+        };
         assert_eq!(check("3", &text).await.unwrap(), "5");
         assert_eq!(rows::<EventRow>(text.as_bytes()).unwrap()[0].payload, odd);
         let gap = check("", &text).await.unwrap_err();

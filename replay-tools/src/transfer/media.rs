@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use socialhub_domain::{Event, PostId, upcast};
-use socialhub_event_log::{EventRow, LogArchive, Position};
+use socialhub_event_log::{EventRow, FieldCipher, LogArchive, Position, open_rows};
 use tokio::io::AsyncWriteExt;
 
 use super::{
@@ -116,21 +116,24 @@ pub struct Media {
     last: Position,
     store: Arc<dyn MediaFiles>,
     contents: Contents,
+    cipher: Arc<dyn FieldCipher>,
 }
 
 impl Media {
-    /// The files of the posts up to a position, in a store.
+    /// The files of the posts up to a position, in a store. `cipher` opens what is sealed in the events.
     pub fn new(
         log: Arc<dyn LogArchive>,
         last: Position,
         store: Arc<dyn MediaFiles>,
         contents: Contents,
+        cipher: Arc<dyn FieldCipher>,
     ) -> Self {
         Self {
             log,
             last,
             store,
             contents,
+            cipher,
         }
     }
 
@@ -201,7 +204,7 @@ impl Media {
 
 /// The files that an event names.
 fn named(row: &EventRow) -> Result<Vec<(MediaFile, u64)>, PartError> {
-    if row.event_type != "post.created" || !row.payload.contains(ADDRESS) {
+    if !row.payload.contains(ADDRESS) {
         return Ok(Vec::new());
     }
     let bad =
@@ -236,6 +239,8 @@ impl Part for Media {
         let Some(looked) = events.last().map(|row| row.position) else {
             return Ok(None);
         };
+        events.retain(|row| row.event_type == "post.created");
+        open_rows(&*self.log, &*self.cipher, &mut events).await?;
         let (mut lines, mut remarks) = (Vec::new(), Vec::new());
         for row in &events {
             for (file, size) in named(row)? {

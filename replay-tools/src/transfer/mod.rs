@@ -7,6 +7,7 @@
 mod export;
 mod folder;
 mod import;
+mod keys;
 mod log;
 mod manifest;
 pub mod media;
@@ -26,6 +27,7 @@ use socialhub_event_log::ArchiveError;
 pub use self::{
     export::{ExportOptions, MediaChoice, export},
     import::{ImportOptions, import},
+    keys::{KeyLines, PeoplesKeys},
     log::{CredentialsLines, EventLines, Events, PeoplesCredentials},
     migrate::{Both, MigrateOptions, migrate},
     part::{Lines, Page, Part, PartError, Written, rows},
@@ -38,7 +40,7 @@ pub enum Transfer {
     Export(ExportOptions),
     /// Check an export and bring it into an empty log, or go on with one that was interrupted
     Import(ImportOptions),
-    /// Move from the embedded to the distributed profile: log, credentials, chat and media
+    /// Move from the embedded to the distributed profile: log, credentials, keys, chat and media
     Migrate(MigrateOptions),
 }
 
@@ -98,6 +100,15 @@ pub enum TransferError {
     /// There is a part that nobody here can take.
     #[error("the export has a part {0:?} that this program does not know: use a newer one")]
     UnknownPart(String),
+    /// The export is of events whose keys are elsewhere.
+    #[error(
+        "the export has no {part}, without which its events cannot be read: name an export of the same log that has them, \
+         with --{part} FOLDER"
+    )]
+    Needs {
+        /// Which part.
+        part: &'static str,
+    },
     /// The target cannot take what is copied.
     #[error(
         "{part}: {reason}: the target must be empty, or hold the beginning of what is copied; nothing in it was changed by this"

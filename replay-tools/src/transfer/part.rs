@@ -54,6 +54,11 @@ pub trait Lines: Send + Sync {
     /// # Errors
     /// [`PartError::Bad`].
     async fn check(&self, cursor: &str, text: &[u8]) -> Result<String, PartError>;
+
+    /// The part without which the lines that were checked so far are of no use.
+    fn needs(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// One kind of thing that is copied, in its store. Lines have an order and a cursor that says how far one is in it; the empty cursor

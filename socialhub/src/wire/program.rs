@@ -113,6 +113,7 @@ fn eraser(parts: &Parts) -> Eraser {
         places,
         further.clone(),
         parts.clock.clone(),
+        Arc::new(RandomIds),
     )
 }
 

@@ -1,6 +1,6 @@
 //! What `replay export`, `import` and `migrate` copy, on the stores of each profile.
 //!
-//! **To add a part** (the keys of people, say), implement [`Part`] and [`Lines`] for it and add it to [`Side::parts`] and
+//! **To add a part** implement [`Part`] and [`Lines`] for it and add it to [`Side::parts`] and
 //! [`lines`]; everything else follows. Parts are written in this order: what others refer to goes first.
 
 mod chat;
@@ -14,13 +14,14 @@ use socialhub_event_log::{LogArchive, Position};
 use socialhub_infra::{
     clock::SystemClock,
     media::{MediaLimits, is_folder, open_media},
+    security::AesGcmCipher,
     sqlite::{chat_archive::SqliteChatArchive, event_log::SqliteLogArchive},
 };
 use socialhub_replay_tools::{
     Verdict,
     transfer::{
-        CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, Lines, MediaChoice,
-        Part, PeoplesCredentials, Transfer, export, import,
+        CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, KeyLines, Lines,
+        MediaChoice, Part, PeoplesCredentials, PeoplesKeys, Transfer, export, import,
         media::{Contents, FolderFiles, Media, MediaFiles, MediaLines},
     },
 };
@@ -71,7 +72,10 @@ impl Side {
         let log = || Arc::clone(&self.log);
         let mut parts: Vec<Arc<dyn Part>> = vec![Arc::new(Events::new(log(), last))];
         if let Some(contents) = contents {
-            let media = Media::new(log(), last, Arc::clone(&self.media), contents);
+            let (files, cipher) = (Arc::clone(&self.media), Arc::new(AesGcmCipher));
+            let media = Media::new(log(), last, files, contents, cipher);
+            // After the events: a key is there before the first event that needs it.
+            parts.push(Arc::new(PeoplesKeys::new(log())));
             parts.push(Arc::new(PeoplesCredentials::new(log(), last)));
             // The names before what they name: see `ChatArchive`.
             parts.push(Arc::new(ChatNames(Arc::clone(&self.chat))));
@@ -83,9 +87,10 @@ impl Side {
 }
 
 /// What checks the lines of each part of an export in a folder.
-fn lines(folder: &Path) -> [Arc<dyn Lines>; 5] {
+fn lines(folder: &Path) -> [Arc<dyn Lines>; 6] {
     [
-        Arc::new(EventLines),
+        Arc::new(EventLines::default()),
+        Arc::new(KeyLines),
         Arc::new(CredentialsLines),
         Arc::new(NameLines),
         Arc::new(MessageLines),

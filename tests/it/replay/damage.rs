@@ -108,6 +108,11 @@ fn feed() -> Vec<Damage> {
                 "UPDATE people SET name_lower = 'found by another name'",
             ),
             ("person", "DELETE FROM people"),
+            ("erased", "DELETE FROM erased"),
+            (
+                "erased",
+                "INSERT INTO erased SELECT id, 1 FROM people WHERE bio = 'sings'",
+            ),
             ("tally", "UPDATE tallies SET followers = followers + 1"),
             ("tally", "DELETE FROM tallies"),
             (
@@ -160,7 +165,7 @@ fn sqlite_notifications() -> Vec<Damage> {
             ("notification", "UPDATE notification SET flags = 7 - flags"),
             (
                 "notification",
-                "UPDATE notification SET username = 'somebody else'",
+                "UPDATE recipient SET username = 'somebody else' WHERE username IS NOT NULL",
             ),
             (
                 "notification",
@@ -174,6 +179,8 @@ fn sqlite_notifications() -> Vec<Damage> {
             ("person", "UPDATE recipient SET read_up_to = read_up_to + 1"),
             ("person", "DELETE FROM recipient"),
             ("mark", "INSERT INTO mark SELECT zeroblob(16), 1, 1"),
+            ("erased", "DELETE FROM erased"),
+            ("erased", "INSERT INTO erased SELECT zeroblob(16), 1"),
             ("gone", "DELETE FROM gone"),
             ("gone", "INSERT INTO gone SELECT zeroblob(16), 1"),
             ("wish", "DELETE FROM wish"),
@@ -256,6 +263,7 @@ fn mongo_changes() -> Vec<(&'static str, How)> {
             doc! {},
             doc! { "at": 1_i64 },
         ),
+        remove("erased", "facts", doc! { "_id": { "$regex": "^erased:" } }),
         remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
         remove("person", "read_up_to", doc! {}),
         remove("wish", "wishes", wanted()),
@@ -273,6 +281,7 @@ fn mongo_inventions() -> Vec<(&'static str, How)> {
     let read = doc! { "_id": format!("{nobody}/2"), "user": nobody, "up_to": 2_i64 };
     vec![
         ("announcement", How::Insert("announcements", announcement)),
+        ("erased", How::Insert("facts", fact("erased"))),
         ("gone", How::Insert("facts", fact("gone"))),
         ("mark", How::Insert("facts", fact("read"))),
         ("person", How::Insert("read_up_to", read)),

@@ -1,12 +1,13 @@
 //! `replay repair`: every kind of damage is found, with the event behind it, and made right, and nothing else is touched.
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, eventually};
+use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually};
 
 use super::{
     damage::{Damage, all, lines},
     printed, succeed,
 };
+use crate::erasure::{erase, erased_everywhere};
 
 /// Waits until the models have seen everything that a person wrote.
 pub async fn seen(client: &Client) {
@@ -144,7 +145,12 @@ async fn head(server: &Server) -> u64 {
 #[tokio::test]
 async fn every_kind_of_damage_is_found_and_made_right() {
     let mut server = Server::start().await;
-    busy_life(&server).await;
+    let [anna, ..] = busy_life(&server).await;
+    let dora = server.client().sign_up("dora").await;
+    let follow = format!("/users/follow/{}", anna.id);
+    dora.post(&follow, Value::Null).await.expect_status(200);
+    erase(&dora, PASSWORD).await.expect_status(204);
+    erased_everywhere(&server, &dora.id).await;
     assert!(server.stop().await, "{}", server.log());
     server.verify_all().await;
     let head = head(&server).await;

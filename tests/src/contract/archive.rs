@@ -5,18 +5,26 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use socialhub_domain::{StreamId, UserId};
-use socialhub_event_log::{
-    Append, ArchiveError, Credentials, EventRow, LogArchive, Position, SideWrite,
+use socialhub_domain::{
+    PostId, StreamId, Timestamp, UserId,
+    event::{PostCreated, Visibility},
 };
+use socialhub_event_log::{
+    Append, ArchiveError, Credentials, EventLog, EventRow, KeyRecord, LogArchive, NewEvent,
+    PersonKey, Position, SealedLog, SideWrite, is_sealed, open_rows,
+};
+use socialhub_infra::security::AesGcmCipher;
 
-use super::event_log::{Log, TestResult, all, append, id, post_stream, sign_up};
+use super::{
+    event_log::{TestResult, all, append, id, post_stream, sign_up},
+    people::People,
+};
 
 /// An empty place for a log.
 #[async_trait]
 pub trait LogPlace: Send + Sync {
     /// The log as a server opens it. Nobody else has it open.
-    async fn log(&self) -> Arc<dyn Log>;
+    async fn log(&self) -> Arc<dyn People>;
 
     /// The log for copying. Nobody else has it open.
     async fn archive(&self) -> Arc<dyn LogArchive>;
@@ -43,6 +51,8 @@ macro_rules! log_archive_contract {
                     a_payload_keeps_its_bytes,
                     credentials_are_written_once,
                     credentials_belong_to_the_log_that_ends_there,
+                    keys_are_written_once_and_marks_stay,
+                    rows_are_opened_with_the_keys_beside_them,
                 );
             }
         )+
@@ -291,5 +301,107 @@ pub async fn credentials_belong_to_the_log_that_ends_there(
     }
     assert_eq!(found.len(), 11);
     assert!(found.is_sorted_by_key(|row| row.user_id));
+    Ok(())
+}
+
+/// A key is written once, another one is refused and nothing is left of its page, and a mark stays whatever comes.
+///
+/// # Errors
+/// What fails the test.
+pub async fn keys_are_written_once_and_marks_stay(
+    _: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    let to = target.archive().await;
+    let people: [UserId; 4] = std::array::from_fn(|_| UserId(id()));
+    let key = |user_id: UserId, byte: u8| KeyRecord {
+        user_id,
+        key: Some(PersonKey([byte; 32])),
+        erased_at: None,
+    };
+    let mark = |user_id: UserId| KeyRecord {
+        user_id,
+        key: None,
+        erased_at: Some(7),
+    };
+    let [ada, bob, eve, more] = people;
+    let mut first = vec![key(ada, 1), key(bob, 2), mark(eve)];
+    assert_eq!(to.write_keys(first.clone()).await?, 3);
+    assert_eq!(to.write_keys(first.clone()).await?, 0);
+    let other = to.write_keys(vec![key(more, 4), key(bob, 3)]).await;
+    assert!(matches!(other, Err(ArchiveError::OtherKey(user)) if user == bob));
+    assert_eq!(to.write_keys(vec![mark(bob), key(eve, 5)]).await?, 1);
+    first[1] = mark(bob);
+    first.sort_by_key(|record| record.user_id);
+    assert_eq!(to.read_keys(None, 10).await?, first);
+    assert_eq!(to.read_keys(None, 2).await?, first[..2]);
+    assert_eq!(to.read_keys(Some(first[1].user_id), 2).await?, first[2..]);
+    let found = to.find_keys(&people).await?;
+    let expected = first.iter().map(|record| (record.user_id, record.state()));
+    assert_eq!(found, expected.collect());
+    Ok(())
+}
+
+/// What a log sealed can be read from its rows, as long as the keys are there.
+///
+/// # Errors
+/// What fails the test.
+pub async fn rows_are_opened_with_the_keys_beside_them(
+    source: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    let author = UserId(id());
+    let post = PostCreated {
+        post_id: PostId(id()),
+        user_id: author,
+        username: "ada".to_owned(),
+        content: "what nobody else says".to_owned(),
+        visibility: Visibility::Public,
+        media: Vec::new(),
+        timestamp: Timestamp(5),
+    };
+    let command = Append {
+        events: vec![NewEvent {
+            event_id: id(),
+            event: post.into(),
+            payload: None,
+        }],
+        ..append(&post_stream(), 0, 1)
+    };
+    {
+        let log = source.log().await;
+        SealedLog::new(log.clone(), log, Arc::new(AesGcmCipher))
+            .append(command)
+            .await?;
+    }
+    let from = source.archive().await;
+    let rows = from.read_rows(0, 10).await?;
+    assert!(is_sealed(&rows[0]) && !rows[0].payload.contains("nobody else"));
+    let to = target.archive().await;
+    to.write_rows(rows.clone()).await?;
+    let open = async |rows: &[EventRow]| {
+        let mut rows = rows.to_vec();
+        open_rows(&*to, &AesGcmCipher, &mut rows).await?;
+        Ok::<_, ArchiveError>(rows[0].payload.clone())
+    };
+    let without = open(&rows).await;
+    assert!(
+        matches!(without, Err(ArchiveError::NoKey { position: 1, user_id }) if user_id == author)
+    );
+    to.write_keys(from.read_keys(None, 10).await?).await?;
+    assert!(open(&rows).await?.contains("nobody else"));
+    let mut moved = rows.clone();
+    moved[0].event_id = id();
+    assert!(matches!(
+        open(&moved).await,
+        Err(ArchiveError::Damaged { position: 1, .. })
+    ));
+    let mark = KeyRecord {
+        user_id: author,
+        key: None,
+        erased_at: Some(2),
+    };
+    to.write_keys(vec![mark]).await?;
+    assert!(open(&rows).await?.contains("[erased]"));
     Ok(())
 }

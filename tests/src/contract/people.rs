@@ -12,17 +12,17 @@ use socialhub_domain::{
     personal::ERASED_TEXT,
 };
 use socialhub_event_log::{
-    Append, AppendError, CredentialsReader, ERASED_EPOCH, ErasureStore, EventLog, FieldCipher,
-    KeyRecord, KeyState, NewEvent, PendingErasure, PersonKey, PersonKeys, SealedLog, SideWrite,
+    Append, AppendError, ERASED_EPOCH, ErasureStore, EventLog, FieldCipher, KeyRecord, KeyState,
+    NewEvent, PendingErasure, PersonKey, PersonKeys, SealedLog, SideWrite,
 };
 use socialhub_infra::security::AesGcmCipher;
 
-use crate::contract::event_log::{TestResult, append, id, sign_up, store_answer};
+use crate::contract::event_log::{Log, TestResult, append, id, sign_up, store_answer};
 
 /// A store under test.
-pub trait People: EventLog + CredentialsReader + PersonKeys + ErasureStore + 'static {}
+pub trait People: Log + PersonKeys + ErasureStore {}
 
-impl<T: EventLog + CredentialsReader + PersonKeys + ErasureStore + 'static> People for T {}
+impl<T: Log + PersonKeys + ErasureStore> People for T {}
 
 /// Stamps the suite: `people_contract!(memory => expression; sqlite => expression)`. Each expression makes a fresh, empty
 /// store and answers a pair: an `Arc` of it, and whatever must live as long as the test.
@@ -48,6 +48,7 @@ macro_rules! people_contract {
                     keys_are_paged_and_restored,
                     an_erasure_takes_credentials_and_answers_along,
                     an_erasure_that_was_not_asked_for_here_is_pending,
+                    who_has_no_key_and_is_not_erased_in_the_log_is_told,
                     what_is_personal_stands_sealed_and_reads_as_it_was,
                     the_erased_read_as_tombstones_and_nobody_else_does,
                 );
@@ -328,6 +329,28 @@ pub async fn an_erasure_that_was_not_asked_for_here_is_pending<S: People>(
     store.complete(&pending, Timestamp(12)).await?;
     assert!(store.pending(0).await?.is_empty());
     assert_eq!(store.raised_epochs().await?, [(id, ERASED_EPOCH)]);
+    Ok(())
+}
+
+/// After the return of an older log: the keys know more.
+///
+/// # Errors
+/// When the store cannot answer.
+pub async fn who_has_no_key_and_is_not_erased_in_the_log_is_told<S: People>(
+    store: Arc<S>,
+) -> TestResult {
+    let (ada, bob, stranger) = (user(), user(), user());
+    for person in [ada, bob] {
+        store
+            .append(append(&StreamId::new("user", person), 0, 1))
+            .await?;
+    }
+    store.obtain(vec![(bob, new_key())]).await?;
+    store.destroy(ada, 70).await?;
+    store.destroy(stranger, 80).await?;
+    assert_eq!(store.unsaid().await?, [ada]);
+    store.append(erase(ada, 1)).await?;
+    assert!(store.unsaid().await?.is_empty());
     Ok(())
 }
 

@@ -5,13 +5,14 @@ use std::{collections::HashMap, time::Duration};
 use async_trait::async_trait;
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, credential_key,
+    require_same_keys,
 };
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    SCHEMA,
+    SCHEMA, people,
     queries::{self, CredentialsRow, credentials},
 };
 use crate::{
@@ -136,6 +137,38 @@ impl LogArchive for PgLogArchive {
         {
             return Err(ArchiveError::OtherCredentials(other.user_id));
         }
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(new)
+    }
+
+    async fn find_keys(
+        &self,
+        wanted: &[UserId],
+    ) -> Result<HashMap<UserId, KeyState>, ArchiveError> {
+        let wanted: Vec<Uuid> = wanted.iter().map(|user| user.0).collect();
+        let found = retrying(|| people::find(&self.pool, &wanted)).await;
+        found.map_err(unavailable)
+    }
+
+    async fn read_keys(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, ArchiveError> {
+        let read = retrying(|| people::page(&self.pool, after, limit)).await;
+        read.map_err(unavailable)
+    }
+
+    async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError> {
+        let mut transaction = self.pool.begin().await.map_err(unavailable)?;
+        let new = people::restore(&mut *transaction, &records)
+            .await
+            .map_err(unavailable)?;
+        let users: Vec<Uuid> = records.iter().map(|record| record.user_id.0).collect();
+        let found = people::find(&mut *transaction, &users)
+            .await
+            .map_err(unavailable)?;
+        require_same_keys(&records, &found)?;
         transaction.commit().await.map_err(unavailable)?;
         Ok(new)
     }

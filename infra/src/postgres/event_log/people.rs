@@ -7,7 +7,7 @@ use socialhub_domain::{Timestamp, UserId};
 use socialhub_event_log::{
     ErasureStore, KeyRecord, KeyState, LogError, PendingErasure, PersonKey, PersonKeys, Position,
 };
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::{PgEventLog, answer};
@@ -27,10 +27,13 @@ fn record((user, key, erased_at): KeyRow) -> Result<KeyRecord, sqlx::Error> {
     })
 }
 
-async fn find(pool: &PgPool, people: &[Uuid]) -> Result<HashMap<UserId, KeyState>, sqlx::Error> {
+pub(super) async fn find(
+    executor: impl PgExecutor<'_>,
+    people: &[Uuid],
+) -> Result<HashMap<UserId, KeyState>, sqlx::Error> {
     let sql = "SELECT k.user_id, k.key, k.erased_at FROM unnest($1::uuid[]) AS u (id)
          JOIN person_keys AS k ON k.user_id = u.id";
-    let rows: Vec<KeyRow> = sqlx::query_as(sql).bind(people).fetch_all(pool).await?;
+    let rows: Vec<KeyRow> = sqlx::query_as(sql).bind(people).fetch_all(executor).await?;
     rows.into_iter()
         .map(|row| record(row).map(|record| (record.user_id, record.state())))
         .collect()
@@ -51,7 +54,7 @@ async fn destroy(pool: &PgPool, user: UserId, position: Position) -> Result<(), 
     destroyed.execute(pool).await.map(|_| ())
 }
 
-async fn page(
+pub(super) async fn page(
     pool: &PgPool,
     after: Option<UserId>,
     limit: usize,
@@ -66,7 +69,11 @@ async fn page(
     rows.into_iter().map(record).collect()
 }
 
-async fn restore(pool: &PgPool, records: &[KeyRecord]) -> Result<(), sqlx::Error> {
+/// Answers how many records changed anything.
+pub(super) async fn restore(
+    executor: impl PgExecutor<'_>,
+    records: &[KeyRecord],
+) -> Result<u64, sqlx::Error> {
     let sql = "INSERT INTO person_keys AS k (user_id, key, erased_at)
          SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bigint[])
          ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
@@ -81,7 +88,10 @@ async fn restore(pool: &PgPool, records: &[KeyRecord]) -> Result<(), sqlx::Error
         .map(|record| record.erased_at.map(to_sql))
         .collect();
     let restored = sqlx::query(sql).bind(users).bind(keys).bind(erased);
-    restored.execute(pool).await.map(|_| ())
+    restored
+        .execute(executor)
+        .await
+        .map(|done| done.rows_affected())
 }
 
 #[async_trait]
@@ -111,7 +121,7 @@ impl PersonKeys for PgEventLog {
     }
 
     async fn restore(&self, records: Vec<KeyRecord>) -> Result<(), LogError> {
-        answer(retrying(|| restore(&self.pool, &records)).await)
+        answer(retrying(|| restore(&self.pool, &records)).await).map(|_| ())
     }
 }
 
@@ -131,6 +141,16 @@ async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, 
         email,
     };
     Ok(rows.into_iter().map(read).collect())
+}
+
+async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
+    let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
+             SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
+             WHERE e.aggregate_type = 'user' AND e.aggregate_id = k.user_id::text
+         ) AS stream
+         WHERE k.erased_at IS NOT NULL AND NOT stream.said";
+    let found: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(pool).await?;
+    Ok(found.into_iter().map(UserId).collect())
 }
 
 async fn forget_answers(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
@@ -158,6 +178,10 @@ async fn complete(
 impl ErasureStore for PgEventLog {
     async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
         answer(retrying(|| pending(&self.pool, after)).await)
+    }
+
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
+        answer(retrying(|| unsaid(&self.pool)).await)
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {

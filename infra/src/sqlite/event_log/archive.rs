@@ -1,16 +1,17 @@
 //! The log's rows as they are, out of the file and into it.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, LogArchive, Position, credential_key,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, credential_key,
+    require_same_keys,
 };
 
-use super::{OpenError, lock, read_head, schema, side::credentials, writer};
+use super::{OpenError, lock, people, read_head, schema, side::credentials, writer};
 use crate::{
     event_rows::decode_metadata,
     sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
@@ -156,6 +157,38 @@ impl LogArchive for SqliteLogArchive {
             for row in &rows {
                 new += u64::from(write_one(transaction, row)?);
             }
+            Ok(new)
+        })
+        .await
+    }
+
+    async fn find_keys(
+        &self,
+        wanted: &[UserId],
+    ) -> Result<HashMap<UserId, KeyState>, ArchiveError> {
+        let wanted = wanted.to_vec();
+        self.run(move |connection| people::find_keys(connection, &wanted).map_err(unavailable))
+            .await
+    }
+
+    async fn read_keys(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, ArchiveError> {
+        self.run(move |connection| people::read_keys(connection, after, limit).map_err(unavailable))
+            .await
+    }
+
+    async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError> {
+        self.write(move |transaction| {
+            let mut new = 0;
+            for record in &records {
+                new += u64::from(people::restore(transaction, record).map_err(unavailable)?);
+            }
+            let users: Vec<UserId> = records.iter().map(|record| record.user_id).collect();
+            let found = people::find_keys(transaction, &users).map_err(unavailable)?;
+            require_same_keys(&records, &found)?;
             Ok(new)
         })
         .await

@@ -49,20 +49,61 @@ fn together<T>(
     Ok(done)
 }
 
+/// The keys of some people.
+pub(super) fn find_keys(
+    connection: &Connection,
+    people: &[UserId],
+) -> rusqlite::Result<HashMap<UserId, KeyState>> {
+    let mut found = HashMap::with_capacity(people.len());
+    for user in people {
+        if let Some(state) = find(connection, *user)? {
+            found.insert(*user, state);
+        }
+    }
+    Ok(found)
+}
+
+/// Keys and marks after a person's.
+pub(super) fn read_keys(
+    connection: &Connection,
+    after: Option<UserId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<KeyRecord>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = "SELECT user_id, key, erased_at FROM person_keys
+         WHERE ?1 IS NULL OR user_id > ?1 ORDER BY user_id LIMIT ?2";
+    let after = after.map(|user| id_bytes(user.0));
+    let read = |row: &Row<'_>| {
+        let (key, erased_at) = key_and_mark(row, 1)?;
+        Ok(KeyRecord {
+            user_id: UserId(read_id(row, 0)?),
+            key,
+            erased_at,
+        })
+    };
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.query_map(params![after, limit], read)?.collect()
+}
+
+/// Brings a record back; answers whether that changed anything.
+pub(super) fn restore(connection: &Connection, record: &KeyRecord) -> rusqlite::Result<bool> {
+    let sql = "INSERT INTO person_keys (user_id, key, erased_at) VALUES (?1, ?2, ?3)
+         ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
+         WHERE person_keys.erased_at IS NULL AND excluded.erased_at IS NOT NULL";
+    let row = params![
+        id_bytes(record.user_id.0),
+        record.key.as_ref().map(|key| key.0),
+        record.erased_at.map(to_sql),
+    ];
+    Ok(connection.prepare_cached(sql)?.execute(row)? > 0)
+}
+
 #[async_trait]
 impl PersonKeys for SqliteEventLog {
     async fn find(&self, people: &[UserId]) -> Result<HashMap<UserId, KeyState>, LogError> {
         let people = people.to_vec();
-        self.read(move |connection| {
-            let mut found = HashMap::with_capacity(people.len());
-            for user in people {
-                if let Some(state) = find(connection, user)? {
-                    found.insert(user, state);
-                }
-            }
-            Ok(found)
-        })
-        .await
+        self.read(move |connection| find_keys(connection, &people))
+            .await
     }
 
     async fn obtain(
@@ -99,38 +140,15 @@ impl PersonKeys for SqliteEventLog {
     }
 
     async fn page(&self, after: Option<UserId>, limit: usize) -> Result<Vec<KeyRecord>, LogError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.read(move |connection| {
-            let sql = "SELECT user_id, key, erased_at FROM person_keys
-                 WHERE ?1 IS NULL OR user_id > ?1 ORDER BY user_id LIMIT ?2";
-            let after = after.map(|user| id_bytes(user.0));
-            let read = |row: &Row<'_>| {
-                let (key, erased_at) = key_and_mark(row, 1)?;
-                Ok(KeyRecord {
-                    user_id: UserId(read_id(row, 0)?),
-                    key,
-                    erased_at,
-                })
-            };
-            let mut statement = connection.prepare_cached(sql)?;
-            statement.query_map(params![after, limit], read)?.collect()
-        })
-        .await
+        self.read(move |connection| read_keys(connection, after, limit))
+            .await
     }
 
     async fn restore(&self, records: Vec<KeyRecord>) -> Result<(), LogError> {
         self.write(move |connection| {
             together(connection, |connection| {
-                let sql = "INSERT INTO person_keys (user_id, key, erased_at) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
-                     WHERE person_keys.erased_at IS NULL AND excluded.erased_at IS NOT NULL";
-                for record in records {
-                    let row = params![
-                        id_bytes(record.user_id.0),
-                        record.key.map(|key| key.0),
-                        record.erased_at.map(to_sql),
-                    ];
-                    connection.prepare_cached(sql)?.execute(row)?;
+                for record in &records {
+                    restore(connection, record)?;
                 }
                 Ok(())
             })
@@ -162,6 +180,28 @@ impl ErasureStore for SqliteEventLog {
             })
             .await?;
         Ok(found)
+    }
+
+    async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
+        self.read(|connection| {
+            let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
+            let mut statement = connection.prepare_cached(sql)?;
+            let destroyed: Vec<UserId> = statement
+                .query_map([], |row| read_id(row, 0).map(UserId))?
+                .collect::<rusqlite::Result<_>>()?;
+            let sql = "SELECT max(event_type = 'user.erased') FROM events
+                 WHERE aggregate_type = 'user' AND aggregate_id = ?1";
+            let mut is_said = connection.prepare_cached(sql)?;
+            let mut unsaid = Vec::new();
+            for user in destroyed {
+                let said: Option<bool> = is_said.query_row([user.to_string()], |row| row.get(0))?;
+                if said == Some(false) {
+                    unsaid.push(user);
+                }
+            }
+            Ok(unsaid)
+        })
+        .await
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {

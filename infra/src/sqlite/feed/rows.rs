@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row};
 use serde_json::{Value, json};
-use socialhub_domain::{PostId, UserId};
+use socialhub_domain::{PostId, UserId, personal::ERASED_TEXT};
 use socialhub_projections::{
     feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
     verify::ModelRow,
@@ -99,10 +99,12 @@ fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
         "bio": row.get::<_, Option<String>>(4)?, "avatar": row.get::<_, Option<String>>(5)?,
         "createdAt": row.get::<_, i64>(6)?,
     });
-    // What people are found by follows from what is shown of them.
+    // What people are found by follows from what is shown of them; the erased are not found.
+    let erased = value["username"] == ERASED_TEXT;
     for (shown, found_by) in [(2, 7), (3, 8)] {
         let shown: Option<String> = row.get(shown)?;
         let found_by: Option<String> = row.get(found_by)?;
+        let shown = shown.filter(|_| !erased);
         if shown.as_deref().map(lower) != found_by {
             value["foundBy"] = json!(found_by);
         }
