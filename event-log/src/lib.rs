@@ -24,7 +24,7 @@ pub mod sealing;
 pub mod side;
 pub mod wire;
 
-pub use archive::{ArchiveError, EventRow, LogArchive, require_same_keys};
+pub use archive::{ArchiveError, EventRow, LogArchive, UnfinishedCopy, require_same_keys};
 pub use as_of::LogAsOf;
 pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
 pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};
