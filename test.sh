@@ -85,7 +85,8 @@ cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREA
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
-    auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: flow:: media:: program:: replay:: social::
+    auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: flow:: \
+    media:: program:: replay:: social::
 
 step "the launcher and the gateway"
 python3 -m unittest discover -s deploy/tests
