@@ -14,6 +14,7 @@ mod cors;
 mod edge;
 pub mod error;
 mod extract;
+mod firehose;
 mod limits;
 pub mod media;
 mod metrics;

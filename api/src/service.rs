@@ -15,7 +15,7 @@ pub enum Service {
     Posts,
     /// Notifications.
     Notifications,
-    /// Home feed and trending.
+    /// Home feed and trending; the firehose.
     Feed,
     /// Socket.IO and the history of rooms: the chat's own router.
     Chat,
@@ -70,7 +70,10 @@ impl Service {
                 routes::media::mount(mounts);
             }
             Self::Notifications => routes::notify::mount(mounts),
-            Self::Feed => routes::feed::mount(mounts),
+            Self::Feed => {
+                routes::feed::mount(mounts);
+                routes::events::mount(mounts);
+            }
             Self::Chat => {}
         }
     }

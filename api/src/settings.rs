@@ -52,7 +52,8 @@ pub struct Settings {
     pub rate_limits: Option<RateLimits>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: TrustedProxies,
-    /// When set, `/metrics` wants it as bearer token.
+    /// Whoever brings it as bearer token is the operator. When set, `/metrics` wants it; when not, `/events/stream` is
+    /// nobody's.
     pub operator_token: Option<String>,
     /// What the gateway proves itself with: only from whom brings it `x-user-payload` is believed.
     pub gateway_secret: Option<String>,
@@ -73,6 +74,8 @@ pub struct Settings {
     pub json_limit: usize,
     /// Open event streams of one person; more are answered 429.
     pub streams_per_user: usize,
+    /// Open streams of all events; more are answered 503.
+    pub firehoses: usize,
 }
 
 impl Settings {
@@ -93,6 +96,7 @@ impl Settings {
             concurrency: 4_096,
             json_limit: 256 * 1024,
             streams_per_user: 10,
+            firehoses: 16,
         }
     }
 }

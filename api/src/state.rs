@@ -7,6 +7,7 @@ use std::{
 
 use socialhub_commands::{Commands, ports::Tokens};
 use socialhub_domain::{Clock, IdGenerator, StreamId, UserId};
+use socialhub_event_log::Firehose;
 use socialhub_projections::{
     Freshness, ModelPosition, ReadError, counters::ports::CounterReader, feed::ports::FeedReader,
     notifications::ports::NotificationReader,
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::ApiError,
+    firehose::OpenFirehoses,
     limits::{Limiter, SharedLimits},
     media::MediaReader,
     metrics::RequestMetrics,
@@ -48,6 +50,8 @@ pub struct ApiState {
     pub notifications: Arc<dyn NotificationReader>,
     /// Reads counters and trending.
     pub counters: Arc<dyn CounterReader>,
+    /// Reads every event, without anything personal.
+    pub firehose: Firehose,
     /// Where the three models are.
     pub positions: Positions,
     /// Checks bearer tokens.
@@ -81,6 +85,7 @@ pub(crate) struct Shared {
     pub limiter: Limiter,
     pub signer: Signer,
     pub streams: OpenStreams,
+    pub firehoses: OpenFirehoses,
     pub in_flight: AtomicUsize,
     pub request_metrics: RequestMetrics,
     pub models: Models,
@@ -132,6 +137,7 @@ impl Shared {
             limiter: Limiter::new(api.settings.rate_limits.as_ref(), api.shared_limits.clone()),
             signer: Signer::new(&api.settings.signing_key),
             streams: OpenStreams::new(api.settings.streams_per_user),
+            firehoses: OpenFirehoses::new(api.settings.firehoses),
             in_flight: AtomicUsize::new(0),
             request_metrics: RequestMetrics::default(),
             models: Models {

@@ -33,13 +33,13 @@ use crate::{
 /// Items of one query.
 const BATCH: usize = 100;
 /// A stream asks its read model at most this often.
-const PACE: Duration = Duration::from_millis(50);
+pub(crate) const PACE: Duration = Duration::from_millis(50);
 /// A comment goes out this often, so that proxies keep the connection and the server notices a lost one.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// An idle stream looks this often whether its token is still good.
 const RECHECK: Duration = Duration::from_secs(15);
 /// What a browser waits before it connects again.
-const RETRY: Duration = Duration::from_secs(2);
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
 /// Counts each person's open streams.
 pub(crate) struct OpenStreams {

@@ -15,7 +15,7 @@ use socialhub_event_log::{LogArchive, Position};
 use socialhub_infra::{clock::SystemClock, sqlite::event_log::SqliteLogArchive};
 use socialhub_replay_tools::transfer::{
     CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, KeyLines, Lines, Part,
-    PeoplesCredentials, PeoplesKeys, export, import,
+    PeoplesCredentials, PeoplesKeys, Target, export, import,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -162,7 +162,8 @@ async fn run_import(folder: &Path, flags: &[&str], scratch: &Path) -> Result<(),
     let open = || async {
         let log = SqliteLogArchive::open(&scratch.join("imported.db"));
         let log: Arc<dyn LogArchive> = Arc::new(log.map_err(|error| error.to_string())?);
-        Ok(parts(&log, Position::MAX))
+        let parts = parts(&log, Position::MAX);
+        Ok(Target { log, parts })
     };
     let stop = CancellationToken::new();
     import(&line.options, &lines, open, &mut std::io::sink(), stop)

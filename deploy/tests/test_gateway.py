@@ -72,7 +72,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(
                 401, b'{"valid":false}', {"WWW-Authenticate": "Bearer", "Content-Type": "application/json"}
             )
-        if self.server.name not in ("auth", "chat1", "chat2") and "x-user-payload" not in headers:
+        open_to_all = self.server.name in ("auth", "chat1", "chat2") or "/events/" in self.path
+        if not open_to_all and "x-user-payload" not in headers:
             problem = {
                 "Content-Type": "application/problem+json",
                 "WWW-Authenticate": "Bearer",
@@ -200,6 +201,8 @@ class Gateway(unittest.TestCase):
             "/api/feed/?page=2": ("feed", "/api/v1/feed/?page=2"),
             "/api/feed/stream": ("feed", "/api/v1/feed/stream"),
             "/api/v1/feed/trending": ("feed", "/api/v1/feed/trending"),
+            "/events/stream?after=5&types=post.created": ("feed", "/api/v1/events/stream?after=5&types=post.created"),
+            "/api/v1/events/stream": ("feed", "/api/v1/events/stream"),
             "/livez": ("auth", "/livez"),
             "/openapi.json": ("auth", "/openapi.json"),
             "/docs": ("auth", "/docs"),
@@ -223,6 +226,14 @@ class Gateway(unittest.TestCase):
         asked = self.asked("GET", "/media/1/a.png", headers={"Range": "bytes=0-1"}, token=None)
         self.assertEqual((asked["service"], asked["path"]), ("posts", "/media/1/a.png"))
         self.assertEqual(asked["headers"]["range"], "bytes=0-1")
+        self.assertEqual(self.services["auth"].asked, [])
+
+    def test_the_operators_token_reaches_the_firehose_without_a_question(self):
+        headers = {"Last-Event-ID": "7", "X-User-Payload": '{"id":"2"}'}
+        asked = self.asked("GET", "/events/stream", headers=headers, token="the operator's")
+        self.assertEqual(asked["headers"]["authorization"], "Bearer the operator's")
+        self.assertEqual(asked["headers"]["last-event-id"], "7")
+        self.assertNotIn("x-user-payload", asked["headers"])
         self.assertEqual(self.services["auth"].asked, [])
 
     # ---- who asks -----------------------------------------------------------------------------------------------
@@ -343,7 +354,11 @@ class Gateway(unittest.TestCase):
             more.wait(5)
             handler.close_connection = True
 
-        for service, path in (("feed", "/api/feed/stream"), ("notifications", "/notify/stream")):
+        for service, path in (
+            ("feed", "/api/feed/stream"),
+            ("notifications", "/notify/stream"),
+            ("feed", "/events/stream"),
+        ):
             more.clear()
             self.services[service].behaviour = stream
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3)

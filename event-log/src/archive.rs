@@ -4,7 +4,7 @@
 //! [`crate::EventLog::append`], which gives out positions and decides; it writes rows that another log has decided on.
 //! Every adapter passes the contract suite in `tests/src/contract/archive.rs`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,25 @@ impl EventRow {
     }
 }
 
+/// A copy into a log that was begun and has not ended: until it has, the log is not whole, and nobody may serve it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedCopy {
+    /// Which copy: only the same one can end it.
+    pub id: String,
+    /// The command that makes it, to be run again.
+    pub command: String,
+}
+
+impl fmt::Display for UnfinishedCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, .. } = self;
+        write!(
+            f,
+            "`{command}` was interrupted here: run it again, to its end, before anything else"
+        )
+    }
+}
+
 /// Why rows were not read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -105,6 +124,9 @@ pub enum ArchiveError {
     /// Somebody has another key. Nothing was written.
     #[error("there is another key of the person {0}")]
     OtherKey(UserId),
+    /// Another copy was begun here and has not ended. Nothing was written.
+    #[error("{0}")]
+    OtherCopy(UnfinishedCopy),
     /// What is personal in an event is sealed with a key that is not there.
     #[error(
         "the event at position {position} needs the key of the person {user_id}, which is not there"
@@ -212,4 +234,23 @@ pub trait LogArchive: Send + Sync {
     /// # Errors
     /// [`ArchiveError`].
     async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError>;
+
+    /// The copy that was begun here and has not ended.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn unfinished_copy(&self) -> Result<Option<UnfinishedCopy>, ArchiveError>;
+
+    /// From now on whatever is written marks the log, in the same transaction, as half this copy. A copy that finds
+    /// everything there leaves no mark.
+    ///
+    /// # Errors
+    /// [`ArchiveError::OtherCopy`].
+    async fn begin_copy(&self, copy: UnfinishedCopy) -> Result<(), ArchiveError>;
+
+    /// Removes the mark: the log is whole.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn end_copy(&self) -> Result<(), ArchiveError>;
 }

@@ -31,6 +31,11 @@ impl<'a> JsonFields<'a> {
         }
     }
 
+    /// Keeps the fields whose names pass.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
     /// The object as text.
     pub(crate) fn to_json(&self) -> String {
         let length: usize = self.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
@@ -92,6 +97,8 @@ mod tests {
         fields.set("c", "7");
         fields.set("not there", "8");
         assert_eq!(fields.to_json(), r#"{"b":[1, 2],"a\"":{"x":"}"},"c":7}"#);
+        fields.retain(|name| name != "b");
+        assert_eq!(fields.to_json(), r#"{"a\"":{"x":"}"},"c":7}"#);
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The listening socket: accepts connections, bounds them, and lets them finish at the end.
+//! The listening socket: accepts connections, bounds them, and lets them finish at the end. Who takes nothing of what they
+//! asked for does not hold a connection, or the program's end, for ever.
+
+mod taking;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,8 +15,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use self::taking::{Taking, Watched};
+
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A client that takes nothing of an answer for so long is cut off.
+const STALL: Duration = Duration::from_secs(60);
+
+/// The same while the program stops.
+const STALL_AT_THE_END: Duration = Duration::from_secs(3);
 
 /// The most bytes of a request's head; a longer one is answered 431.
 const MAX_HEAD: usize = 64 * 1024;
@@ -75,6 +86,8 @@ async fn serve_connection(
         let app = app.clone();
         async move { Ok::<_, Infallible>(answer(app, request.map(Body::new)).await) }
     });
+    let taking = Arc::new(Taking::default());
+    let stream = Watched::new(stream, Arc::clone(&taking));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -83,14 +96,20 @@ async fn serve_connection(
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = connection.as_mut() => Some(ended),
+        () = taking.stalled(STALL) => None,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => Some(ended),
+                () = taking.stalled(STALL_AT_THE_END) => None,
+            }
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        None => tracing::debug!(%peer, "a client that took nothing of its answer was cut off"),
     }
 }
 

@@ -51,6 +51,14 @@ impl LogPlace for Folder {
     async fn archive(&self) -> Arc<dyn LogArchive> {
         Arc::new(SqliteLogArchive::open(&self.file()).unwrap())
     }
+
+    async fn refusal(&self) -> Option<String> {
+        let clock = Arc::new(ClockAt(Timestamp(0)));
+        let serving = SqliteEventLog::open(&self.file(), clock).err();
+        let reading = SqliteEventLog::open_read_only(&self.file()).err();
+        assert_eq!(serving.is_some(), reading.is_some());
+        serving.map(|error| error.to_string())
+    }
 }
 
 #[async_trait]
@@ -85,6 +93,12 @@ impl LogPlace for Server {
 
     async fn archive(&self) -> Arc<dyn LogArchive> {
         Arc::new(PgLogArchive::connect(self.0.url()).await.unwrap())
+    }
+
+    async fn refusal(&self) -> Option<String> {
+        let clock = Arc::new(ClockAt(Timestamp(0)));
+        let refused = PgEventLog::connect(self.0.url(), clock).await.err();
+        refused.map(|error| error.to_string())
     }
 }
 

@@ -710,6 +710,19 @@ async fn a_killed_import_is_gone_on_with() {
         arrived <= MANY as i64 && !output.status.success(),
         "{arrived}"
     );
+    is_half_and_refused(&target, &folder, &[&["serve", "--listen", "127.0.0.1:0"]]).await;
+    // Another export cannot end what this one has begun.
+    let other = exports.name("other");
+    succeed(
+        &server,
+        &["replay", "export", &other, "--all", "--file-size", "3"],
+    )
+    .await;
+    let refused = fail(&target, &["replay", "import", &other]).await;
+    assert!(
+        refused.contains(&folder) && refused.contains("run it again"),
+        "{refused}"
+    );
     let said = succeed(&target, &import).await;
     assert!(
         said.contains(&format!("and {arrived} were there")),
@@ -717,6 +730,103 @@ async fn a_killed_import_is_gone_on_with() {
     );
     succeed(&target, &["replay", "rebuild", "--all"]).await;
     target.verify_all().await;
+}
+
+/// Nothing works on the half of a log that an import has left, and all say what to do.
+async fn is_half_and_refused(target: &Server, folder: &str, servers: &[&[&str]]) {
+    let elsewhere = Exports::new();
+    let export = elsewhere.name("half");
+    let tools: [&[&str]; 5] = [
+        &["replay", "status"],
+        &["replay", "rebuild", "--all"],
+        &["replay", "verify", "--all"],
+        &["replay", "tail", "--json"],
+        &["replay", "export", &export, "--all"],
+    ];
+    for command in servers.iter().chain(&tools) {
+        let said = fail(target, command).await;
+        let lines: Vec<_> = said
+            .lines()
+            .filter(|line| line.contains("not whole"))
+            .collect();
+        let [line] = lines[..] else {
+            panic!("{command:?}: {said}");
+        };
+        assert!(
+            line.contains(&format!(
+                "`socialhub replay import {folder}` was interrupted"
+            )) && line.contains("run it again, to its end"),
+            "{command:?}: {said}"
+        );
+    }
+}
+
+/// The same on Postgres, where every process of the cluster refuses.
+#[tokio::test]
+async fn a_killed_import_into_a_database_is_gone_on_with() {
+    use sqlx::{Connection, Executor, PgConnection};
+    let server = many_posts().await;
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    let target = fresh(Profile::Distributed).await;
+    let connect = || PgConnection::connect(target.setting("DATABASE_URL"));
+    let (mut first, mut second, mut looking) = (
+        connect().await.unwrap(),
+        connect().await.unwrap(),
+        connect().await.unwrap(),
+    );
+    // The lock of appends is handed on in the order in which it was asked for: to us, to the import for its first rows, and
+    // to us again.
+    let lock = "SELECT pg_advisory_lock(8316291640277037)";
+    first.execute(lock).await.unwrap();
+    let import = ["replay", "import", &folder];
+    let child = start(target.prepare_command(&import));
+    waiting(&mut looking, 1).await;
+    let again = tokio::spawn(async move {
+        second.execute(lock).await.unwrap();
+        second
+    });
+    waiting(&mut looking, 2).await;
+    drop(first);
+    let second = again.await.unwrap();
+    send(&child, "KILL");
+    assert!(!ended(child).await.status.success());
+    drop(second);
+    let arrived: i64 = sqlx::query_scalar("SELECT count(*) FROM events")
+        .fetch_one(&mut looking)
+        .await
+        .unwrap();
+    assert!((1..=MANY as i64).contains(&arrived), "{arrived}");
+    let servers: [&[&str]; 4] = [
+        &["serve", "--listen", "127.0.0.1:0"],
+        &["service", "feed", "--listen", "127.0.0.1:0"],
+        &["relay"],
+        &["project", "feed"],
+    ];
+    is_half_and_refused(&target, &folder, &servers).await;
+    let said = succeed(&target, &import).await;
+    assert!(
+        said.contains(&format!("and {arrived} were there")),
+        "{said}"
+    );
+    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.verify_all().await;
+}
+
+/// Waits until so many sessions wait for the lock of appends.
+async fn waiting(connection: &mut sqlx::PgConnection, wanted: i64) {
+    let sql = "SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' AND datname = current_database()";
+    let connection = tokio::sync::Mutex::new(connection);
+    eventually("somebody waits for the lock", || async {
+        let waiting: i64 = sqlx::query_scalar(sql)
+            .fetch_one(&mut **connection.lock().await)
+            .await
+            .unwrap();
+        (waiting == wanted).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ mod contract_files;
 mod durability;
 mod erasure;
 mod event_log;
+mod firehose;
 mod flow;
 mod kafka;
 mod media;

@@ -1,11 +1,15 @@
 //! The program itself: its start, its commands, its operations routes.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
 use socialhub_tests::support::{
     Profile, Server, eventually, profile::OPERATOR_TOKEN, server::binary,
 };
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn it_says_where_it_is_and_what_to_try() {
@@ -73,6 +77,7 @@ async fn the_openapi_document_names_every_route() {
         "/notify/notifications/read-all",
         "/notify/notifications/{id}",
         "/notify/stream",
+        "/events/stream",
         "/livez",
         "/readyz",
     ] {
@@ -140,6 +145,7 @@ fn a_bad_setting_is_refused_by_name() {
         (&["service", "nosuch"], &[], "nosuch"),
         (&["project", "nosuch"], &[], "nosuch"),
         (&["serve"], &[("JWT_SECRET", "short")], "JWT_SECRET"),
+        (&["serve"], &[("OPERATOR_TOKEN", "short")], "OPERATOR_TOKEN"),
         (&["serve", "--config", "missing.toml"], &[], "missing.toml"),
     ] {
         let (ok, text) = run(arguments, environment);
@@ -209,6 +215,25 @@ async fn the_doctor_finds_a_healthy_folder_healthy() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
+}
+
+/// A client that asks for a lot and takes nothing of it.
+#[tokio::test]
+async fn who_takes_nothing_does_not_hold_up_the_end() {
+    let mut server = Server::start().await;
+    let address = ("127.0.0.1", server.port());
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
+    // More than the buffers of both ends hold; the server stops reading where it cannot answer.
+    let asking = async {
+        for _ in 0..400 {
+            client.write_all(request.as_bytes()).await.unwrap();
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), asking).await;
+    // Others are served meanwhile.
+    server.client().get("/livez").await.expect_status(200);
+    assert!(server.stop().await, "it did not end in order");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! at: it counts only together with the gateway's secret.
 
 use axum::extract::FromRequestParts;
-use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use http::{HeaderMap, StatusCode, header::AUTHORIZATION, request::Parts};
 use serde::Deserialize;
 use socialhub_commands::Actor;
 use socialhub_domain::UserId;
@@ -27,6 +27,31 @@ pub(crate) struct Signed(pub Actor);
 
 /// A person with a good token, or nobody when the request brings none. A bad token is still refused.
 pub(crate) struct MaybeSigned(pub Option<Actor>);
+
+/// The operator, by their token. Where there is none, nobody is.
+pub(crate) struct Operator;
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Some(wanted) = &app.api.settings.operator_token else {
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "Forbidden")
+                .detail("this is for the operator, and OPERATOR_TOKEN is not set"));
+        };
+        if is_operator(wanted, &parts.headers) {
+            Ok(Self)
+        } else {
+            Err(ApiError::unauthorized().detail("the operator's token is needed"))
+        }
+    }
+}
+
+/// Whether the request brings the operator's token.
+pub(crate) fn is_operator(wanted: &str, headers: &HeaderMap) -> bool {
+    let given = bearer(headers).unwrap_or_default();
+    same(given.as_bytes(), wanted.as_bytes())
+}
 
 impl FromRequestParts<App> for Signed {
     type Rejection = ApiError;

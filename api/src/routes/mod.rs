@@ -1,6 +1,7 @@
 //! The routes, a folder for each service.
 
 pub(crate) mod auth;
+pub(crate) mod events;
 pub(crate) mod feed;
 pub(crate) mod media;
 pub(crate) mod notify;

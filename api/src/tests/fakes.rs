@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,9 +25,12 @@ use socialhub_commands::{
     },
 };
 use socialhub_domain::{
-    Clock, IdGenerator, NotificationId, PostId, Timestamp, UserId, event::Visibility,
+    Clock, IdGenerator, NotificationId, PostId, StreamId, Timestamp, UserId, event::Visibility,
 };
-use socialhub_event_log::memory::MemoryEventLog;
+use socialhub_event_log::{
+    Append, AppendError, Appended, EventLog, Firehose, LogError, Position, RecordedEvent,
+    memory::MemoryEventLog,
+};
 use socialhub_projections::{
     Freshness, ModelPosition, Page, PageRequest, ReadError,
     counters::ports::{CounterReader, PersonCounts, PostCounts, TrendingPost},
@@ -503,9 +506,58 @@ pub(super) struct World {
     pub readers: Arc<Readers>,
     pub outside: Arc<Outside>,
     pub log: Arc<MemoryEventLog>,
+    pub read_log: Arc<ReadLog>,
     pub tokens: Arc<Names>,
     pub probe: Arc<Probe>,
     pub shutdown: CancellationToken,
+}
+
+/// The log as the firehose reads it: counts the reads, and fails them when asked to.
+pub(super) struct ReadLog {
+    log: Arc<MemoryEventLog>,
+    pub reads: AtomicUsize,
+    pub away: AtomicBool,
+}
+
+#[async_trait]
+impl EventLog for ReadLog {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        self.log.append(append).await
+    }
+
+    async fn read_stream(&self, stream: &StreamId) -> Result<Vec<RecordedEvent>, LogError> {
+        self.log.read_stream(stream).await
+    }
+
+    async fn read_streams(
+        &self,
+        streams: &[StreamId],
+    ) -> Result<Vec<Vec<RecordedEvent>>, LogError> {
+        self.log.read_streams(streams).await
+    }
+
+    async fn read_all(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, LogError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.away.load(Ordering::Relaxed) {
+            return Err(LogError::Unavailable("away".to_owned()));
+        }
+        self.log.read_all(after, limit).await
+    }
+
+    async fn head(&self) -> Result<Position, LogError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(LogError::Unavailable("away".to_owned()));
+        }
+        self.log.head().await
+    }
+
+    fn watch_head(&self) -> watch::Receiver<Position> {
+        self.log.watch_head()
+    }
 }
 
 /// Settings for tests: no rate limits.
@@ -524,6 +576,11 @@ impl World {
     pub(super) fn with(settings: Settings) -> Self {
         let outside = Arc::new(Outside::default());
         let log = Arc::new(MemoryEventLog::new());
+        let read_log = Arc::new(ReadLog {
+            log: log.clone(),
+            reads: AtomicUsize::new(0),
+            away: AtomicBool::new(false),
+        });
         let tokens = Arc::new(Names::default());
         let ids = Arc::new(Counting::default());
         let readers = Arc::new(Readers::default());
@@ -552,6 +609,7 @@ impl World {
             feed: readers.clone(),
             notifications: readers.clone(),
             counters: readers.clone(),
+            firehose: Firehose::new(read_log.clone()),
             positions: Positions {
                 feed: model.clone(),
                 notifications: model.clone(),
@@ -575,6 +633,7 @@ impl World {
             readers,
             outside,
             log,
+            read_log,
             tokens,
             probe,
             shutdown,

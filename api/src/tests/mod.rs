@@ -2,6 +2,7 @@
 
 mod bodies;
 mod fakes;
+mod firehose;
 mod lists;
 mod media;
 mod operations;

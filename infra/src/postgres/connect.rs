@@ -2,6 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
+use socialhub_event_log::UnfinishedCopy;
 use sqlx::{
     Connection, Executor, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSeverity},
@@ -46,6 +47,9 @@ pub enum OpenError {
         /// The version this program needs.
         known: usize,
     },
+    /// A copy into the log was interrupted.
+    #[error("the event log is not whole: {0}")]
+    Unfinished(UnfinishedCopy),
     /// A migration failed; it left nothing.
     #[error("the schema of the {component} could not be brought up to date: {error}")]
     Migration {

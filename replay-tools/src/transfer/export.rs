@@ -20,6 +20,7 @@ use super::{
     meter::Meter,
     pages::pages,
     part::Part,
+    require_whole,
 };
 use crate::{Verdict, show};
 
@@ -74,6 +75,7 @@ pub async fn export(
     stop: CancellationToken,
 ) -> Result<Verdict, TransferError> {
     let started = Instant::now();
+    require_whole(log).await?;
     let head = log.head().await?;
     if let Some(wanted) = options.to.filter(|wanted| *wanted > head) {
         return Err(TransferError::BeyondTheEnd { wanted, head });

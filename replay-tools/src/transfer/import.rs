@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
+use socialhub_event_log::{LogArchive, UnfinishedCopy};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -62,6 +63,14 @@ impl ImportOptions {
     }
 }
 
+/// Where an export is brought to.
+pub struct Target {
+    /// The log.
+    pub log: Arc<dyn LogArchive>,
+    /// The log's own parts and all others.
+    pub parts: Vec<Arc<dyn Part>>,
+}
+
 /// Checks an export and imports it. `lines` check what they are named by; `open` opens the target, once the export was
 /// found to be good.
 ///
@@ -75,7 +84,7 @@ pub async fn import<F>(
     stop: CancellationToken,
 ) -> Result<Verdict, TransferError>
 where
-    F: Future<Output = Result<Vec<Arc<dyn Part>>, String>>,
+    F: Future<Output = Result<Target, String>>,
 {
     let started = Instant::now();
     let mut manifest = read_manifest(&options.folder)?;
@@ -99,8 +108,8 @@ where
         None
     } else {
         import.require_all(lines)?;
-        let parts = open().await.map_err(TransferError::Target)?;
-        Some(import.write(&parts).await?)
+        let target = open().await.map_err(TransferError::Target)?;
+        Some(import.write(&target).await?)
     };
     let seconds = started.elapsed().as_secs_f64();
     report(options, &import.manifest, written.as_ref(), seconds, out)
@@ -188,7 +197,8 @@ impl Import {
         Ok(())
     }
 
-    async fn write(&self, parts: &[Arc<dyn Part>]) -> Result<Outcome, TransferError> {
+    async fn write(&self, target: &Target) -> Result<Outcome, TransferError> {
+        let Target { log, parts } = target;
         let mut chosen = Vec::new();
         for entry in &self.manifest.parts {
             let part = parts.iter().find(|part| part.name() == entry.name);
@@ -197,6 +207,8 @@ impl Import {
             ready.map_err(|error| TransferError::of_part(&**part, error))?;
             chosen.push((entry, part));
         }
+        let begun = log.begin_copy(self.copy()).await;
+        begun.map_err(TransferError::of_log)?;
         let mut outcome = Outcome {
             new: Vec::new(),
             remarks: Vec::new(),
@@ -207,7 +219,24 @@ impl Import {
                 .await?;
             outcome.new.push(new);
         }
+        log.end_copy().await.map_err(TransferError::of_log)?;
         Ok(outcome)
+    }
+
+    /// By this the target knows the import that it is half of.
+    fn copy(&self) -> UnfinishedCopy {
+        let place = |folder: &PathBuf| {
+            let whole = folder.canonicalize();
+            quoted(&whole.as_ref().unwrap_or(folder).to_string_lossy())
+        };
+        let mut command = format!("socialhub replay import {}", place(&self.folder));
+        if let Some(keys) = &self.keys {
+            command.push_str(&format!(" --keys {}", place(keys)));
+        }
+        UnfinishedCopy {
+            id: self.manifest.seal.clone(),
+            command,
+        }
     }
 
     async fn write_part(
@@ -256,6 +285,15 @@ impl Import {
             reason,
         }
     }
+}
+
+/// A text as one word of a shell's command.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn report(

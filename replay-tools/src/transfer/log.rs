@@ -35,7 +35,8 @@ impl From<ArchiveError> for PartError {
             | ArchiveError::NoKey { .. } => Self::Bad(text),
             ArchiveError::Gap { .. }
             | ArchiveError::OtherCredentials(_)
-            | ArchiveError::OtherKey(_) => Self::Foreign(text),
+            | ArchiveError::OtherKey(_)
+            | ArchiveError::OtherCopy(_) => Self::Foreign(text),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::{io::Write, sync::Arc, time::Instant};
 
 use clap::Args;
 use serde_json::json;
+use socialhub_event_log::{LogArchive, UnfinishedCopy};
 use tokio_util::sync::CancellationToken;
 
-use super::{TransferError, meter::Meter, pages::pages, part::Part};
+use super::{TransferError, meter::Meter, pages::pages, part::Part, require_whole};
 use crate::Verdict;
 
 /// Options of `migrate`.
@@ -36,25 +37,39 @@ pub struct Both {
     pub last: String,
 }
 
+/// The logs that the parts belong to.
+pub struct Logs {
+    /// The one that everything comes from.
+    pub source: Arc<dyn LogArchive>,
+    /// The one that everything goes to.
+    pub target: Arc<dyn LogArchive>,
+}
+
 /// Copies every part from its source to its target.
 ///
 /// # Errors
 /// [`TransferError`].
 pub async fn migrate(
     options: &MigrateOptions,
+    logs: &Logs,
     parts: &[Both],
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> Result<Verdict, TransferError> {
     let started = Instant::now();
+    require_whole(&*logs.source).await?;
     for Both { target, last, .. } in parts {
         let ready = target.ready_for(last).await;
         ready.map_err(|error| TransferError::of_part(&**target, error))?;
     }
+    let begun = logs.target.begin_copy(copy_of(options));
+    begun.await.map_err(TransferError::of_log)?;
     let mut copied = Vec::new();
     for both in parts {
         copied.push((both.target.name(), copy(both, &stop).await?));
     }
+    let ended = logs.target.end_copy().await;
+    ended.map_err(TransferError::of_log)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut remarks = copied.iter().flat_map(|(_, copied)| &copied.remarks);
     if options.json {
@@ -81,6 +96,14 @@ pub async fn migrate(
         None => Verdict::Clean,
         Some(_) => Verdict::Wrong,
     })
+}
+
+/// By this the target knows the migration that it is half of. Where it goes to may hold a password.
+fn copy_of(options: &MigrateOptions) -> UnfinishedCopy {
+    UnfinishedCopy {
+        id: "migrate".to_owned(),
+        command: format!("socialhub replay migrate --from {}", options.from),
+    }
 }
 
 #[derive(Default)]

@@ -22,14 +22,14 @@ use std::{
 };
 
 use clap::Subcommand;
-use socialhub_event_log::ArchiveError;
+use socialhub_event_log::{ArchiveError, LogArchive, UnfinishedCopy};
 
 pub use self::{
     export::{ExportOptions, MediaChoice, export},
-    import::{ImportOptions, import},
+    import::{ImportOptions, Target, import},
     keys::{KeyLines, PeoplesKeys},
     log::{CredentialsLines, EventLines, Events, PeoplesCredentials},
-    migrate::{Both, MigrateOptions, migrate},
+    migrate::{Both, Logs, MigrateOptions, migrate},
     part::{Lines, Page, Part, PartError, Written, rows},
 };
 
@@ -127,6 +127,9 @@ pub enum TransferError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The source holds half a copy.
+    #[error("the event log that is to be copied is not whole: {0}")]
+    NotWhole(UnfinishedCopy),
     /// A store went away.
     #[error(
         "{part}: {reason}; what was copied so far stays: see that the store answers, then run the same command again to go on"
@@ -166,11 +169,27 @@ impl TransferError {
     }
 
     fn of_part(part: &dyn Part, error: PartError) -> Self {
-        let part = part.name();
+        Self::of(part.name(), error)
+    }
+
+    /// What became of the mark that says whether the log is whole.
+    fn of_log(error: ArchiveError) -> Self {
+        Self::of(log::EVENTS, error.into())
+    }
+
+    fn of(part: &'static str, error: PartError) -> Self {
         match error {
             PartError::Store(reason) => Self::Store { part, reason },
             PartError::Bad(reason) => Self::Bad { part, reason },
             PartError::Foreign(reason) => Self::Foreign { part, reason },
         }
+    }
+}
+
+/// Half a copy is not copied on.
+async fn require_whole(log: &dyn LogArchive) -> Result<(), TransferError> {
+    match log.unfinished_copy().await? {
+        None => Ok(()),
+        Some(copy) => Err(TransferError::NotWhole(copy)),
     }
 }

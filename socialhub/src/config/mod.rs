@@ -253,8 +253,14 @@ impl Secrets {
                 &settings.gateway_secret_file,
             )?,
         };
-        if secrets.jwt.as_ref().is_some_and(|key| key.len() < 32) {
+        let short = |secret: &Option<String>, least| {
+            secret.as_ref().is_some_and(|secret| secret.len() < least)
+        };
+        if short(&secrets.jwt, 32) {
             return Err(bad("JWT_SECRET", "must have at least 32 bytes"));
+        }
+        if short(&secrets.operator, 16) {
+            return Err(bad("OPERATOR_TOKEN", "must have at least 16 bytes"));
         }
         Ok(secrets)
     }
@@ -378,6 +384,11 @@ mod tests {
             ..Settings::default()
         };
         assert!(refused(short).starts_with("JWT_SECRET: "));
+        let guessable = Settings {
+            operator_token: Some("fifteen letters".into()),
+            ..Settings::default()
+        };
+        assert!(refused(guessable).starts_with("OPERATOR_TOKEN: "));
         let origin = Settings {
             cors_origins: Some(vec!["localhost".into()]),
             ..Settings::default()

@@ -169,7 +169,7 @@ pub struct Settings {
     #[arg(long, env = "JWT_SECRET_FILE", global = true, value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// Token for what only an operator may do; when it is set, `/metrics` wants it [default: none]
+    /// Token for what only an operator may do, at least 16 bytes; `/metrics` wants it when it is set, `/events/stream` always [default: none]
     #[arg(
         long,
         env = "OPERATOR_TOKEN",

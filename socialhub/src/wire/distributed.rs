@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use socialhub_api::Positions;
 use socialhub_commands::ports::{PortError, Tokens};
 use socialhub_domain::{Clock, IdGenerator, UserId, topic::Topic};
-use socialhub_event_log::{EventLog, FrontierReader, Position, Relay, RelaySettings};
+use socialhub_event_log::{EventLog, Firehose, FrontierReader, Position, Relay, RelaySettings};
 use socialhub_infra::{
     clock::RandomIds,
     kafka::{KafkaPublisher, KafkaSettings, KafkaSources},
@@ -188,6 +188,7 @@ pub async fn start(
         chat_bus: bus.clone(),
         presence: bus,
         readiness: Arc::new(workers),
+        firehose: Firehose::new(log.clone()),
         erasing: Erasing {
             store: log.clone(),
             keys: log,

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use socialhub_api::{Positions, RecentWrites};
 use socialhub_chat::{NoBus, NoPresence};
 use socialhub_domain::Clock;
-use socialhub_event_log::{CredentialsReader, EventLog};
+use socialhub_event_log::{CredentialsReader, EventLog, Firehose};
 use socialhub_infra::{
     security::{JwtTokens, MemoryOtps},
     sqlite::{
@@ -100,6 +100,7 @@ pub async fn start(
         chat_bus: Arc::new(NoBus),
         presence: Arc::new(NoPresence),
         readiness: Arc::new(workers),
+        firehose: Firehose::new(log.clone()),
         erasing: Erasing {
             store: log.clone(),
             keys: log,

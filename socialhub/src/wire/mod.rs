@@ -28,7 +28,7 @@ use socialhub_chat::{ChatBus, ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_domain::{Clock, upcast};
 use socialhub_event_log::{
-    CredentialsReader, Erasable, ErasureStore, EventLog, PersonKeys, SealedLog,
+    CredentialsReader, Erasable, ErasureStore, EventLog, Firehose, PersonKeys, SealedLog,
 };
 use socialhub_infra::{
     clock::SystemClock,
@@ -138,6 +138,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     /// Sealed: what is personal is opened for whoever reads it here.
     log: Arc<dyn EventLog>,
+    firehose: Firehose,
     credentials: Arc<dyn CredentialsReader>,
     tokens: Arc<JwtTokens>,
     otps: Arc<dyn OtpStore>,

@@ -26,7 +26,7 @@ use socialhub_commands::{
     ports::{Mailer, PortError},
 };
 use socialhub_domain::{Clock, UserId};
-use socialhub_event_log::{EventLog, LogAsOf, MemoryEventLog, Position};
+use socialhub_event_log::{EventLog, Firehose, LogAsOf, MemoryEventLog, Position};
 use socialhub_infra::{
     clock::RandomIds,
     security::{BcryptPool, JwtTokens, MemoryOtps, OsSecrets},
@@ -148,6 +148,7 @@ impl SqlitePast {
         });
         Ok(ApiState {
             commands: Arc::new(commands),
+            firehose: Firehose::new(log),
             feed,
             notifications,
             counters,

@@ -158,6 +158,7 @@ fn services(
         feed: parts.feed,
         notifications: parts.notifications,
         counters: parts.counters,
+        firehose: parts.firehose,
         positions: parts.positions,
         tokens: parts.tokens,
         clock: parts.clock,

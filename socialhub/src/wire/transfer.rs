@@ -21,7 +21,7 @@ use socialhub_replay_tools::{
     Verdict,
     transfer::{
         CredentialsLines, EventLines, Events, ExportOptions, ImportOptions, KeyLines, Lines,
-        MediaChoice, Part, PeoplesCredentials, PeoplesKeys, Transfer, export, import,
+        MediaChoice, Part, PeoplesCredentials, PeoplesKeys, Target, Transfer, export, import,
         media::{Contents, FolderFiles, Media, MediaFiles, MediaLines},
     },
 };
@@ -191,7 +191,10 @@ async fn run_import(
             #[cfg(not(feature = "distributed"))]
             Profile::Distributed(_) => return Err(super::left_out()),
         };
-        Ok(side.parts(Position::MAX, Some(contents())))
+        Ok(Target {
+            parts: side.parts(Position::MAX, Some(contents())),
+            log: side.log,
+        })
     };
     let mut out = std::io::stdout();
     let lines = lines(options.folder());

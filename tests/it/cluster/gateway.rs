@@ -7,8 +7,8 @@ use reqwest::{
 use serde_json::json;
 use socialhub_tests::support::{Client, Turn};
 
-use super::within;
-use crate::{chat::official_suite, flow, media::png, social::streams_tell};
+use super::{within, write};
+use crate::{chat::official_suite, firehose::Hose, flow, media::png, social::streams_tell};
 
 #[tokio::test]
 async fn the_seeds_walk_works_through_the_gateway() {
@@ -129,4 +129,16 @@ async fn streams_and_chat_come_through_the_gateway() {
     let stack = Turn::begin().await;
     streams_tell(&stack.client()).await;
     official_suite(stack.url()).await;
+    // The operator's token goes through, although it is nobody's.
+    let operator = stack
+        .client()
+        .with_token("", "", stack.setting("OPERATOR_TOKEN"));
+    let author = stack.client().sign_up("hosed").await;
+    let mut hose = Hose::open(&operator, "?types=post.created", None).await;
+    let (_, position) = write(&author, "told to the operator").await;
+    let position = position.parse().unwrap();
+    let told = hose.up_to(position).await;
+    assert_eq!(told.last().unwrap()["position"], position);
+    let answer = author.get("/events/stream").await;
+    answer.expect_problem(401, "Unauthorized");
 }

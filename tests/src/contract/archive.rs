@@ -11,7 +11,7 @@ use socialhub_domain::{
 };
 use socialhub_event_log::{
     Append, ArchiveError, Credentials, EventLog, EventRow, KeyRecord, LogArchive, NewEvent,
-    PersonKey, Position, SealedLog, SideWrite, is_sealed, open_rows,
+    PersonKey, Position, SealedLog, SideWrite, UnfinishedCopy, is_sealed, open_rows,
 };
 use socialhub_infra::security::AesGcmCipher;
 
@@ -28,6 +28,9 @@ pub trait LogPlace: Send + Sync {
 
     /// The log for copying. Nobody else has it open.
     async fn archive(&self) -> Arc<dyn LogArchive>;
+
+    /// Why a server cannot open the log, if it cannot, nor whoever only reads it.
+    async fn refusal(&self) -> Option<String>;
 }
 
 /// Stamps the suite: `log_archive_contract!(sqlite => expression)`. Each expression makes a fresh [`LogPlace`].
@@ -52,6 +55,7 @@ macro_rules! log_archive_contract {
                     credentials_are_written_once,
                     credentials_belong_to_the_log_that_ends_there,
                     keys_are_written_once_and_marks_stay,
+                    half_a_copy_is_known_and_not_opened,
                     rows_are_opened_with_the_keys_beside_them,
                 );
             }
@@ -339,6 +343,60 @@ pub async fn keys_are_written_once_and_marks_stay(
     let found = to.find_keys(&people).await?;
     let expected = first.iter().map(|record| (record.user_id, record.state()));
     assert_eq!(found, expected.collect());
+    Ok(())
+}
+
+/// From the first row to the end of the copy the log is not whole; who finds everything there leaves no mark.
+///
+/// # Errors
+/// What fails the test.
+pub async fn half_a_copy_is_known_and_not_opened(
+    source: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    fill(source).await?;
+    let from = source.archive().await;
+    let rows = from.read_rows(0, usize::MAX).await?;
+    let people = from.read_credentials(None, Position::MAX, 100).await?;
+    let copy = |id: &str| UnfinishedCopy {
+        id: id.to_owned(),
+        command: format!("copy {id}"),
+    };
+    {
+        let to = target.archive().await;
+        to.begin_copy(copy("one")).await?;
+        assert_eq!(to.unfinished_copy().await?, None);
+        to.write_rows(rows[1..3].to_vec()).await.unwrap_err();
+        assert_eq!(to.unfinished_copy().await?, None, "nothing was written");
+        to.write_rows(rows[..3].to_vec()).await?;
+        assert_eq!(to.unfinished_copy().await?, Some(copy("one")));
+    }
+    let refusal = target.refusal().await.ok_or("half a log was opened")?;
+    assert!(refusal.contains("not whole: `copy one`"), "{refusal}");
+    {
+        let to = target.archive().await;
+        let other = to.begin_copy(copy("two")).await;
+        assert!(matches!(other, Err(ArchiveError::OtherCopy(found)) if found == copy("one")));
+        to.begin_copy(copy("one")).await?;
+        to.write_rows(rows[3..].to_vec()).await?;
+        to.write_credentials(people.clone()).await?;
+        assert_eq!(to.unfinished_copy().await?, Some(copy("one")));
+        to.end_copy().await?;
+        assert_eq!(to.unfinished_copy().await?, None);
+        // Nothing new: nothing can be half.
+        to.begin_copy(copy("two")).await?;
+        assert_eq!(to.write_credentials(people.clone()).await?, 0);
+        assert_eq!(to.unfinished_copy().await?, None);
+        let more = KeyRecord {
+            user_id: people[0].user_id,
+            key: Some(PersonKey([1; 32])),
+            erased_at: None,
+        };
+        to.write_keys(vec![more]).await?;
+        assert_eq!(to.unfinished_copy().await?, Some(copy("two")));
+        to.end_copy().await?;
+    }
+    assert_eq!(target.refusal().await, None);
     Ok(())
 }
 

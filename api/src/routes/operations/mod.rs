@@ -13,12 +13,11 @@ use utoipa_axum::routes;
 
 use crate::{
     error::ApiError,
-    extract::auth::bearer,
+    extract::auth::is_operator,
     openapi,
     readiness::{NotReady, Readiness},
     respond,
     router::Mounts,
-    sign::same,
     state::App,
 };
 
@@ -102,11 +101,9 @@ pub(crate) async fn metrics(
     State(app): State<App>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if let Some(wanted) = &app.api.settings.operator_token {
-        let given = bearer(&headers).unwrap_or_default();
-        if !same(given.as_bytes(), wanted.as_bytes()) {
-            return Err(ApiError::unauthorized());
-        }
+    let wanted = app.api.settings.operator_token.as_deref();
+    if wanted.is_some_and(|wanted| !is_operator(wanted, &headers)) {
+        return Err(ApiError::unauthorized());
     }
     Ok(exposition((app.api.metrics)()))
 }

@@ -1,18 +1,19 @@
 //! The log's rows as they are, out of the database and into it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, credential_key,
-    require_same_keys,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, UnfinishedCopy,
+    credential_key, require_same_keys,
 };
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    SCHEMA, people,
+    SCHEMA, copying, people,
     queries::{self, CredentialsRow, credentials},
 };
 use crate::{
@@ -41,6 +42,8 @@ macro_rules! row_columns {
 #[derive(Debug, Clone)]
 pub struct PgLogArchive {
     pool: PgPool,
+    /// The copy that what is written belongs to.
+    copy: Arc<Mutex<Option<UnfinishedCopy>>>,
 }
 
 impl PgLogArchive {
@@ -53,7 +56,17 @@ impl PgLogArchive {
         SCHEMA.require_current(&options).await?;
         Ok(Self {
             pool: pool(options, CONNECTIONS),
+            copy: Arc::default(),
         })
+    }
+
+    /// Marks the log as half of the copy under way, if anything was written.
+    async fn mark(&self, connection: &mut PgConnection, new: u64) -> Result<(), ArchiveError> {
+        let copy = self.copy.lock().clone();
+        match copy.filter(|_| new > 0) {
+            Some(copy) => copying::mark(connection, &copy).await.map_err(unavailable),
+            None => Ok(()),
+        }
     }
 }
 
@@ -101,6 +114,7 @@ impl LogArchive for PgLogArchive {
         if let Some(stray) = stray(&mut transaction, head, &rows).await? {
             return Err(stray);
         }
+        self.mark(&mut transaction, rows.len() as u64).await?;
         transaction.commit().await.map_err(unavailable)
     }
 
@@ -137,6 +151,7 @@ impl LogArchive for PgLogArchive {
         {
             return Err(ArchiveError::OtherCredentials(other.user_id));
         }
+        self.mark(&mut transaction, new).await?;
         transaction.commit().await.map_err(unavailable)?;
         Ok(new)
     }
@@ -169,8 +184,30 @@ impl LogArchive for PgLogArchive {
             .await
             .map_err(unavailable)?;
         require_same_keys(&records, &found)?;
+        self.mark(&mut transaction, new).await?;
         transaction.commit().await.map_err(unavailable)?;
         Ok(new)
+    }
+
+    async fn unfinished_copy(&self) -> Result<Option<UnfinishedCopy>, ArchiveError> {
+        let found = retrying(|| copying::find(&self.pool)).await;
+        found.map_err(unavailable)
+    }
+
+    async fn begin_copy(&self, copy: UnfinishedCopy) -> Result<(), ArchiveError> {
+        let found = self.unfinished_copy().await?;
+        if let Some(other) = found.filter(|found| found.id != copy.id) {
+            return Err(ArchiveError::OtherCopy(other));
+        }
+        *self.copy.lock() = Some(copy);
+        Ok(())
+    }
+
+    async fn end_copy(&self) -> Result<(), ArchiveError> {
+        let cleared = copying::clear(&self.pool).await;
+        cleared.map_err(unavailable)?;
+        *self.copy.lock() = None;
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 mod appender;
 mod archive;
 mod batch;
+mod copying;
 mod follow;
 mod people;
 mod queries;
@@ -64,6 +65,7 @@ pub(super) const SCHEMA: Schema = Schema {
         include_str!("../../../../migrations/postgres/event_log/0002_append_events.sql"),
         include_str!("../../../../migrations/postgres/event_log/0003_relay.sql"),
         include_str!("../../../../migrations/postgres/event_log/0004_erasure.sql"),
+        include_str!("../../../../migrations/postgres/event_log/0005_unfinished_copy.sql"),
     ],
 };
 
@@ -110,10 +112,11 @@ impl PgEventLog {
     /// forgotten.
     ///
     /// # Errors
-    /// When the database cannot be reached, or its schema is not this program's.
+    /// When the database cannot be reached, its schema is not this program's, or it holds half a copy.
     pub async fn connect(url: &str, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         SCHEMA.require_current(&log_options(url)?).await?;
         let log = Self::lazy(url, clock, PgLogSettings::default())?;
+        copying::require_whole(&log.pool).await?;
         let head = queries::head(&log.pool)
             .await
             .map_err(OpenError::Unreachable)?;

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, credential_key,
-    require_same_keys,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, UnfinishedCopy,
+    credential_key, require_same_keys,
 };
 
-use super::{OpenError, lock, people, read_head, schema, side::credentials, writer};
+use super::{OpenError, copying, lock, people, read_head, schema, side::credentials, writer};
 use crate::{
     event_rows::decode_metadata,
     sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
@@ -32,6 +32,8 @@ pub struct SqliteLogArchive(Arc<Mutex<Open>>);
 #[derive(Debug)]
 struct Open {
     connection: Connection,
+    /// The copy that what is written belongs to.
+    copy: Option<UnfinishedCopy>,
     /// Held until the connection is closed: fields are dropped in order.
     _lock: Option<File>,
 }
@@ -62,6 +64,7 @@ impl SqliteLogArchive {
     fn new(connection: Connection, lock: Option<File>) -> Self {
         let open = Open {
             connection,
+            copy: None,
             _lock: lock,
         };
         Self(Arc::new(Mutex::new(open)))
@@ -72,23 +75,35 @@ impl SqliteLogArchive {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, ArchiveError> + Send + 'static,
     ) -> Result<T, ArchiveError> {
+        self.run_on(|open| work(&mut open.connection)).await
+    }
+
+    async fn run_on<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Open) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, ArchiveError> {
         let open = self.0.clone();
-        let job = tokio::task::spawn_blocking(move || work(&mut open.lock().connection));
+        let job = tokio::task::spawn_blocking(move || work(&mut open.lock()));
         job.await.map_err(unavailable)?
     }
 
-    /// Runs work in one transaction, which stands when the work succeeds.
-    async fn write<T: Send + 'static>(
+    /// Runs work in one transaction, which stands when the work succeeds. It answers how much it has written: if
+    /// anything, the log is marked as half of the copy under way.
+    async fn write(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, ArchiveError> + Send + 'static,
-    ) -> Result<T, ArchiveError> {
-        self.run(move |connection| {
-            let transaction = connection
+        work: impl FnOnce(&Transaction<'_>) -> Result<u64, ArchiveError> + Send + 'static,
+    ) -> Result<u64, ArchiveError> {
+        self.run_on(move |open| {
+            let transaction = open
+                .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)
                 .map_err(unavailable)?;
-            let done = work(&transaction)?;
+            let new = work(&transaction)?;
+            if let Some(copy) = open.copy.as_ref().filter(|_| new > 0) {
+                copying::mark(&transaction, copy).map_err(unavailable)?;
+            }
             transaction.commit().map_err(unavailable)?;
-            Ok(done)
+            Ok(new)
         })
         .await
     }
@@ -135,8 +150,12 @@ impl LogArchive for SqliteLogArchive {
     }
 
     async fn write_rows(&self, rows: Vec<EventRow>) -> Result<(), ArchiveError> {
-        self.write(move |transaction| write_rows(transaction, &rows))
-            .await
+        self.write(move |transaction| {
+            write_rows(transaction, &rows)?;
+            Ok(rows.len() as u64)
+        })
+        .await?;
+        Ok(())
     }
 
     async fn read_credentials(
@@ -190,6 +209,32 @@ impl LogArchive for SqliteLogArchive {
             let found = people::find_keys(transaction, &users).map_err(unavailable)?;
             require_same_keys(&records, &found)?;
             Ok(new)
+        })
+        .await
+    }
+
+    async fn unfinished_copy(&self) -> Result<Option<UnfinishedCopy>, ArchiveError> {
+        self.run(|connection| copying::find(connection).map_err(unavailable))
+            .await
+    }
+
+    async fn begin_copy(&self, copy: UnfinishedCopy) -> Result<(), ArchiveError> {
+        self.run_on(move |open| {
+            let found = copying::find(&open.connection).map_err(unavailable)?;
+            if let Some(other) = found.filter(|found| found.id != copy.id) {
+                return Err(ArchiveError::OtherCopy(other));
+            }
+            open.copy = Some(copy);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn end_copy(&self) -> Result<(), ArchiveError> {
+        self.run_on(|open| {
+            copying::clear(&open.connection).map_err(unavailable)?;
+            open.copy = None;
+            Ok(())
         })
         .await
     }

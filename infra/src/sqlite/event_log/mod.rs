@@ -11,6 +11,7 @@
 
 mod archive;
 mod batch;
+mod copying;
 mod encode;
 mod follow;
 mod people;
@@ -33,7 +34,7 @@ use rusqlite::Connection;
 use socialhub_domain::{Clock, StreamId, Timestamp, UserId};
 use socialhub_event_log::{
     AnswerKey, Append, AppendError, Appended, Credentials, CredentialsReader, EventLog, LogError,
-    Position, RecordedEvent, StoredAnswer,
+    Position, RecordedEvent, StoredAnswer, UnfinishedCopy,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -86,6 +87,14 @@ pub enum OpenError {
         /// The version this program reads.
         known: usize,
     },
+    /// A copy into it was interrupted.
+    #[error("{path} is not whole: {copy}")]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+        /// The copy.
+        copy: UnfinishedCopy,
+    },
     /// The lock file beside it could not be made or locked.
     #[error("cannot lock {path}: {source}")]
     Lock {
@@ -130,11 +139,12 @@ impl SqliteEventLog {
     /// decides which stored answers may be forgotten.
     ///
     /// # Errors
-    /// When another process writes it, a newer program wrote it, or the file cannot be opened.
+    /// When another process writes it, a newer program wrote it, it holds half a copy, or the file cannot be opened.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let lock = lock(path)?;
         let mut connection = writer::connect(path)?;
         schema::migrate(&mut connection, path)?;
+        copying::require_whole(&connection, path)?;
         let readers = Readers::start(path, READER_THREADS)?;
         let head = Arc::new(watch::Sender::new(0));
         let writer = Writer::new(path.to_owned(), connection, clock, Arc::clone(&head), lock)?;
@@ -156,10 +166,11 @@ impl SqliteEventLog {
     /// head follows the other process about five times a second.
     ///
     /// # Errors
-    /// When there is no such file, its schema is not this program's, or it cannot be opened.
+    /// When there is no such file, its schema is not this program's, it holds half a copy, or it cannot be opened.
     pub fn open_read_only(path: &Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
         schema::require_current(&connection, path)?;
+        copying::require_whole(&connection, path)?;
         let readers = Readers::start(path, READER_THREADS)?;
         let head = Arc::new(watch::Sender::new(read_head(&connection)?));
         let follower = Follower::start(connection, Arc::clone(&head))?;

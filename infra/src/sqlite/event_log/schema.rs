@@ -11,6 +11,7 @@ use super::OpenError;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/event_log/0001_event_log.sql"),
     include_str!("../../../../migrations/sqlite/event_log/0002_erasure.sql"),
+    include_str!("../../../../migrations/sqlite/event_log/0003_unfinished_copy.sql"),
 ];
 
 /// The version this program writes.

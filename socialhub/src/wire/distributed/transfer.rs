@@ -8,7 +8,7 @@ use socialhub_infra::postgres::{
 };
 use socialhub_replay_tools::{
     Verdict,
-    transfer::{Both, MigrateOptions, media::Contents, migrate},
+    transfer::{Both, Logs, MigrateOptions, media::Contents, migrate},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +84,11 @@ pub async fn run(
         })
         .collect();
     let mut out = std::io::stdout();
-    let verdict = migrate(options, &parts, &mut out, stop)
+    let logs = Logs {
+        source: source.log,
+        target: target.log,
+    };
+    let verdict = migrate(options, &logs, &parts, &mut out, stop)
         .await
         .map_err(text)?;
     if !options.json {
