@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::{EventLog, Frontier, FrontierReader};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -133,6 +133,7 @@ impl AnalyticsConsumer {
             frontier: watch::Sender::new(Frontier::default()),
             status: Arc::clone(&status),
             partitions: AtomicUsize::new(0),
+            merging: Semaphore::new(1),
         });
         let task = tokio::spawn(run(shared, self.sources, stop));
         AnalyticsTask { status, task }

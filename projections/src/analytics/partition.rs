@@ -12,7 +12,7 @@ use socialhub_event_log::{
     EventLog, Frontier, FrontierReader, Position, Publication, RecordedEvent, WireRecord,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::spawn_blocking,
     time::{Instant, timeout},
 };
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     pub(super) status: Arc<AnalyticsStatus>,
     /// How many partitions this process has.
     pub(super) partitions: AtomicUsize,
+    /// Merging holds all rows of the files: one partition at a time.
+    pub(super) merging: Semaphore,
 }
 
 /// Why a partition is not followed any more.
@@ -330,11 +332,14 @@ impl Partition {
     }
 
     /// Merges a few files if it is worth it, and deletes what nothing names once in a while. Neither is needed for
-    /// anything to be right, so it may fail.
+    /// anything to be right, so it may fail, and another time will do while another partition is at it.
     async fn tidy(&mut self) {
         if self.stop.is_cancelled() {
             return;
         }
+        let Ok(_turn) = self.shared.merging.try_acquire() else {
+            return;
+        };
         let mut tidied = self.writer.compact(&self.stop).await.map(drop);
         let due = self
             .swept
