@@ -2,9 +2,9 @@
 # Installs or finds what the tests need, then runs all of them, on both profiles, with the real servers.
 # What is needed and cannot be had is a failure.
 #
-#   ./test.sh           everything but the faults
-#   ./test.sh faults    stores that go back in time
-#   ./test.sh cluster   the full stack behind nginx under kills and outages
+#   ./test.sh           everything
+#   ./test.sh faults    only: stores that go back in time
+#   ./test.sh cluster   only: the full stack behind nginx under kills and outages
 #   ./test.sh quick     format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -64,18 +64,18 @@ trap './stack destroy --yes --dir "$stack_dir" >/dev/null || true' EXIT
 eval "$(./stack env --dir "$stack_dir" | sed -n 's/^export \(DATABASE_URL\|REDIS_URL\|MONGODB_URL\|KAFKA_BROKERS\)=/export TEST_\1=/p')"
 export TEST_POSTGRES_URL="$TEST_DATABASE_URL"
 
+step "build"
+cargo build --workspace --all-targets "${features[@]}" --locked
+
+# One at a time: each of these tests has servers, or a whole stack, of its own to kill.
+alone() { cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=1 "$1" --skip chat_cluster; }
+
 if [ "${1:-}" = faults ] || [ "${1:-}" = cluster ]; then
     step "$1"
-    # One at a time: each has servers or a whole stack of its own to kill.
-    [ "$1" = faults ] && filter=realign:: || filter=cluster::
-    cargo build --workspace --all-targets "${features[@]}" --locked
-    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=1 "$filter" --skip chat_cluster
+    [ "$1" = faults ] && alone realign:: || alone cluster::
     step "all passed"
     exit
 fi
-
-step "build"
-cargo build --workspace --all-targets "${features[@]}" --locked
 
 step "tests, the embedded profile"
 # The black-box tests start a server each: a few at a time are enough for two cores.
@@ -85,10 +85,17 @@ cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREA
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
-    auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: firehose:: flow:: media:: program:: replay:: social::
+    auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: flow:: \
+    media:: program:: replay:: social::
 
 step "the launcher and the gateway"
 python3 -m unittest discover -s deploy/tests
+
+step "stores that go back in time"
+alone realign::
+
+step "the full stack behind nginx under kills and outages"
+alone cluster::
 
 step "documentation"
 # Links to private items are good here: the pages of private items are built, too.

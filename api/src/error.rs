@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use socialhub_commands::{CommandError, FieldError};
-use socialhub_projections::ReadError;
+use socialhub_projections::{Freshness, ReadError};
 use utoipa::ToSchema;
 
 /// A bad field, by its name on the wire.
@@ -105,6 +105,18 @@ impl ApiError {
     /// 404 with the contract's short message.
     pub(crate) fn not_found(error: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    /// Says that the read model was behind what was asked for: what is not found may be there.
+    pub(crate) fn as_of(mut self, freshness: Freshness) -> Self {
+        if freshness.stale {
+            self.0.header = Some((
+                HeaderName::from_static("x-stale"),
+                HeaderValue::from_static("true"),
+            ));
+            self.0.detail = Some("the read model is behind: it may be there, ask again".into());
+        }
+        self
     }
 
     /// 401: no or no good token.

@@ -80,12 +80,21 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
     found.extend(filled);
     eprintln!("measuring the relay");
     let relay = "socialhub_relay_position";
-    found.push(work_off(&args.binary, &["relay"], relay, head).await?);
+    found.push(work_off(&args.binary, &["relay"], &[], relay, head).await?);
     for model in MODELS {
         eprintln!("measuring the projector of {model}");
         let metric = format!("socialhub_projection_last_position{{model=\"{model}\"}}");
-        found.push(work_off(&args.binary, &["project", model], &metric, head).await?);
+        found.push(work_off(&args.binary, &["project", model], &[], &metric, head).await?);
     }
+    eprintln!("measuring the analytics consumer");
+    let files = tempfile::tempdir()?;
+    // What is left at the end is written after a second.
+    let settings = [
+        ("ANALYTICS_URL", files.path().display().to_string()),
+        ("ANALYTICS_FLUSH_SECONDS", "1".to_owned()),
+    ];
+    let rows = "socialhub_analytics_rows_total";
+    found.push(work_off(&args.binary, &["analytics"], &settings, rows, head).await?);
     for model in MODELS {
         eprintln!("measuring the rebuild of {model}");
         found.push(rebuild(&args.binary, model)?);
@@ -135,12 +144,13 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
 async fn work_off(
     binary: &Path,
     role: &[&str],
+    settings: &[(&str, String)],
     metric: &str,
     head: Position,
 ) -> Result<Measured, BenchError> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let authority = format!("127.0.0.1:{port}");
-    let mut process = Running(start(binary, role, &authority)?);
+    let mut process = Running(start(binary, role, settings, &authority)?);
     let target = Target { authority };
     let mut moved = Instant::now();
     let (mut first, mut last): (Option<(Instant, Position)>, Position) = (None, 0);
@@ -165,9 +175,15 @@ async fn work_off(
     }
 }
 
-fn start(binary: &Path, role: &[&str], metrics: &str) -> Result<Child, BenchError> {
+fn start(
+    binary: &Path,
+    role: &[&str],
+    settings: &[(&str, String)],
+    metrics: &str,
+) -> Result<Child, BenchError> {
     let child = Command::new(binary)
         .args(role)
+        .envs(settings.iter().cloned())
         .env("METRICS_LISTEN", metrics)
         .env("LOG", "warn")
         .stdout(Stdio::null())

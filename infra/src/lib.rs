@@ -5,6 +5,8 @@
 //! Nobody but the binary and the tests may name this crate. To add an adapter, implement the port here, stamp the
 //! port's contract suite for it in `tests/`, and let `socialhub` choose it by address.
 
+#[cfg(feature = "distributed")]
+pub mod analytics;
 pub mod clock;
 mod event_rows;
 #[cfg(feature = "distributed")]

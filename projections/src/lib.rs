@@ -6,6 +6,7 @@
 //! delivered, parked and retried. Reactors, which act on the world, are another trait and have no way into rebuilds.
 //! This crate must never import a driver, a web framework, or the write side (`commands`).
 
+pub mod analytics;
 pub mod counters;
 pub mod feed;
 pub mod notifications;

@@ -60,6 +60,11 @@ enum Command {
         #[arg(required = true, value_parser = ["feed", "notifications", "counters"])]
         names: Vec<String>,
     },
+    /// Write every event into Parquet files, for questions of all kinds (distributed profile)
+    Analytics {
+        #[command(subcommand)]
+        command: Option<AnalyticsCommand>,
+    },
     /// Rebuild, verify and look at read models and the log
     Replay(socialhub_replay_tools::Options),
     /// Fill a running server with a small network, through its public API
@@ -82,6 +87,20 @@ enum Command {
     /// Print a reference of all settings
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum AnalyticsCommand {
+    /// Print the files that count, one a line
+    Files {
+        /// One JSON object a line, with rows, bytes and positions
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print SQL that makes them the view `events` in DuckDB
+    View,
+    /// Merge small files, beside a running consumer or without one
+    Compact,
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,6 +163,16 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Project { names } => {
             let config = distributed(cli.settings, cli.config.as_deref())?;
             play(config, Roles::projections(names))
+        }
+        Command::Analytics { command: None } => {
+            let config = distributed(cli.settings, cli.config.as_deref())?;
+            play(config, Roles::analytics())
+        }
+        Command::Analytics {
+            command: Some(command),
+        } => {
+            let config = load(cli.settings, cli.config.as_deref())?;
+            in_runtime(wire::analytics::run(&config, &command))
         }
         Command::Replay(options) => {
             let config = load(cli.settings, cli.config.as_deref())?;

@@ -26,13 +26,14 @@ const MAY_KNOW: [(&str, &[&str]); 8] = [
 ];
 
 /// Only `infra` may drive a store or a broker (and `bench` and `tests`, which look at them from outside).
-const DRIVERS: [&str; 7] = [
+const DRIVERS: [&str; 8] = [
     "rusqlite",
     "sqlx",
     "rdkafka",
     "mongodb",
     "redis",
     "object_store",
+    "parquet",
     "lettre",
 ];
 

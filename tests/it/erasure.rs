@@ -7,11 +7,15 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde_json::{Value, json};
+use socialhub_domain::Topic;
+use socialhub_infra::kafka::KafkaSettings;
 use socialhub_tests::support::{
     Client, Profile, Server,
     client::{PASSWORD, fresh_name},
     eventually,
 };
+
+use crate::kafka::topic::kcat;
 
 /// Somebody with words that nobody else uses, and a friend.
 struct Story {
@@ -325,6 +329,59 @@ async fn an_erasure_goes_on_after_a_kill() {
     story.eve.get("/auth/me").await.expect_status(401);
     erased_everywhere(&server, &story.eve.id).await;
     assert_eq!(search(&server, &story.words()).await, BTreeMap::new());
+    server.verify_all().await;
+}
+
+/// What everybody can read on the topics of a server.
+fn on_the_topics(server: &Server) -> String {
+    let settings = KafkaSettings {
+        topic_prefix: format!("{}.", server.setting("NAMESPACE")),
+        ..KafkaSettings::new(server.setting("KAFKA_BROKERS"))
+    };
+    let records = Topic::ALL.map(|topic| json!(kcat(&settings, topic)).to_string());
+    records.concat()
+}
+
+#[tokio::test]
+async fn topics_forget_when_their_retention_has_passed_and_everything_goes_on() {
+    let mut environment = Profile::Distributed.environment().await;
+    environment.push(("KAFKA_RETENTION_SECONDS".to_owned(), "3".to_owned()));
+    let mut server = Server::start_in(&["--rate-limits", "off"], environment).await;
+    let anonymous = server.client();
+    let (eve, bob) = (
+        anonymous.sign_up("qlorva").await,
+        anonymous.sign_up("bob").await,
+    );
+    eve.write_post("qlorpost", "public").await;
+    eventually("the post is published", || async {
+        on_the_topics(&server).contains("qlorpost").then_some(())
+    })
+    .await;
+    erase(&eve, PASSWORD).await.expect_status(204);
+    erased_everywhere(&server, &eve.id).await;
+    eventually("the topics are empty", || async {
+        let left = on_the_topics(&server);
+        (!left.contains("qlor") && !left.contains(&bob.username)).then_some(())
+    })
+    .await;
+    // A new relay and new projectors find nothing where they had been, and go on behind it.
+    server.restart().await;
+    let post = bob.write_post("after all that", "public").await;
+    let path = format!("/posts/{post}");
+    eventually("the post is seen", || async {
+        let seen = bob.get(&path).await;
+        if seen.status == 404 {
+            assert!(seen.headers.contains_key("x-stale"), "{seen:?}");
+            return None;
+        }
+        let seen = seen.expect_status(200);
+        assert_eq!(seen.text("/post/content"), "after all that");
+        Some(())
+    })
+    .await;
+    server.verify_all().await;
+    // What is not on the topics any more is in the log.
+    replay(&server, &["replay", "rebuild", "--all"]).await;
     server.verify_all().await;
 }
 

@@ -5,6 +5,7 @@
     reason = "what fails here fails the test, with its place"
 )]
 
+mod analytics;
 mod architecture;
 mod archive;
 mod auth;

@@ -160,6 +160,22 @@ async fn reads_wait_for_what_was_asked_and_say_when_it_was_not_reached() {
 }
 
 #[tokio::test]
+async fn what_a_model_that_is_behind_does_not_have_may_be_there() {
+    let world = World::with(Settings {
+        read_wait: Duration::from_millis(20),
+        ..settings()
+    });
+    let path = format!("/posts/{}", socialhub_domain::testing::id(77));
+    let known = world.get(&path).await;
+    assert_eq!(known.status(), StatusCode::NOT_FOUND);
+    assert_eq!(header(&known, "x-stale"), "");
+    let request = signed(Method::GET, &path).header("x-min-position", "9");
+    let unknown = world.send(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    assert_eq!(header(&unknown, "x-stale"), "true");
+}
+
+#[tokio::test]
 async fn people_read_what_they_wrote() {
     let world = World::new();
     let written = world.post("/posts", r#"{"content": "hello"}"#).await;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    ClientContext, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
 };
 use socialhub_event_log::{PartitionTail, PublishError, TailRecord};
@@ -18,6 +18,19 @@ use crate::kafka::{KafkaSettings, headers};
 const FIRST_LOOK: i64 = 8;
 /// How much further each time.
 const FURTHER: i64 = 16;
+
+/// Says nothing of a partition's end, which is what is looked for here and no error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error, KafkaError::PartitionEOF(_)) {
+            tracing::warn!(%error, reason, "the brokers do not answer as they should");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// One partition being looked at.
 struct Look {
@@ -43,7 +56,7 @@ pub(super) fn read(
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
         .set("fetch.wait.max.ms", "50");
-    let consumer: BaseConsumer = config.create().map_err(failed)?;
+    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(failed)?;
     let deadline = Instant::now() + settings.message_timeout;
     let mut tails = Vec::new();
     // Topic by topic: the event that says that a partition ends names its number alone.
@@ -67,7 +80,7 @@ pub(super) fn read(
 }
 
 fn open(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Quiet>,
     settings: &KafkaSettings,
     name: &str,
     partition: i32,
@@ -96,7 +109,7 @@ impl Look {
 
 /// Reads the last `reach` offsets of partitions of one topic; what was found is noted.
 fn look_back(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Quiet>,
     mut looks: Vec<&mut Look>,
     reach: i64,
     deadline: Instant,

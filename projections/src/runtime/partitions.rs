@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use socialhub_domain::Clock;
+use socialhub_domain::{Clock, topic::Topic};
 use socialhub_event_log::{EventLog, Frontier, FrontierReader};
 use tokio::{
     sync::{mpsc, watch},
@@ -189,7 +189,7 @@ async fn project<P: Projection>(
         return store_failed(shared, id, error).await;
     }
     let checked = tokio::select! {
-        checked = check_topics(shared, sources) => checked.map_err(End::Retry),
+        checked = check_published(shared, sources) => checked.map_err(End::Retry),
         () = stop.cancelled() => Err(End::Stop),
     };
     if let Err(end) = checked {
@@ -248,19 +248,29 @@ async fn look_over<P: Projection>(
     Ok(())
 }
 
-/// Checks that the log holds the last record of each partition. After the log went back in time the topics hold events
-/// that never happened: nothing is read from them until somebody has seen to that, which may be while this one waits.
-async fn check_topics<P: Projection>(
+async fn check_published<P: Projection>(
     shared: &Shared<P>,
     sources: &dyn Sources,
 ) -> Result<(), String> {
-    let mut partitions = shared.frontier.borrow().partitions.clone();
-    partitions.retain(|name, _| P::TOPICS.iter().any(|topic| topic.name() == name));
+    let frontier = shared.frontier.borrow().clone();
+    check_topics(&shared.log, sources, &frontier, P::TOPICS).await
+}
+
+/// Checks that the log holds the last record of each partition. After the log went back in time the topics hold events
+/// that never happened: nothing is read from them until somebody has seen to that, which may be while this one waits.
+pub(crate) async fn check_topics(
+    log: &Arc<dyn EventLog>,
+    sources: &dyn Sources,
+    frontier: &Frontier,
+    topics: &[Topic],
+) -> Result<(), String> {
+    let mut partitions = frontier.partitions.clone();
+    partitions.retain(|name, _| topics.iter().any(|topic| topic.name() == name));
     let tails = sources.tails(&partitions).await;
     for tail in tails.map_err(|error| error.to_string())? {
         let Some(last) = tail.last else { continue };
         let after = last.position.saturating_sub(1);
-        let found = shared.log.read_all(after, 1).await;
+        let found = log.read_all(after, 1).await;
         let found = found.map_err(|error| error.to_string())?;
         let held = found.first().is_some_and(|event| {
             event.position == last.position && event.event_id == last.event_id

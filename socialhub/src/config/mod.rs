@@ -36,6 +36,18 @@ pub struct Config {
     pub profile: Profile,
     /// Where uploaded files are, if not in the data folder.
     pub media_url: Option<String>,
+    /// Where the analytics consumer keeps its files, if not in the data folder.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(dead_code, reason = "read by the adapters that this build leaves out")
+    )]
+    pub analytics_url: Option<String>,
+    /// How long it holds an event at most.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(dead_code, reason = "read by the adapters that this build leaves out")
+    )]
+    pub analytics_flush_seconds: u64,
     /// The mail server, if there is one.
     pub smtp_url: Option<String>,
     /// Whom mails come from.
@@ -146,6 +158,12 @@ fn resolve(settings: Settings) -> Result<Config, ConfigError> {
         metrics_listen: settings.metrics_listen,
         profile,
         media_url: settings.media_url,
+        analytics_url: settings.analytics_url,
+        analytics_flush_seconds: at_least_one(
+            "ANALYTICS_FLUSH_SECONDS",
+            settings.analytics_flush_seconds,
+            60,
+        )?,
         smtp_url: settings.smtp_url,
         mail_from: settings
             .mail_from

@@ -122,6 +122,25 @@ pub struct Settings {
     )]
     pub media_url: Option<String>,
 
+    /// Where the analytics consumer keeps its files: a folder or `s3://bucket/prefix` [default: DATA_DIR/analytics]
+    #[arg(
+        long,
+        env = "ANALYTICS_URL",
+        global = true,
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub analytics_url: Option<String>,
+
+    /// Seconds the analytics consumer holds an event at most before it is in a file [default: 60]
+    #[arg(
+        long,
+        env = "ANALYTICS_FLUSH_SECONDS",
+        global = true,
+        value_name = "SECONDS"
+    )]
+    pub analytics_flush_seconds: Option<u64>,
+
     /// Mail server, `smtp://user:password@host:port` or `smtps://…` [default: files in DATA_DIR/mail]
     #[arg(
         long,
@@ -260,6 +279,8 @@ impl Settings {
             redis_url,
             namespace,
             media_url,
+            analytics_url,
+            analytics_flush_seconds,
             smtp_url,
             mail_from,
             jwt_secret,

@@ -14,8 +14,8 @@ use socialhub_domain::{
 use socialhub_event_log::{EventLog, Position, RecordedEvent, RelayState, RelayStatus};
 use socialhub_infra::media::Media;
 use socialhub_projections::{
-    ModelPosition, PublicRecord, counters::CounterReader, notifications::NotificationReader,
-    reactor::Reactor, status::ProjectionStatus,
+    ModelPosition, PublicRecord, analytics::AnalyticsStatus, counters::CounterReader,
+    notifications::NotificationReader, reactor::Reactor, status::ProjectionStatus,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +100,7 @@ impl TokenCheck for ChatTokens {
     }
 }
 
-/// What `/readyz` says: the log answers, and every projector and the relay of this process run. What other processes do
+/// What `/readyz` says: the log answers, and every projector, relay and analytics consumer of this process runs. What other processes do
 /// is theirs to say: a service goes on while a projector is away.
 pub struct Workers {
     log: Arc<dyn EventLog>,
@@ -108,6 +108,8 @@ pub struct Workers {
     pub projectors: Vec<Arc<ProjectionStatus>>,
     /// This process's relay, if it has one.
     pub relay: Option<Arc<RelayStatus>>,
+    /// This process's analytics consumer, if it has one.
+    pub analytics: Option<Arc<AnalyticsStatus>>,
 }
 
 impl Workers {
@@ -117,6 +119,7 @@ impl Workers {
             log,
             projectors: Vec::new(),
             relay: None,
+            analytics: None,
         }
     }
 }
@@ -149,6 +152,11 @@ impl Readiness for Workers {
                     .last_error
                     .unwrap_or_else(|| "is starting".to_owned()),
             });
+        }
+        let analytics = self.analytics.as_ref();
+        if let Some(reason) = analytics.and_then(|status| status.trouble()) {
+            let name = "analytics".to_owned();
+            parts.push(NotReady { name, reason });
         }
         parts
     }

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use socialhub_api::Positions;
 use socialhub_commands::ports::{PortError, Tokens};
-use socialhub_domain::{Clock, IdGenerator, UserId};
+use socialhub_domain::{Clock, IdGenerator, UserId, topic::Topic};
 use socialhub_event_log::{EventLog, Firehose, FrontierReader, Position, Relay, RelaySettings};
 use socialhub_infra::{
     clock::RandomIds,
@@ -34,6 +34,7 @@ use socialhub_infra::{
 };
 use socialhub_projections::{
     Checkpoint, ModelPosition, Projection, ReadError, StoreError,
+    analytics::AnalyticsConsumer,
     counters::{CounterFold, Counters},
     feed::{Feed, FeedFold},
     notifications::{NotificationFold, Notifications},
@@ -48,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Background, Erasing, Parts, Roles,
     adapters::{MediaRemover, Workers},
-    mailer, media,
+    analytics, mailer, media,
     past::SqlitePast,
     sealed, text,
 };
@@ -149,6 +150,9 @@ pub async fn start(
     }
     for name in &roles.projections {
         workshop.project(name, &stores)?;
+    }
+    if roles.analytics {
+        workshop.analytics(config)?;
     }
     let closing = log.clone();
     background.close = Some(Box::pin(async move { closing.close().await }));
@@ -386,6 +390,32 @@ impl Workshop<'_> {
         Ok(())
     }
 
+    fn analytics(&mut self, config: &Config) -> Result<(), String> {
+        let group = self.group("analytics-group");
+        let sources = KafkaSources::new(kafka(self.servers), &group, &Topic::ALL);
+        let consumer = AnalyticsConsumer::new(
+            analytics::ports(config, self.clock.clone())?,
+            analytics::limits(config),
+            Arc::new(sources),
+            self.log.clone(),
+            self.frontier.clone(),
+        );
+        let running = consumer.spawn(self.background.stop.clone());
+        self.workers.analytics = Some(running.status);
+        self.background.tasks.push(running.task);
+        Ok(())
+    }
+
+    /// A group's name among those of other installations.
+    fn group(&self, name: &str) -> String {
+        let namespace = &self.servers.namespace;
+        if namespace.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{namespace}.{name}")
+        }
+    }
+
     fn project(&mut self, name: &str, stores: &Stores) -> Result<(), String> {
         match name {
             "feed" => {
@@ -421,12 +451,7 @@ impl Workshop<'_> {
         generations: Arc<dyn Generations<P>>,
         group: &str,
     ) -> PartitionProjector<P> {
-        let namespace = &self.servers.namespace;
-        let group = if namespace.is_empty() {
-            group.to_owned()
-        } else {
-            format!("{namespace}.{group}")
-        };
+        let group = self.group(group);
         let sources = Arc::new(KafkaSources::new(kafka(self.servers), &group, P::TOPICS));
         PartitionProjector::new(
             generations,

@@ -5,6 +5,7 @@
 //! behind the ports; what is built on them is the same for both.
 
 mod adapters;
+pub mod analytics;
 #[cfg(feature = "distributed")]
 mod distributed;
 mod embedded;
@@ -54,6 +55,8 @@ pub struct Roles {
     pub relay: bool,
     /// The read models it projects.
     pub projections: Vec<String>,
+    /// Whether it writes files of all events.
+    pub analytics: bool,
 }
 
 impl Roles {
@@ -64,6 +67,7 @@ impl Roles {
             services: Service::ALL.to_vec(),
             relay: true,
             projections: projections.map(str::to_owned).to_vec(),
+            analytics: false,
         }
     }
 
@@ -73,6 +77,7 @@ impl Roles {
             services,
             relay: false,
             projections: Vec::new(),
+            analytics: false,
         }
     }
 
@@ -88,6 +93,14 @@ impl Roles {
     pub fn projections(projections: Vec<String>) -> Self {
         Self {
             projections,
+            ..Self::services(Vec::new())
+        }
+    }
+
+    /// The analytics consumer alone.
+    pub fn analytics() -> Self {
+        Self {
+            analytics: true,
             ..Self::services(Vec::new())
         }
     }
@@ -110,7 +123,12 @@ impl fmt::Display for Roles {
             .projections
             .iter()
             .map(|name| format!("project {name}"));
-        let names: Vec<String> = services.chain(relay).chain(projections).collect();
+        let analytics = self.analytics.then(|| "analytics".to_owned());
+        let names: Vec<String> = services
+            .chain(relay)
+            .chain(projections)
+            .chain(analytics)
+            .collect();
         f.write_str(&names.join(", "))
     }
 }

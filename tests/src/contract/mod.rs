@@ -1,6 +1,7 @@
 //! Contract suites: what every adapter of a port must keep. Each is a set of generic functions, and a macro that stamps
 //! one test for each case and adapter.
 
+pub mod analytics;
 pub mod archive;
 pub mod chat_archive;
 pub mod chat_log;

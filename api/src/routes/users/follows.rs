@@ -3,7 +3,7 @@
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 use socialhub_domain::{UserId, user::User};
-use socialhub_projections::{Page, feed::ports::FollowEntry};
+use socialhub_projections::{Freshness, Page, feed::ports::FollowEntry};
 use utoipa::ToSchema;
 
 use crate::{
@@ -60,8 +60,11 @@ fn people(items: Vec<FollowEntry>) -> Vec<FollowPerson> {
         .collect()
 }
 
-fn found(page: Option<Page<FollowEntry>>) -> Result<Page<FollowEntry>, ApiError> {
-    page.ok_or_else(|| ApiError::not_found("User not found"))
+fn found(
+    freshness: Freshness,
+    page: Option<Page<FollowEntry>>,
+) -> Result<Page<FollowEntry>, ApiError> {
+    page.ok_or_else(|| ApiError::not_found("User not found").as_of(freshness))
 }
 
 /// Who follows a person, newest first.
@@ -88,7 +91,7 @@ pub(crate) async fn followers(
             app.api.feed.followers(user, &request)
         })
         .await?;
-    let page = found(page)?;
+    let page = found(freshness, page)?;
     let listing = Listing {
         query: &query,
         list: &list,
@@ -125,7 +128,7 @@ pub(crate) async fn following(
             app.api.feed.following(user, &request)
         })
         .await?;
-    let page = found(page)?;
+    let page = found(freshness, page)?;
     let listing = Listing {
         query: &query,
         list: &list,

@@ -51,7 +51,8 @@ pub(crate) async fn answer_profile(
             app.api.feed.profile(user, viewer)
         })
         .await?;
-    let mut profile = profile.ok_or_else(|| ApiError::not_found("User not found"))?;
+    let mut profile =
+        profile.ok_or_else(|| ApiError::not_found("User not found").as_of(freshness))?;
     if let Some(counts) = app.api.counters.person_counts(user).await? {
         profile.followers_count = counts.followers;
         profile.following_count = counts.following;

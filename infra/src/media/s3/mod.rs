@@ -61,21 +61,35 @@ impl S3Media {
     /// # Errors
     /// When the address is not as it must be. Nothing is asked of the server yet.
     pub fn open(url: &str, limits: MediaLimits) -> Result<Self, OpenMediaError> {
-        let address = Address::read(url, &["endpoint", "region"])?;
-        if address.host.is_empty() {
-            return Err(invalid("s3:// needs a bucket: s3://bucket".to_owned()));
-        }
-        let prefix = Path::parse(&address.path)
-            .map_err(|_| invalid("the prefix cannot be a part of an object's name".to_owned()))?;
+        let Opened { store, prefix, .. } = open(url)?;
         Ok(Self {
-            bucket: Arc::new(S3Bucket {
-                store: store(&address)?,
-                prefix,
-            }),
+            bucket: Arc::new(S3Bucket { store, prefix }),
             limits,
             round: Round::default(),
         })
     }
+}
+
+/// A bucket by its address, for whatever is kept in it.
+pub(crate) struct Opened {
+    pub(crate) store: AmazonS3,
+    pub(crate) bucket: String,
+    pub(crate) prefix: Path,
+}
+
+/// Reads an address as [`S3Media::open`] takes it.
+pub(crate) fn open(url: &str) -> Result<Opened, OpenMediaError> {
+    let address = Address::read(url, &["endpoint", "region"])?;
+    if address.host.is_empty() {
+        return Err(invalid("s3:// needs a bucket: s3://bucket".to_owned()));
+    }
+    let prefix = Path::parse(&address.path)
+        .map_err(|_| invalid("the prefix cannot be a part of an object's name".to_owned()))?;
+    Ok(Opened {
+        store: store(&address)?,
+        prefix,
+        bucket: address.host,
+    })
 }
 
 fn store(address: &Address) -> Result<AmazonS3, OpenMediaError> {

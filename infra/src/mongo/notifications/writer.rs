@@ -15,7 +15,7 @@ use super::{
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, insert_new, to_stored, which_exist, write};
+use crate::mongo::connection::{FEW, Fault, INSERT, insert_new, to_stored, which_exist, write};
 
 /// The facts of a batch.
 #[derive(Debug, Default)]
@@ -202,8 +202,8 @@ impl Tables {
         };
         let filters: Vec<Document> = posts.iter().map(about).collect();
         let mut found = HashSet::new();
-        for part in filters.chunks(INSERT / 10) {
-            // FerretDB finds one post by its field, but reads everything for several.
+        let together = if filters.len() <= FEW { 1 } else { INSERT / 10 };
+        for part in filters.chunks(together) {
             let filter = match part {
                 [one] => one.clone(),
                 many => doc! { "$or": many },

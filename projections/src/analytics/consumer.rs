@@ -1,0 +1,350 @@
+//! The consumer of all topics: a member of a group, each of its partitions followed by itself.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use socialhub_domain::topic::Topic;
+use socialhub_event_log::{EventLog, Frontier, FrontierReader};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Limits,
+    partition::{Failure, Partition, Shared},
+    writer::Ports,
+};
+use crate::{
+    runtime::{
+        partitions::check_topics,
+        source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
+        tail::Backoff,
+    },
+    store::{GenerationId, Source},
+};
+
+/// How long partitions that are taken away have for writing what they hold. After that the commits decide.
+const HANDOVER: Duration = Duration::from_secs(8);
+/// How often the frontier is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How much longer than asked for rows may be held before somebody is told.
+const SLACK: Duration = Duration::from_secs(60);
+/// Topics that were read for this long have not failed at once.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// How the consumer fares.
+#[derive(Debug)]
+pub struct AnalyticsStatus {
+    patience: Duration,
+    trouble: Mutex<Option<String>>,
+    /// Since when each partition's oldest row waits.
+    waiting: Mutex<HashMap<Source, Instant>>,
+}
+
+impl AnalyticsStatus {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            patience: limits.age + SLACK,
+            trouble: Mutex::new(Some("is starting".to_owned())),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// What is wrong, if something is.
+    pub fn trouble(&self) -> Option<String> {
+        if let Some(trouble) = self.trouble.lock().clone() {
+            return Some(trouble);
+        }
+        let waiting = self.waiting.lock();
+        let oldest = waiting.values().map(Instant::elapsed).max()?;
+        (oldest > self.patience).then(|| format!("rows wait for {} s", oldest.as_secs()))
+    }
+
+    fn set(&self, trouble: Option<String>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    pub(super) fn waits(&self, source: &Source, since: Option<Instant>) {
+        let mut waiting = self.waiting.lock();
+        match since {
+            Some(since) => waiting.insert(source.clone(), since),
+            None => waiting.remove(source),
+        };
+        let oldest = waiting.values().map(Instant::elapsed).max();
+        metrics::gauge!("socialhub_analytics_held_seconds")
+            .set(oldest.unwrap_or_default().as_secs_f64());
+    }
+}
+
+/// A running consumer.
+pub struct AnalyticsTask {
+    /// How it fares.
+    pub status: Arc<AnalyticsStatus>,
+    /// Ends after its stop was cancelled.
+    pub task: JoinHandle<()>,
+}
+
+/// The consumer, not yet started.
+pub struct AnalyticsConsumer {
+    ports: Ports,
+    limits: Limits,
+    sources: Arc<dyn Sources>,
+    log: Arc<dyn EventLog>,
+    frontier: Arc<dyn FrontierReader>,
+}
+
+impl AnalyticsConsumer {
+    /// A consumer of whatever partitions are dealt to this process. The log is asked for what the topics do not have any
+    /// more.
+    pub fn new(
+        ports: Ports,
+        limits: Limits,
+        sources: Arc<dyn Sources>,
+        log: Arc<dyn EventLog>,
+        frontier: Arc<dyn FrontierReader>,
+    ) -> Self {
+        Self {
+            ports,
+            limits,
+            sources,
+            log,
+            frontier,
+        }
+    }
+
+    /// Starts it. It runs until `stop` is cancelled, writes what it holds and leaves the group.
+    pub fn spawn(self, stop: CancellationToken) -> AnalyticsTask {
+        let status = Arc::new(AnalyticsStatus::new(&self.limits));
+        let shared = Arc::new(Shared {
+            ports: self.ports,
+            limits: self.limits,
+            log: self.log,
+            frontier_reader: self.frontier,
+            frontier: watch::Sender::new(Frontier::default()),
+            status: Arc::clone(&status),
+            partitions: AtomicUsize::new(0),
+        });
+        let task = tokio::spawn(run(shared, self.sources, stop));
+        AnalyticsTask { status, task }
+    }
+}
+
+async fn run(shared: Arc<Shared>, sources: Arc<dyn Sources>, stop: CancellationToken) {
+    let mut backoff = Backoff::new();
+    while !stop.is_cancelled() {
+        let began = Instant::now();
+        let Err(failure) = consume(&shared, &*sources, &stop).await else {
+            return;
+        };
+        match failure {
+            Failure::Retry(error) => {
+                tracing::warn!(error, "the analytics consumer tries again");
+                shared.status.set(Some(error));
+                if began.elapsed() > STEADY {
+                    backoff.reset();
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = backoff.wait() => {}
+                }
+            }
+            Failure::Refuse(error) => {
+                tracing::error!(error, "the analytics consumer refuses to go on");
+                shared.status.set(Some(error));
+                stop.cancelled().await;
+            }
+        }
+    }
+}
+
+/// Reads the topics until there is a reason not to.
+async fn consume(
+    shared: &Arc<Shared>,
+    sources: &dyn Sources,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let ready = async {
+        let frontier = shared.frontier_reader.frontier().await;
+        let frontier = frontier.map_err(|error| error.to_string())?;
+        check_topics(&shared.log, sources, &frontier, &Topic::ALL).await?;
+        shared.frontier.send_replace(frontier);
+        sources
+            .open(GenerationId(1))
+            .map_err(|error| error.to_string())
+    };
+    let mut source = tokio::select! {
+        ready = ready => ready.map_err(Failure::Retry)?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let (done, finished) = mpsc::unbounded_channel();
+    let mut mine = Mine {
+        shared: Arc::clone(shared),
+        stop: stop.child_token(),
+        followers: HashMap::new(),
+        failed: mpsc::unbounded_channel(),
+        done,
+        finished,
+    };
+    let looking = tokio::spawn(look(Arc::clone(shared)));
+    let outcome = mine.follow(&mut *source).await;
+    mine.stop.cancel();
+    mine.let_go(None).await;
+    mine.tell(&mut *source);
+    looking.abort();
+    source.close().await;
+    outcome
+}
+
+/// Keeps the frontier in sight.
+async fn look(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // While it cannot be read, nothing more is known to be missing.
+        if let Ok(frontier) = shared.frontier_reader.frontier().await {
+            shared.frontier.send_replace(frontier);
+        }
+    }
+}
+
+struct Follower {
+    records: mpsc::UnboundedSender<Records>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The partitions of this process.
+struct Mine {
+    shared: Arc<Shared>,
+    /// Cancelled when the program stops, or everything begins anew.
+    stop: CancellationToken,
+    followers: HashMap<Source, Follower>,
+    failed: (
+        mpsc::UnboundedSender<Failure>,
+        mpsc::UnboundedReceiver<Failure>,
+    ),
+    done: mpsc::UnboundedSender<(Source, i64)>,
+    finished: mpsc::UnboundedReceiver<(Source, i64)>,
+}
+
+impl Mine {
+    async fn follow(&mut self, source: &mut dyn PartitionedSource) -> Result<(), Failure> {
+        let stop = self.stop.clone();
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some(failure) = self.failed.1.recv() => return Err(failure),
+                Some((partition, offset)) = self.finished.recv() => {
+                    source.commit(&partition, offset);
+                    continue;
+                }
+                delivery = source.next() => delivery,
+            };
+            match delivery.map_err(|error| Failure::Retry(error.to_string()))? {
+                Delivery::Records(records) => {
+                    // What comes late for a partition that was taken away is read by whoever has it.
+                    if let Some(follower) = self.followers.get(&records.source) {
+                        // Its task may have failed: that is told apart.
+                        let _ = follower.records.send(records);
+                    }
+                }
+                Delivery::Revoked(sources, answer) => {
+                    self.let_go(Some(&sources)).await;
+                    self.tell(source);
+                    answer.give(());
+                }
+                Delivery::Assigned(sources, answer) => {
+                    tokio::select! {
+                        taken = self.take_on(sources, answer) => taken?,
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                    self.shared.status.set(None);
+                }
+            }
+        }
+    }
+
+    /// Tells the group what has been finished.
+    fn tell(&mut self, source: &mut dyn PartitionedSource) {
+        while let Ok((partition, offset)) = self.finished.try_recv() {
+            source.commit(&partition, offset);
+        }
+    }
+
+    async fn take_on(
+        &mut self,
+        sources: Vec<Source>,
+        answer: Answer<Vec<(Source, Start)>>,
+    ) -> Result<(), Failure> {
+        let mut starts = Vec::new();
+        for source in sources {
+            let stop = self.stop.child_token();
+            let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
+            let partition = Partition::open(shared, source.clone(), stop.clone(), done).await?;
+            let start = partition.next_offset().map_or(Start::Beginning, Start::At);
+            starts.push((source.clone(), start));
+            let (records, received) = mpsc::unbounded_channel();
+            let failed = self.failed.0.clone();
+            let task = tokio::spawn(async move {
+                if let Err(failure) = partition.run(received).await {
+                    // The consumer may have ended.
+                    let _ = failed.send(failure);
+                }
+            });
+            let follower = Follower {
+                records,
+                stop,
+                task,
+            };
+            self.followers.insert(source, follower);
+        }
+        self.count();
+        answer.give(starts);
+        Ok(())
+    }
+
+    fn count(&self) {
+        let partitions = &self.shared.partitions;
+        partitions.store(self.followers.len(), Ordering::Relaxed);
+    }
+
+    /// Ends some partitions, or all; waits a while for what they hold to be written.
+    async fn let_go(&mut self, sources: Option<&[Source]>) {
+        let leaving: Vec<Source> = match sources {
+            Some(sources) => sources.to_vec(),
+            None => self.followers.keys().cloned().collect(),
+        };
+        let leaving: Vec<Follower> = leaving
+            .iter()
+            .filter_map(|source| self.followers.remove(source))
+            .collect();
+        for follower in &leaving {
+            follower.stop.cancel();
+        }
+        self.count();
+        let ended = async {
+            for follower in leaving {
+                if let Err(error) = follower.task.await {
+                    tracing::error!(%error, "a partition was not followed to its end");
+                }
+            }
+        };
+        if timeout(HANDOVER, ended).await.is_err() {
+            tracing::warn!(
+                "files take long: their partitions are given away before they are written"
+            );
+        }
+    }
+}

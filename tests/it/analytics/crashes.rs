@@ -1,0 +1,113 @@
+//! Each event in the files once, while processes are killed, stopped and joined by others.
+
+use std::time::Duration;
+
+use socialhub_tests::support::{eventually, s3_server::S3Server};
+
+use super::{known, world::World};
+
+/// The same events again and again: of another life each time, as far as the log is concerned.
+async fn append_some(world: &World, count: usize) {
+    let events = known::events();
+    let some = events.iter().cycle().take(count);
+    world.append(some.map(known::Known::event).collect()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_it_writes_each_event_once() {
+    let world = World::new().await;
+    append_some(&world, 2_000).await;
+    let _relay = world.start(&["relay"]);
+    let mut written = 0;
+    for round in 0..8_u64 {
+        let mut consumer = world.start(&["analytics"]);
+        // At another moment each time: while it joins, while it writes, while it waits.
+        let rows = "socialhub_analytics_rows_total";
+        if round % 2 == 0 {
+            eventually("it has written something", || async {
+                (consumer.metric(rows).await > 0.0).then_some(())
+            })
+            .await;
+            written += 1;
+        } else {
+            eventually("it has partitions", || async {
+                let name = "socialhub_analytics_held_seconds";
+                (consumer.metric(name).await > 0.0).then_some(())
+            })
+            .await;
+        }
+        append_some(&world, 500).await;
+        tokio::time::sleep(Duration::from_millis(round * 150)).await;
+        consumer.kill();
+    }
+    assert!(written > 3);
+    let _consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_slept_while_others_had_its_partitions_does_no_harm() {
+    let world = World::new().await;
+    append_some(&world, 1_000).await;
+    let _relay = world.start(&["relay"]);
+    let sleeper = world.start(&["analytics"]);
+    world.assert_exact().await;
+    for _ in 0..2 {
+        // It holds rows that are in no file yet.
+        append_some(&world, 1_000).await;
+        eventually("it holds rows", || async {
+            (sleeper.metric("socialhub_analytics_held_seconds").await > 0.0).then_some(())
+        })
+        .await;
+        sleeper.signal("STOP");
+        let mut other = world.start(&["analytics"]);
+        append_some(&world, 500).await;
+        world.assert_exact().await;
+        sleeper.signal("CONT");
+        append_some(&world, 500).await;
+        world.assert_exact().await;
+        other.stop();
+        append_some(&world, 500).await;
+        world.assert_exact().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_come_and_go_and_share_the_partitions() {
+    let server = S3Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::with_files_at(folder, server.url("lake")).await;
+    let _relay = world.start(&["relay"]);
+    let mut consumers = Vec::new();
+    for round in 0..4 {
+        consumers.push(world.start(&["analytics"]));
+        append_some(&world, 700).await;
+        if round == 2 {
+            consumers.remove(0).stop();
+        }
+        world.run(&["analytics", "compact"]);
+    }
+    consumers[0].kill();
+    append_some(&world, 300).await;
+    world.assert_exact().await;
+    world.run(&["analytics", "compact"]);
+    world.assert_exact().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn begun_anew_it_writes_everything_there_ever_was() {
+    let world = World::new().await;
+    append_some(&world, 600).await;
+    let _relay = world.start(&["relay"]);
+    let mut consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+    consumer.stop();
+    std::fs::remove_dir_all(world.url()).unwrap();
+    world.forget_topics().await;
+    append_some(&world, 100).await;
+    let _consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+    let from_the_log = world.rows().await;
+    let from_the_log = from_the_log.iter().filter(|row| row.offset.is_none());
+    assert_eq!(from_the_log.count(), 600);
+}
