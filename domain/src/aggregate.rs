@@ -6,14 +6,17 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::event::Event;
 
 /// A pure decider over one small stream (the functional shape of an aggregate: decide, evolve, initial state).
 pub trait Aggregate: Send + Sync + 'static {
     /// The stored name of the aggregate's type, first part of its streams' names.
     const TYPE: &'static str;
-    /// What `decide` needs to know of the past; `Default` is the state before the first event.
-    type State: Default + Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
+    /// What `decide` needs to know of the past; `Default` is the state before the first event. Serializes for people to
+    /// look at; it is stored nowhere.
+    type State: Default + Clone + PartialEq + fmt::Debug + Serialize + Send + Sync + 'static;
     /// What may be asked of the aggregate.
     type Command: Clone + fmt::Debug + Send + Sync + 'static;
     /// Why a command was refused.

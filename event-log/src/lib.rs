@@ -22,6 +22,7 @@ pub mod relay;
 pub mod relay_store;
 pub mod sealing;
 pub mod side;
+mod unreadable;
 pub mod wire;
 
 pub use archive::{ArchiveError, EventRow, LogArchive, UnfinishedCopy, require_same_keys};

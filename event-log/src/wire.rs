@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::{
     event::{Position, RecordedEvent},
     frontier::partition_for,
+    unreadable,
 };
 
 /// The value of `ce_source`: events of all instances come from one log.
@@ -45,21 +46,15 @@ impl Publication {
                 key: event.key().to_string(),
                 event: Ok(event),
             },
-            Err(error) => Self {
-                topic: topic_of_unknown(&recorded.event_type),
-                key: recorded.stream.to_string(),
-                event: Err(error),
-            },
+            Err(error) => {
+                let topic = unreadable::topic_of(&recorded.event_type);
+                Self {
+                    topic,
+                    key: unreadable::key_of(topic, recorded),
+                    event: Err(error),
+                }
+            }
         }
-    }
-}
-
-/// The topic of an event that the catalogue says nothing of.
-fn topic_of_unknown(event_type: &str) -> Topic {
-    match event_type.split_once('.') {
-        Some(("user", _)) => Topic::User,
-        Some(("notification", _)) => Topic::Notification,
-        _ => Topic::Post,
     }
 }
 

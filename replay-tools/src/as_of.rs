@@ -18,7 +18,7 @@ use socialhub_projections::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ReplayError, ReplayTarget, Selection, Verdict,
+    ReplayError, ReplayTarget, Selection, Verdict, advice,
     moment::{self, Moment},
     progress, show,
 };
@@ -183,12 +183,15 @@ async fn build(
     let model = opened.map_err(ReplayError::Past)?;
     let progress = progress::suitable();
     let filled = model.fill(&target.log, position, &*progress, stop).await;
-    filled.map_err(|error| match error {
-        RebuildError::Interrupted => ReplayError::Past(format!(
-            "interrupted; {} is not complete: remove it",
-            options.into.display()
-        )),
-        other => other.into(),
+    filled.map_err(|error| {
+        let reason = match &error {
+            RebuildError::Interrupted => "interrupted".to_owned(),
+            other => format!("{other}{}", advice(other)),
+        };
+        let folder = options.into.display();
+        ReplayError::Past(format!(
+            "{name}: {reason}; {folder} is not complete: remove it first"
+        ))
     })?;
     let built = Built {
         model: name,

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use socialhub_domain::{
     Aggregate, Event, StreamId,
     comment::Comment,
@@ -76,14 +76,17 @@ pub(crate) async fn run(
             }
         }
     }
-    let state = fold(&stream.aggregate_type, &decoded);
+    let state = fold(&stream.aggregate_type, &decoded).transpose()?;
     if options.json {
         let line = json!({
             "stream": stream.to_string(), "version": recorded.len(), "asOf": as_of, "state": state,
         });
         show::json_line(out, &line)?;
     } else {
-        let state = state.unwrap_or_else(|| "unknown: no aggregate has this type".to_owned());
+        let state = match state {
+            Some(state) => serde_json::to_string_pretty(&state)?,
+            None => "unknown: no aggregate has this type".to_owned(),
+        };
         writeln!(
             out,
             "\nState of {stream} at version {}{}:\n{state}",
@@ -96,10 +99,10 @@ pub(crate) async fn run(
     Ok(verdict)
 }
 
-/// The state that the events add up to, as text; none for an aggregate type nobody knows.
-fn fold(aggregate_type: &str, events: &[Event]) -> Option<String> {
-    fn state<A: Aggregate>(events: &[Event]) -> String {
-        format!("{:#?}", A::replay(events))
+/// The state that the events add up to, null before the first; none for an aggregate type nobody knows.
+fn fold(aggregate_type: &str, events: &[Event]) -> Option<serde_json::Result<Value>> {
+    fn state<A: Aggregate>(events: &[Event]) -> serde_json::Result<Value> {
+        serde_json::to_value(A::replay(events))
     }
     Some(match aggregate_type {
         User::TYPE => state::<User>(events),

@@ -47,7 +47,7 @@ use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
 use socialhub_event_log::{EventLog, LogError, Position, Publisher, RelayStore, RewindError};
 use socialhub_projections::{
-    ModelName,
+    ModelName, StoreError,
     runtime::{ModelControl, RebuildError},
 };
 use tokio_util::sync::CancellationToken;
@@ -223,10 +223,10 @@ pub enum ReplayError {
     #[error(transparent)]
     Rewind(#[from] RewindError),
     /// The log cannot be read.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice_on_log(.0))]
     Log(#[from] LogError),
     /// A model failed.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice(.0))]
     Model(#[from] RebuildError),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
@@ -235,6 +235,24 @@ pub enum ReplayError {
     #[error("cannot show as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
+
+/// What to do when something went away in the middle, to be said after the error.
+pub(crate) fn advice(error: &RebuildError) -> &'static str {
+    match error {
+        RebuildError::Log(error) => advice_on_log(error),
+        RebuildError::Store(StoreError::Unavailable(_)) => AGAIN,
+        _ => "",
+    }
+}
+
+fn advice_on_log(error: &LogError) -> &'static str {
+    match error {
+        LogError::Unavailable(_) => AGAIN,
+        LogError::Damaged { .. } => "",
+    }
+}
+
+const AGAIN: &str = "; see that the database answers, then run the same command again";
 
 /// Runs a command. Results go to `out`, progress and remarks to standard error. Cancelling `stop` ends a rebuild
 /// (which can be resumed) and a followed tail.

@@ -10,7 +10,7 @@ use socialhub_projections::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, show, verify};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, show, verify};
 
 /// What is found after a repair is repaired, too, so often: some damage shows only when other damage is gone.
 const ROUNDS: u32 = 3;
@@ -65,7 +65,11 @@ fn report_failure(
     if json {
         return show::json_line(out, &json!({ "model": name, "error": error.to_string() }));
     }
-    Ok(writeln!(out, "{name}: not repaired: {error}")?)
+    Ok(writeln!(
+        out,
+        "{name}: not repaired: {error}{}",
+        advice(error)
+    )?)
 }
 
 async fn look(

@@ -9,7 +9,7 @@ use socialhub_projections::{
     verify::Difference,
 };
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, show};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -32,7 +32,8 @@ pub(crate) async fn run(
             Ok(report) => report,
             Err(error) => {
                 // The other models are still worth a look.
-                writeln!(out, "{}: cannot be verified: {error}", model.name())?;
+                let (name, advice) = (model.name(), advice(&error));
+                writeln!(out, "{name}: cannot be verified: {error}{advice}")?;
                 verdict = Verdict::Wrong;
                 continue;
             }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod letters;
+mod outage;
 mod past;
 mod repair;
 

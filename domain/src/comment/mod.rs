@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, CommentId, Event, PostId, StreamId, Timestamp, UserId,
     event::{CommentDeleted, PostCommented},
@@ -13,7 +15,8 @@ use crate::{
 pub struct Comment;
 
 /// A comment that was written, as far as decisions need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Remark {
     /// The comment.
     pub id: CommentId,

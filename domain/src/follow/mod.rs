@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, Event, StreamId, Timestamp, UserId,
     event::{UserFollowChanged, UserFollowed, UserUnfollowed},
@@ -14,7 +16,8 @@ use crate::{
 pub struct Follow;
 
 /// What became of a follow that was begun at least once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Relation {
     /// Whether it is on now.
     pub active: bool,

@@ -1,5 +1,7 @@
 //! The `inbox` aggregate: how far a person has read all of their notifications.
 
+use serde::Serialize;
+
 use crate::{Aggregate, Event, StreamId, Timestamp, UserId, event::NotificationAllRead};
 
 /// The decider of "mark all as read".
@@ -7,7 +9,8 @@ use crate::{Aggregate, Event, StreamId, Timestamp, UserId, event::NotificationAl
 pub struct Inbox;
 
 /// How far everything is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct InboxState {
     /// The position up to which everything is read; 0 for nothing.
     pub read_up_to: u64,

@@ -7,6 +7,8 @@ mod tests;
 
 pub use inbox::{Inbox, InboxCommand, InboxError, InboxState};
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, Event, NotificationId, StreamId, Timestamp, UserId,
     event::{NotificationDeleted, NotificationRead},
@@ -17,7 +19,8 @@ use crate::{
 pub struct Notification;
 
 /// The marks on one notification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Marks {
     /// Marked as read.
     pub read: bool,

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, Event, PostId, StreamId, Timestamp, UserId,
     event::{Media, PostCreated, PostDeleted, Visibility},
@@ -14,7 +16,8 @@ use crate::{
 pub struct Post;
 
 /// A post that was written, as far as decisions need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Written {
     /// The post.
     pub id: PostId,

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, Event, PostId, StreamId, Timestamp, UserId,
     event::{PostLiked, PostUnliked},
@@ -14,7 +16,8 @@ use crate::{
 pub struct Reaction;
 
 /// Whether the like is set, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReactionState {
     /// When the like that holds now was given; none when there is none.
     pub liked_at: Option<Timestamp>,

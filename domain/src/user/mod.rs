@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
+
 use crate::{
     Aggregate, Event, StreamId, Timestamp, UserId,
     event::{UserErased, UserProfileUpdated, UserRegistered},
@@ -15,7 +17,8 @@ use crate::{
 pub struct User;
 
 /// A registered person.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Person {
     /// The person.
     pub id: UserId,

@@ -190,3 +190,46 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
     succeed(server, &["replay", "repair", "feed"]).await;
     server.verify_all().await;
 }
+
+/// Makes an event of the log unreadable, or readable again, by hand.
+async fn spoil(server: &Server, position: u64, spoilt: bool) {
+    let (good, bad) = ("\"timestamp\":", "\"timestamp\":-0.5,\"was\":");
+    let (from, to) = if spoilt { (good, bad) } else { (bad, good) };
+    if Profile::chosen() == Profile::Embedded {
+        let log = rusqlite::Connection::open(server.data_dir().join("events.db")).unwrap();
+        let sql = "UPDATE events SET payload = replace(payload, ?1, ?2) WHERE position = ?3";
+        let position = i64::try_from(position).unwrap();
+        log.execute(sql, rusqlite::params![from, to, position])
+            .unwrap();
+        return;
+    }
+    let mut log = PgConnection::connect(server.setting("DATABASE_URL"))
+        .await
+        .unwrap();
+    let sql =
+        "UPDATE events SET payload = replace(payload::text, $1, $2)::json WHERE position = $3";
+    let updated = sqlx::query(sql)
+        .bind(from)
+        .bind(to)
+        .bind(i64::try_from(position).unwrap());
+    updated.execute(&mut log).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_holds_up_the_later_events_of_its_sequence() {
+    let world = World::new().await;
+    let (server, like, [first, second]) = (&world.server, world.like, world.behind);
+    reject_likes(server, false).await;
+    spoil(server, like, true).await;
+    // The like is an event of its liker's own stream; the comments after it are of the same post.
+    succeed(server, &["replay", "rebuild", "feed"]).await;
+    assert_eq!(world.parked().await, [like, first, second]);
+    let position = like.to_string();
+    let show = ["replay", "dead-letters", "show", "feed", &position];
+    let shown = succeed(server, &show).await;
+    assert!(shown.contains("its sequence is POST_TOPIC"), "{shown}");
+    spoil(server, like, false).await;
+    succeed(server, &["replay", "dead-letters", "retry", "feed"]).await;
+    assert_eq!(world.parked().await, Vec::<u64>::new());
+    server.verify_all().await;
+}

@@ -58,6 +58,14 @@ async fn a_stream_is_shown_as_it_was() {
             "{moment}: {shown}"
         );
         assert!(shown.contains("at version 2, as of position"), "{shown}");
+        assert!(shown.contains("\"bio\": \"first\""), "{shown}");
+        let inspect = ["replay", "inspect", &stream, "--as-of", &moment, "--json"];
+        let told = lines(&succeed(&server, &inspect).await);
+        let state = &told.last().unwrap()["state"];
+        assert_eq!(
+            (&state["bio"], &state["id"]),
+            (&json!("first"), &json!(me.id))
+        );
     }
     let inspect = |moment: &'static str| ["replay", "inspect", &*stream, "--as-of", moment];
     refused(&server, &inspect("99999"), "the log ends at position").await;

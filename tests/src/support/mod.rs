@@ -4,6 +4,7 @@ pub mod client;
 pub mod fake_cloudinary;
 pub mod postgres;
 pub mod profile;
+pub mod proxy;
 pub mod s3_server;
 pub mod server;
 pub mod servers;

@@ -1,0 +1,142 @@
+//! A database that goes away in the middle of `verify`, `as-of` and `repair`: it is said, with what to do, and what is
+//! served is not touched.
+
+use std::{collections::BTreeSet, process::Output};
+
+use futures::{StreamExt, stream};
+use serde_json::Value;
+use socialhub_tests::support::{Profile, Server, proxy::Proxy};
+
+use super::{
+    damage::{all, lines},
+    printed,
+    repair::{busy_life, seen},
+    succeed,
+};
+
+/// Posts, besides a busy life: so that the log is read in many pieces.
+const POSTS: usize = 400;
+
+/// The address of a database, by another way.
+fn through(url: &str, proxy: &Proxy) -> String {
+    url.replace(host_of(url), &proxy.address())
+}
+
+fn host_of(url: &str) -> &str {
+    let rest = url.rsplit_once('@').unwrap().1;
+    rest.split_once('/').unwrap().0
+}
+
+/// Runs a command to which the database says so many bytes at most. Answers how many it said.
+async fn run(server: &Server, arguments: &[&str], most: u64) -> (Output, u64) {
+    let url = server.setting("DATABASE_URL");
+    let proxy = Proxy::start(host_of(url), most).await;
+    let mut command = server.prepare_command(arguments);
+    command.env("DATABASE_URL", through(url, &proxy));
+    let output = tokio::task::spawn_blocking(move || command.output());
+    (output.await.unwrap().unwrap(), proxy.carried())
+}
+
+/// Cuts a command off when it has heard this share of what it hears when it is left alone.
+async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) -> String {
+    let most = (whole as f64 * share) as u64;
+    let (output, carried) = run(server, arguments, most).await;
+    let said = printed(&output);
+    assert!(carried > most, "{arguments:?} {share}: not cut off: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{arguments:?} {share}: {said}"
+    );
+    assert!(!said.contains("panicked"), "{arguments:?} {share}: {said}");
+    assert!(
+        said.contains("see that the database answers, then run the same command again"),
+        "{arguments:?} {share}: {said}"
+    );
+    said
+}
+
+async fn world() -> Server {
+    let server = Server::start().await;
+    let [anna, ..] = busy_life(&server).await;
+    let posts = stream::iter(0..POSTS).map(|nth| {
+        let anna = anna.clone();
+        async move { anna.write_post(&format!("post {nth}"), "public").await }
+    });
+    posts.buffer_unordered(16).collect::<Vec<_>>().await;
+    seen(&anna).await;
+    server
+}
+
+/// What differs: model, kind and key.
+async fn differences(server: &Server) -> BTreeSet<String> {
+    let output = server
+        .command(&["replay", "verify", "--all", "--json"])
+        .await;
+    let told = lines(&printed(&output));
+    let differing = told.iter().filter(|line| line["table"] != Value::Null);
+    differing
+        .map(|line| format!("{} {} {}", line["model"], line["table"], line["key"]))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
+    if Profile::chosen() == Profile::Embedded {
+        // A file does not go away like that.
+        return;
+    }
+    let server = world().await;
+    let verify = ["replay", "verify", "--all"];
+    let (whole, carried) = run(&server, &verify, u64::MAX).await;
+    assert!(whole.status.success(), "{}", printed(&whole));
+    for share in [0.3, 0.5, 0.8] {
+        let said = cut_off(&server, &verify, carried, share).await;
+        assert!(said.contains("cannot be verified: "), "{said}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let into = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let as_of =
+        |into: &str| ["replay", "as-of", "--all", "--at", "400", "--into", into].map(str::to_owned);
+    let all_there = as_of(&into("whole"));
+    let (whole, carried) = run(&server, &all_there.each_ref().map(String::as_str), u64::MAX).await;
+    assert!(whole.status.success(), "{}", printed(&whole));
+    for share in [0.4, 0.7] {
+        let half = into(&format!("half {share}"));
+        let arguments = as_of(&half);
+        let arguments = arguments.each_ref().map(String::as_str);
+        let said = cut_off(&server, &arguments, carried, share).await;
+        assert!(
+            said.contains(&format!("{half} is not complete: remove it first")),
+            "{said}"
+        );
+        let refused = printed(&server.command(&arguments).await);
+        assert!(refused.contains("was not built to its end"), "{refused}");
+        std::fs::remove_dir_all(&half).unwrap();
+        succeed(&server, &arguments).await;
+    }
+    server.verify_all().await;
+
+    let damages = all();
+    let damage = damages
+        .iter()
+        .find(|damage| damage.model == "feed")
+        .unwrap();
+    let repair = ["replay", "repair", "feed"];
+    damage.inflict(&server, 1).await;
+    let inflicted = differences(&server).await;
+    assert!(!inflicted.is_empty());
+    let (whole, carried) = run(&server, &repair, u64::MAX).await;
+    assert!(whole.status.success(), "{}", printed(&whole));
+    for share in [0.3, 0.7] {
+        damage.inflict(&server, 1).await;
+        let said = cut_off(&server, &repair, carried, share).await;
+        assert!(said.contains("not repaired: "), "{said}");
+        // Not half of it, and nothing else.
+        let left = differences(&server).await;
+        assert!(left.is_empty() || left == inflicted, "{share}: {left:?}");
+        succeed(&server, &repair).await;
+        server.verify_all().await;
+    }
+}
