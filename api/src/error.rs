@@ -108,7 +108,7 @@ impl ApiError {
     }
 
     /// Says that the read model was behind what was asked for: what is not found may be there.
-    pub(crate) fn as_of(mut self, freshness: Freshness) -> Self {
+    pub(crate) fn seen_at(mut self, freshness: Freshness) -> Self {
         if freshness.stale {
             self.0.header = Some((
                 HeaderName::from_static("x-stale"),

@@ -137,7 +137,7 @@ pub(crate) async fn file(
             app.api.feed.post_for_media(post, viewer)
         })
         .await?;
-    let visibility = visibility.ok_or_else(|| not_found().as_of(freshness))?;
+    let visibility = visibility.ok_or_else(|| not_found().seen_at(freshness))?;
     let open = open_part(&app, post, name, &headers).await?;
     Ok(serve(open, visibility, &headers))
 }

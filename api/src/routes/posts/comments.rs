@@ -85,7 +85,7 @@ pub(crate) async fn comments(
             app.api.feed.comments(post, actor.id, &request)
         })
         .await?;
-    let page = page.ok_or_else(|| ApiError::not_found("Post not found").as_of(freshness))?;
+    let page = page.ok_or_else(|| ApiError::not_found("Post not found").seen_at(freshness))?;
     let listing = Listing {
         query: &query,
         list: &list,

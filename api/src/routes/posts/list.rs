@@ -53,7 +53,7 @@ pub(crate) async fn posts_of(
             app.api.feed.posts_of(author, viewer, &request)
         })
         .await?;
-    let mut page = page.ok_or_else(|| ApiError::not_found("User not found").as_of(freshness))?;
+    let mut page = page.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))?;
     app.count(&mut page.items).await?;
     let writer = PostWriter { app: &app, viewer };
     let listing = Listing {

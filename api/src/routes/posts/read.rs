@@ -34,7 +34,7 @@ pub(crate) async fn read(
             app.api.feed.post(post, viewer)
         })
         .await?;
-    let mut view = view.ok_or_else(|| ApiError::not_found("Post not found").as_of(freshness))?;
+    let mut view = view.ok_or_else(|| ApiError::not_found("Post not found").seen_at(freshness))?;
     app.count(std::slice::from_mut(&mut view)).await?;
     let writer = PostWriter { app: &app, viewer };
     let post = writer.post(view);

@@ -64,7 +64,7 @@ fn found(
     freshness: Freshness,
     page: Option<Page<FollowEntry>>,
 ) -> Result<Page<FollowEntry>, ApiError> {
-    page.ok_or_else(|| ApiError::not_found("User not found").as_of(freshness))
+    page.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))
 }
 
 /// Who follows a person, newest first.

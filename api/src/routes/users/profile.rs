@@ -52,7 +52,7 @@ pub(crate) async fn answer_profile(
         })
         .await?;
     let mut profile =
-        profile.ok_or_else(|| ApiError::not_found("User not found").as_of(freshness))?;
+        profile.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))?;
     if let Some(counts) = app.api.counters.person_counts(user).await? {
         profile.followers_count = counts.followers;
         profile.following_count = counts.following;
