@@ -5,6 +5,7 @@ mod auth;
 mod chat;
 mod reads;
 mod table;
+mod visible;
 mod writes;
 
 use std::time::{Duration, Instant};
@@ -64,6 +65,9 @@ impl Bench {
             Row::Notifications => self.notifications().await,
             Row::Chat => self.chat().await,
             Row::ChatPaced => self.chat_paced().await,
+            Row::VisibleFeed | Row::VisibleNotification | Row::VisibleCount => {
+                self.visible(row).await
+            }
         }?;
         Ok(report(row, found, limits))
     }

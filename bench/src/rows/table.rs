@@ -42,12 +42,18 @@ pub enum Row {
     Chat,
     /// The same clients, 200 messages a second in all.
     ChatPaced,
+    /// From a post to its place in a follower's feed, beside 500 commands a second.
+    VisibleFeed,
+    /// From a like to the author's notification of it, beside 500 commands a second.
+    VisibleNotification,
+    /// From a like to the post's count of it, beside 500 commands a second.
+    VisibleCount,
 }
 
 impl Row {
     /// The rows that are measured when none are named: all but the one that takes minutes to prepare. The row that
     /// gives everybody followers comes last, because each post then costs that many rows more.
-    pub const USUAL: [Self; 13] = [
+    pub const USUAL: [Self; 16] = [
         Self::Login,
         Self::VerifyDuringLogin,
         Self::Verify,
@@ -60,6 +66,9 @@ impl Row {
         Self::Notifications,
         Self::Chat,
         Self::ChatPaced,
+        Self::VisibleFeed,
+        Self::VisibleNotification,
+        Self::VisibleCount,
         Self::Follow,
     ];
 
@@ -80,6 +89,9 @@ impl Row {
             Self::Follow => "follow",
             Self::Chat => "chat, delivered, 64 clients in 8 rooms",
             Self::ChatPaced => "chat, delivered, 200 sent/s",
+            Self::VisibleFeed => "post to a follower's feed",
+            Self::VisibleNotification => "like to its notification",
+            Self::VisibleCount => "like to its count",
         }
     }
 
@@ -98,6 +110,9 @@ impl Row {
             Self::Notifications => None,
             Self::Chat => Some("60,000/s"),
             Self::ChatPaced => Some("p99 < 10 ms"),
+            Self::VisibleFeed | Self::VisibleNotification | Self::VisibleCount => {
+                Some("p99 < 500 ms")
+            }
         }
     }
 
@@ -110,7 +125,13 @@ impl Row {
             Self::Post | Self::Media | Self::Like | Self::HotLike | Self::Follow => {
                 &[LimitKind::SingleCommits, LimitKind::BatchedRows]
             }
-            Self::VerifyDuringLogin | Self::Toggles | Self::Chat | Self::ChatPaced => &[],
+            Self::VerifyDuringLogin
+            | Self::Toggles
+            | Self::Chat
+            | Self::ChatPaced
+            | Self::VisibleFeed
+            | Self::VisibleNotification
+            | Self::VisibleCount => &[],
         }
     }
 }

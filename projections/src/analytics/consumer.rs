@@ -186,6 +186,8 @@ async fn consume(
         ready = ready => ready.map_err(Failure::Retry)?,
         () = stop.cancelled() => return Ok(()),
     };
+    // Whoever comes when all partitions are dealt out waits for one, and that is well.
+    shared.status.set(None);
     let (done, finished) = mpsc::unbounded_channel();
     let mut mine = Mine {
         shared: Arc::clone(shared),
@@ -270,7 +272,6 @@ impl Mine {
                         taken = self.take_on(sources, answer) => taken?,
                         () = stop.cancelled() => return Ok(()),
                     }
-                    self.shared.status.set(None);
                 }
             }
         }

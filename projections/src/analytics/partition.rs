@@ -13,6 +13,7 @@ use socialhub_event_log::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,15 @@ const READ_LIMIT: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// The least memory that a partition has for its rows.
 const LEAST_BYTES: usize = 1 << 20;
+
+/// From here on making rows of records would hold up the async threads noticeably.
+const ROWS_APART: usize = 64;
+
+/// A row, and the position of the record before it in its partition.
+struct Next {
+    row: Row,
+    previous: Position,
+}
 
 /// What the partitions of a process share.
 pub(super) struct Shared {
@@ -188,15 +198,14 @@ impl Partition {
     /// Takes what is new of consecutive records, and before each what is missing before it.
     async fn take(&mut self, records: Records) -> Result<(), Failure> {
         let Records {
-            delivered, permit, ..
+            mut delivered,
+            permit,
+            ..
         } = records;
-        for Delivered {
-            record,
-            next_offset,
-        } in delivered
-        {
-            let (position, previous) = (record.headers.position, record.headers.previous);
-            if position <= self.writer.position() {
+        let known = self.writer.position();
+        delivered.retain(|delivered| delivered.record.headers.position > known);
+        for Next { row, previous } in self.rows(delivered).await? {
+            if row.position <= self.writer.position() {
                 continue;
             }
             if previous > self.writer.position() {
@@ -208,14 +217,26 @@ impl Partition {
                     return Err(self.refuse(previous));
                 }
             }
-            self.push(&record, Some(next_offset - 1));
+            self.push(row);
         }
         drop(permit);
         Ok(())
     }
 
-    fn push(&mut self, record: &WireRecord, offset: Option<i64>) {
-        let row = Row::of(record, &self.source, offset);
+    async fn rows(&self, delivered: Vec<Delivered>) -> Result<Vec<Next>, Failure> {
+        let source = self.source.clone();
+        let few = delivered.len() < ROWS_APART;
+        let rows = move || {
+            let next = |delivered: &Delivered| Next {
+                row: Row::of(&delivered.record, &source, Some(delivered.next_offset - 1)),
+                previous: delivered.record.headers.previous,
+            };
+            delivered.iter().map(next).collect()
+        };
+        if few { Ok(rows()) } else { apart(rows).await }
+    }
+
+    fn push(&mut self, row: Row) {
         if row.payload.is_none() {
             tracing::warn!(source = %self.source, position = row.position, "an event cannot be read: its data is left out");
             metrics::counter!("socialhub_analytics_unreadable_total").increment(1);
@@ -256,13 +277,11 @@ impl Partition {
                 return Ok(());
             };
             after = last.position;
-            for event in events.iter().filter(|event| event.position <= upto) {
-                if !self.is_ours(&frontier, event) {
-                    continue;
-                }
-                let record = WireRecord::of(event, 0);
-                let record = record.map_err(|error| Failure::Retry(error.to_string()))?;
-                self.push(&record, None);
+            let source = self.source.clone();
+            let rows = apart(move || ours(&source, &frontier, &events, upto));
+            let rows = rows.await?;
+            for row in rows.map_err(|error| Failure::Retry(error.to_string()))? {
+                self.push(row);
             }
             self.flush_if_due().await?;
         }
@@ -280,12 +299,6 @@ impl Partition {
         }
         let events = self.shared.log.read_all(after, READ_LIMIT).await;
         Ok((events.map_err(|error| error.to_string())?, frontier))
-    }
-
-    fn is_ours(&self, frontier: &Frontier, event: &RecordedEvent) -> bool {
-        let Publication { topic, key, .. } = Publication::of(event);
-        topic.name() == self.source.name
-            && frontier.partition_of(topic.name(), &key) == Some(self.source.partition)
     }
 
     async fn flush_if_due(&mut self) -> Result<(), Failure> {
@@ -334,4 +347,28 @@ impl Partition {
             tracing::warn!(source = %self.source, %error, "files were not tidied up");
         }
     }
+}
+
+/// The rows of a partition among events of the log, up to a position.
+fn ours(
+    source: &Source,
+    frontier: &Frontier,
+    events: &[RecordedEvent],
+    upto: Position,
+) -> Result<Vec<Row>, serde_json::Error> {
+    let is_ours = |event: &&RecordedEvent| {
+        let Publication { topic, key, .. } = Publication::of(event);
+        event.position <= upto
+            && topic.name() == source.name
+            && frontier.partition_of(topic.name(), &key) == Some(source.partition)
+    };
+    let events = events.iter().filter(is_ours);
+    let row = |event| Ok(Row::of(&WireRecord::of(event, 0)?, source, None));
+    events.map(row).collect()
+}
+
+/// Heavy work apart from the async threads.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|error| Failure::Retry(error.to_string()))
 }

@@ -111,3 +111,26 @@ async fn begun_anew_it_writes_everything_there_ever_was() {
     let from_the_log = from_the_log.iter().filter(|row| row.offset.is_none());
     assert_eq!(from_the_log.count(), 600);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_another_log_are_left_alone() {
+    let world = World::new().await;
+    append_some(&world, 200).await;
+    let _relay = world.start(&["relay"]);
+    let mut consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+    consumer.stop();
+    let other = World::with_files_at(tempfile::tempdir().unwrap(), world.url().to_owned()).await;
+    append_some(&other, 300).await;
+    let _relay = other.start(&["relay"]);
+    let refusing = other.start(&["analytics"]);
+    let reason = eventually("it says why it is not ready", || async {
+        refusing
+            .not_ready()
+            .await
+            .filter(|text| text.contains("does not hold"))
+    })
+    .await;
+    assert!(reason.contains("docs/analytics.md"), "{reason}");
+    world.assert_exact().await;
+}

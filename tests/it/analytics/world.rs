@@ -67,6 +67,17 @@ impl Process {
         assert!(self.child.wait().unwrap().success());
     }
 
+    /// What it says when it is asked whether it is ready and is not.
+    pub async fn not_ready(&self) -> Option<String> {
+        let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
+        let request = client.request(Method::GET, "/readyz");
+        let answer = request.send().await.ok()?;
+        if answer.status().is_success() {
+            return None;
+        }
+        answer.text().await.ok()
+    }
+
     /// A metric of it; 0 while it has none or does not answer.
     pub async fn metric(&self, name: &str) -> f64 {
         let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
