@@ -75,16 +75,19 @@ impl Measured {
 /// # Errors
 /// When a server does not answer or a process ends.
 pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
-    let mut found = Vec::new();
+    let mut found = Found::default();
     let (head, filled) = prepare(args).await?;
-    found.extend(filled);
+    found.stages.extend(filled);
     eprintln!("measuring the relay");
     let relay = "socialhub_relay_position";
-    found.push(work_off(&args.binary, &["relay"], &[], relay, head).await?);
+    // Without it there is nothing for the others.
+    found
+        .stages
+        .push(work_off(&args.binary, &["relay"], &[], relay, head).await?);
     for model in MODELS {
         eprintln!("measuring the projector of {model}");
         let metric = format!("socialhub_projection_last_position{{model=\"{model}\"}}");
-        found.push(work_off(&args.binary, &["project", model], &[], &metric, head).await?);
+        found.note(work_off(&args.binary, &["project", model], &[], &metric, head).await);
     }
     eprintln!("measuring the analytics consumer");
     let files = tempfile::tempdir()?;
@@ -94,12 +97,32 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
         ("ANALYTICS_FLUSH_SECONDS", "1".to_owned()),
     ];
     let rows = "socialhub_analytics_rows_total";
-    found.push(work_off(&args.binary, &["analytics"], &settings, rows, head).await?);
+    found.note(work_off(&args.binary, &["analytics"], &settings, rows, head).await);
     for model in MODELS {
         eprintln!("measuring the rebuild of {model}");
-        found.push(rebuild(&args.binary, model)?);
+        found.note(rebuild(&args.binary, model));
     }
-    print(&found, args.json)
+    print(&found.stages, args.json)?;
+    found.failed.map_or(Ok(()), Err)
+}
+
+/// The stages that came to their end, and the first one's failure that did not.
+#[derive(Default)]
+struct Found {
+    stages: Vec<Measured>,
+    failed: Option<BenchError>,
+}
+
+impl Found {
+    fn note(&mut self, stage: Result<Measured, BenchError>) {
+        match stage {
+            Ok(measured) => self.stages.push(measured),
+            Err(error) => {
+                eprintln!("{error}");
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
 }
 
 fn print(found: &[Measured], json: bool) -> Result<(), BenchError> {

@@ -29,6 +29,7 @@ use socialhub_tests::{
     event_log_contract, people_contract,
     support::{eventually, postgres::Database},
 };
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -316,6 +317,44 @@ async fn another_instance_is_woken_and_learns_epochs_in_order() -> TestResult {
     changed.sort_unstable_by_key(|(user, _)| people.iter().position(|one| one == user));
     assert_eq!(changed, [(people[1], 4), (people[2], 2)]);
     assert_eq!(reader.epochs_since(cursor).await?, (Vec::new(), cursor));
+    Ok(())
+}
+
+/// A log that grew before the server ever looked at its statistics: a fresh cluster's, or one that was just imported. How
+/// many entries of the positions' index are read says whether a new command was sought by walking down the log.
+#[tokio::test]
+async fn a_log_that_was_never_analyzed_is_not_scanned() -> TestResult {
+    const EVENTS: i64 = 20_000;
+    let database = migrated().await;
+    let mut connection = PgConnection::connect(database.url()).await?;
+    let fill = "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+             position, event_id, command_id, recorded_at)
+         SELECT 'other', n::text, 1, 'other', '1', '{}', '{}', n, gen_random_uuid(), gen_random_uuid(), 0
+         FROM generate_series(1, $1) AS n";
+    connection
+        .execute("ALTER TABLE events SET (autovacuum_enabled = off)")
+        .await?;
+    sqlx::query(fill)
+        .bind(EVENTS)
+        .execute(&mut connection)
+        .await?;
+    let log = open_at(database.url(), 0).await;
+    for _ in 0..10 {
+        log.append(append(&post_stream(), 0, 1)).await?;
+    }
+    log.close().await;
+    // What was read is told with a delay, and at the latest when a connection ends.
+    let sql = "SELECT sum(idx_scan)::bigint, sum(idx_tup_read) FILTER (WHERE indexrelname = 'events_position_key')::bigint
+         FROM pg_stat_user_indexes WHERE relname = 'events'";
+    let read = eventually("the server tells what was read", async || {
+        let (scans, read): (i64, i64) = sqlx::query_as(sql)
+            .fetch_one(&mut PgConnection::connect(database.url()).await.ok()?)
+            .await
+            .ok()?;
+        (scans >= 20).then_some(read)
+    })
+    .await;
+    assert!(read < EVENTS / 10, "{read} entries were read");
     Ok(())
 }
 

@@ -182,7 +182,9 @@ BEGIN
                 LEFT JOIN LATERAL (
                     SELECT e.position, e.sequence FROM events AS e
                     WHERE c.wave = this_wave AND e.command_id = c.command_id
-                    ORDER BY e.position DESC LIMIT 1
+                    -- Plus nothing, so that no plan walks down the positions: before the table is first analyzed a command
+                    -- seems to have hundreds of events, and a new one, which has none, would be sought in the whole log.
+                    ORDER BY e.position + 0 DESC LIMIT 1
                 ) AS f ON true
                 LEFT JOIN LATERAL (
                     SELECT r.position, r.version FROM commands AS r
