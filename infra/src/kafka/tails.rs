@@ -9,6 +9,7 @@ use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
+    types::RDKafkaErrorCode,
 };
 use socialhub_event_log::{PartitionTail, PublishError, TailRecord};
 
@@ -24,7 +25,7 @@ struct Quiet;
 
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
-        if !matches!(error, KafkaError::PartitionEOF(_)) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
             tracing::warn!(%error, reason, "the brokers do not answer as they should");
         }
     }
@@ -126,7 +127,7 @@ fn look_back(
     while !open.is_empty() {
         if Instant::now() >= deadline {
             return Err(KafkaError::MessageConsumption(
-                rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
+                RDKafkaErrorCode::OperationTimedOut,
             ));
         }
         match consumer.poll(Duration::from_millis(100)) {
