@@ -2,9 +2,9 @@
 # Installs or finds what the tests need, then runs all of them, on both profiles, with the real servers.
 # What is needed and cannot be had is a failure.
 #
-#   ./test.sh           everything
-#   ./test.sh faults    only: stores that go back in time
-#   ./test.sh cluster   only: the full stack behind nginx under kills and outages
+#   ./test.sh           everything but these two
+#   ./test.sh faults    stores that go back in time
+#   ./test.sh cluster   the full stack behind nginx under kills and outages
 #   ./test.sh quick     format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -90,12 +90,6 @@ TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --loc
 
 step "the launcher and the gateway"
 python3 -m unittest discover -s deploy/tests
-
-step "stores that go back in time"
-alone realign::
-
-step "the full stack behind nginx under kills and outages"
-alone cluster::
 
 step "documentation"
 # Links to private items are good here: the pages of private items are built, too.

@@ -208,7 +208,13 @@ async fn an_old_dump_is_not_served_as_if_it_were_current() {
         "not yet there"
     );
     write(&store, &log[700..800]).await;
-    assert_eq!(reader.post_counts(&ids).await.unwrap(), counts);
+    // Its connection may rest for a moment after the outage.
+    eventually("counts are served again", || async {
+        let served = reader.post_counts(&ids).await.unwrap();
+        assert!(served.is_none() || served == counts, "{served:?}");
+        served
+    })
+    .await;
     assert_equals_fold(&generations, &log[..800]).await;
 }
 
