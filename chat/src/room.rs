@@ -216,6 +216,7 @@ impl Room {
         let index = self.position(socket, ticket)?;
         self.cursor.get_or_insert(history.last_seq);
         self.top_up(index, &mut history);
+        let first_time = !self.members[index].present;
         self.announce(index);
         answer(self.people());
         let member = &mut self.members[index];
@@ -226,10 +227,12 @@ impl Room {
                 member.sent = history.last_seq;
                 self.resume_reading(index, now)
             }
-            // It gets those messages one by one when there is room.
+            // It gets those messages one by one when there is room; one who has seen some goes on after them.
             Err(Full) if member.flow == Flow::Reading => {
-                let first = history.messages.first();
-                member.sent = first.map_or(history.last_seq, |first| first.seq - 1);
+                if first_time {
+                    let first = history.messages.first();
+                    member.sent = first.map_or(history.last_seq, |first| first.seq - 1);
+                }
                 member.fall_behind(now);
                 Next::Nothing
             }
@@ -455,6 +458,14 @@ impl Room {
     ) -> Option<Next> {
         let index = self.position(socket, ticket)?;
         let member = &mut self.members[index];
+        // It was set back while this was read: what lies between is read first.
+        if frames
+            .first()
+            .is_some_and(|first| first.seq() > member.sent + 1)
+        {
+            member.fall_behind(now);
+            return Some(Next::Nothing);
+        }
         for frame in frames {
             if member.send(frame, now).is_err() {
                 return Some(Next::Nothing);

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     ack::Ack,
-    frame::{Full, Outlet},
+    frame::{Frame, Full, Outlet},
     inbox::Inbox,
     memory::MemoryChatLog,
     pipeline::{Command, Join, Pipeline, Send, Tools},
@@ -30,6 +30,7 @@ use crate::{
         Appended, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery, Message,
         NewMessage, NoBus, NoPresence, PresenceStore,
     },
+    room::Room,
     room_id::RoomId,
 };
 
@@ -344,6 +345,57 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..300usize, hint).prop_map(|(n, hint)| Step::Elsewhere(1 + n / 40, hint)),
         1 => any::<bool>().prop_map(Step::Link),
     ]
+}
+
+/// Messages of the room from one `seq` to another.
+fn messages(seqs: std::ops::RangeInclusive<u64>) -> Vec<Message> {
+    let message = |seq| {
+        let new = NewMessage {
+            id: Uuid::from_u128(u128::from(seq)),
+            room: room(),
+            user: user(7),
+            text: "hi".to_owned(),
+            client_id: None,
+            at: Timestamp(0),
+        };
+        Message::placed(new, seq)
+    };
+    seqs.map(message).collect()
+}
+
+#[test]
+fn one_who_is_behind_and_joins_again_goes_on_where_they_were() {
+    let now = tokio::time::Instant::now();
+    let (mut there, ear, sid) = (Room::new(room()), Arc::new(Ear::default()), Sid::new());
+    let ticket = there.enter(sid, user(0), ear.clone(), 1);
+    let history = |seqs: std::ops::RangeInclusive<u64>| History {
+        last_seq: *seqs.end(),
+        messages: messages(seqs),
+    };
+    there.welcome(sid, ticket, history(1..=2), |_| {}, now);
+    ear.full.store(true, Ordering::Relaxed);
+    // More than a room keeps at hand.
+    for message in messages(3..=1_000) {
+        there.take(&Arc::new(Frame::new(message)), now, Duration::ZERO);
+    }
+    let later = now + Duration::from_secs(10);
+    assert_eq!(there.retry(later), [(sid, ticket, 2)]);
+    // Meanwhile they ask for the newest, which does not get through.
+    there.enter(sid, user(0), ear.clone(), 2);
+    there.welcome(sid, ticket, history(951..=1_000), |_| {}, later);
+    ear.full.store(false, Ordering::Relaxed);
+    let latest = later + Duration::from_secs(10);
+    assert_eq!(there.retry(latest), [(sid, ticket, 2)]);
+    // A read that does not begin there is not gone on with, the right one is.
+    let frames = |seqs| {
+        messages(seqs)
+            .into_iter()
+            .map(Frame::new)
+            .collect::<Vec<_>>()
+    };
+    there.feed(sid, ticket, &frames(44..=50), latest);
+    there.feed(sid, ticket, &frames(3..=1_000), latest);
+    assert_eq!(ear.check_order(), Some(1_000));
 }
 
 async fn play(steps: Vec<Step>) {
