@@ -130,6 +130,18 @@ impl Model {
     }
 }
 
+/// What was looked up, and how far the model was that has it or not.
+pub(crate) struct LookedUp<T>(Freshness, Option<T>);
+
+impl<T> LookedUp<T> {
+    /// A 404 with the contract's short message when it is not there. It says so when the model was behind.
+    pub(crate) fn or_missing(self, error: &'static str) -> Result<(Freshness, T), ApiError> {
+        let Self(freshness, found) = self;
+        let found = found.ok_or_else(|| ApiError::not_found(error).seen_at(freshness))?;
+        Ok((freshness, found))
+    }
+}
+
 impl Shared {
     pub(crate) fn new(api: ApiState) -> Self {
         let positions = api.positions.clone();
@@ -185,14 +197,14 @@ impl Shared {
         asked: Option<u64>,
         stream: StreamId,
         read: impl Fn() -> F + Send,
-    ) -> Result<(Freshness, Option<T>), ApiError>
+    ) -> Result<LookedUp<T>, ApiError>
     where
         T: Send,
         F: Future<Output = Result<Option<T>, ReadError>> + Send,
     {
         let freshness = self.settle(models, viewer, asked).await?;
         if let Some(found) = read().await? {
-            return Ok((freshness, Some(found)));
+            return Ok(LookedUp(freshness, Some(found)));
         }
         // Without the log, what the model says is all there is.
         let written = self.api.commands.last_written(&stream).await.ok().flatten();
@@ -201,9 +213,9 @@ impl Shared {
                 let freshness = self
                     .settle(models, viewer, asked.max(Some(position)))
                     .await?;
-                Ok((freshness, read().await?))
+                Ok(LookedUp(freshness, read().await?))
             }
-            _ => Ok((freshness, None)),
+            _ => Ok(LookedUp(freshness, None)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A JSON object as its fields, their values unread: for looking at some fields of a payload and leaving the others as
 //! they are, letter by letter.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer,
@@ -22,6 +22,12 @@ impl<'a> JsonFields<'a> {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(field, _)| field == name);
         found.map(|(_, value)| &**value)
+    }
+
+    /// What a field's text says; none when it is no text without escapes, or says something else.
+    pub(crate) fn parsed<T: FromStr>(&self, name: &str) -> Option<T> {
+        let text = self.get(name)?;
+        text.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
     }
 
     /// Replaces the value of a field that is there.

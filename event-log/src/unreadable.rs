@@ -38,8 +38,10 @@ fn key_fields(topic: Topic) -> &'static [&'static str] {
 
 fn in_data(topic: Topic, payload: &str) -> Option<Uuid> {
     let fields = JsonFields::parse(payload)?;
-    let text = key_fields(topic).iter().find_map(|name| fields.get(name))?;
-    text.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    let name = key_fields(topic)
+        .iter()
+        .find(|name| fields.get(name).is_some())?;
+    fields.parsed(name)
 }
 
 fn in_stream(topic: Topic, stream: &StreamId) -> Option<Uuid> {

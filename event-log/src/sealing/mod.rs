@@ -84,12 +84,6 @@ fn context(event_id: Uuid, owner: UserId, field: &str) -> Vec<u8> {
     context
 }
 
-/// Whose a field of a payload is.
-fn owner(fields: &JsonFields<'_>, personal: &PersonalField) -> Option<UserId> {
-    let text = fields.get(&personal.owner)?;
-    text.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
-}
-
 /// A payload being sealed or opened: which of its fields are personal, and whose.
 struct Payload<'a> {
     fields: JsonFields<'a>,
@@ -111,7 +105,7 @@ impl<'a> Payload<'a> {
                 // An empty list tells nothing.
                 value.is_some_and(|value| value != Tombstone::NoFiles.json())
             })
-            .filter_map(|field| Some((field, owner(&fields, field)?)))
+            .filter_map(|field| Some((field, fields.parsed(&field.owner)?)))
             .collect();
         (!personal.is_empty()).then_some(Self { fields, personal })
     }
@@ -178,13 +172,10 @@ impl SealedLog {
             let text = personal.then(|| new.stored_payload()).transpose();
             payloads.push(text.map_err(|error| LogError::Unavailable(error.to_string()))?);
         }
-        let read = |(new, text): (&NewEvent, &'_ Option<String>)| -> HashSet<UserId> {
-            let payload = text
-                .as_deref()
-                .and_then(|text| Payload::read(new.event.event_type(), text));
-            payload.iter().flat_map(Payload::owners).collect()
-        };
-        let people: HashSet<UserId> = events.iter().zip(&payloads).flat_map(read).collect();
+        let personal = events.iter().zip(&payloads);
+        let personal =
+            personal.filter_map(|(new, text)| Some((new.event.event_type(), text.as_deref()?)));
+        let people = people_in(personal);
         if people.is_empty() {
             return Ok(());
         }
@@ -202,7 +193,10 @@ impl SealedLog {
 
     /// Opens events that were read.
     async fn open(&self, mut events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, LogError> {
-        let people = people_in(&events);
+        let payloads = events
+            .iter()
+            .map(|event| (&*event.event_type, &*event.payload));
+        let people = people_in(payloads);
         if people.is_empty() {
             return Ok(events);
         }
@@ -222,10 +216,11 @@ impl SealedLog {
     }
 }
 
-fn people_in(events: &[RecordedEvent]) -> HashSet<UserId> {
+/// Whom the payloads of some events, each with its type, say something personal about.
+fn people_in<'a>(payloads: impl Iterator<Item = (&'a str, &'a str)>) -> HashSet<UserId> {
     let mut people = HashSet::new();
-    for event in events {
-        if let Some(payload) = Payload::read(&event.event_type, &event.payload) {
+    for (event_type, payload) in payloads {
+        if let Some(payload) = Payload::read(event_type, payload) {
             people.extend(payload.owners());
         }
     }
@@ -318,12 +313,7 @@ pub async fn open_rows(
     cipher: &dyn FieldCipher,
     rows: &mut [EventRow],
 ) -> Result<(), ArchiveError> {
-    let mut people = HashSet::new();
-    for row in &*rows {
-        if let Some(payload) = Payload::read(&row.event_type, &row.payload) {
-            people.extend(payload.owners());
-        }
-    }
+    let people = people_in(rows.iter().map(|row| (&*row.event_type, &*row.payload)));
     let people: Vec<UserId> = people.into_iter().collect();
     let keys = archive.find_keys(&people).await?;
     for row in rows {

@@ -41,7 +41,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::kafka::{KafkaSettings, headers, millis, tails};
+use crate::kafka::{KafkaSettings, complain, headers, millis, tails};
 
 /// How many records are handed over at once at most.
 const BATCH: usize = 1024;
@@ -160,7 +160,7 @@ struct Part {
 
 impl ClientContext for Member {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the brokers do not answer as they should");
+        complain(&error, reason);
     }
 }
 

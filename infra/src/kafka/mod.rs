@@ -8,7 +8,7 @@ mod tails;
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, message::Headers};
+use rdkafka::{ClientConfig, error::KafkaError, message::Headers};
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::WireHeaders;
 
@@ -90,6 +90,11 @@ impl KafkaSettings {
             .set("reconnect.backoff.max.ms", "1000");
         config
     }
+}
+
+/// What librdkafka reports by itself, beside the answers to calls.
+fn complain(error: &KafkaError, reason: &str) {
+    tracing::warn!(%error, reason, "the brokers do not answer as they should");
 }
 
 fn millis(duration: Duration) -> String {

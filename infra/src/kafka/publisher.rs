@@ -22,7 +22,7 @@ use socialhub_domain::topic::Topic;
 use socialhub_event_log::{Outgoing, PartitionTail, PublishError, Publisher};
 use tokio::sync::oneshot;
 
-use crate::kafka::{KafkaSettings, millis, tails};
+use crate::kafka::{KafkaSettings, complain, millis, tails};
 
 /// How long giving up a transaction may take; whoever begins next ends it anyway.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
@@ -58,7 +58,7 @@ struct Reports(Arc<Mutex<Delivered>>);
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the brokers do not answer as they should");
+        complain(&error, reason);
     }
 }
 

@@ -13,7 +13,7 @@ use rdkafka::{
 };
 use socialhub_event_log::{PartitionTail, PublishError, TailRecord};
 
-use crate::kafka::{KafkaSettings, headers};
+use crate::kafka::{KafkaSettings, complain, headers};
 
 /// How far back a record is looked for first: a transaction's end takes an offset, too.
 const FIRST_LOOK: i64 = 8;
@@ -26,7 +26,7 @@ struct Quiet;
 impl ClientContext for Quiet {
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            tracing::warn!(%error, reason, "the brokers do not answer as they should");
+            complain(&error, reason);
         }
     }
 }

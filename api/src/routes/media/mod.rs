@@ -132,12 +132,12 @@ pub(crate) async fn file(
         .map(|actor| actor.id)
         .or_else(|| signed_viewer(&app, post, &query));
     let models = [&app.models.feed];
-    let (freshness, visibility) = app
+    let (_, visibility) = app
         .look_up(&models, viewer, None, Post::stream(post), || {
             app.api.feed.post_for_media(post, viewer)
         })
-        .await?;
-    let visibility = visibility.ok_or_else(|| not_found().seen_at(freshness))?;
+        .await?
+        .or_missing("Media not found")?;
     let open = open_part(&app, post, name, &headers).await?;
     Ok(serve(open, visibility, &headers))
 }

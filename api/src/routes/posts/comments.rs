@@ -84,8 +84,8 @@ pub(crate) async fn comments(
         .look_up(&models, Some(actor.id), asked, Post::stream(post), || {
             app.api.feed.comments(post, actor.id, &request)
         })
-        .await?;
-    let page = page.ok_or_else(|| ApiError::not_found("Post not found").seen_at(freshness))?;
+        .await?
+        .or_missing("Post not found")?;
     let listing = Listing {
         query: &query,
         list: &list,

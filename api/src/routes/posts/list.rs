@@ -48,12 +48,12 @@ pub(crate) async fn posts_of(
     let list = List::new("posts-of", author.to_string());
     let request = query.page(&app.signer, &list)?;
     let models = [&app.models.feed, &app.models.counters];
-    let (freshness, page) = app
+    let (freshness, mut page) = app
         .look_up(&models, Some(viewer), asked, User::stream(author), || {
             app.api.feed.posts_of(author, viewer, &request)
         })
-        .await?;
-    let mut page = page.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))?;
+        .await?
+        .or_missing("User not found")?;
     app.count(&mut page.items).await?;
     let writer = PostWriter { app: &app, viewer };
     let listing = Listing {

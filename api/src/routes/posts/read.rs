@@ -29,12 +29,12 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let viewer = actor.id;
     let models = [&app.models.feed, &app.models.counters];
-    let (freshness, view) = app
+    let (freshness, mut view) = app
         .look_up(&models, Some(viewer), asked, Post::stream(post), || {
             app.api.feed.post(post, viewer)
         })
-        .await?;
-    let mut view = view.ok_or_else(|| ApiError::not_found("Post not found").seen_at(freshness))?;
+        .await?
+        .or_missing("Post not found")?;
     app.count(std::slice::from_mut(&mut view)).await?;
     let writer = PostWriter { app: &app, viewer };
     let post = writer.post(view);

@@ -3,7 +3,7 @@
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 use socialhub_domain::{UserId, user::User};
-use socialhub_projections::{Freshness, Page, feed::ports::FollowEntry};
+use socialhub_projections::feed::ports::FollowEntry;
 use utoipa::ToSchema;
 
 use crate::{
@@ -60,13 +60,6 @@ fn people(items: Vec<FollowEntry>) -> Vec<FollowPerson> {
         .collect()
 }
 
-fn found(
-    freshness: Freshness,
-    page: Option<Page<FollowEntry>>,
-) -> Result<Page<FollowEntry>, ApiError> {
-    page.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))
-}
-
 /// Who follows a person, newest first.
 #[utoipa::path(
     get,
@@ -90,8 +83,8 @@ pub(crate) async fn followers(
         .look_up(&models, Some(actor.id), asked, User::stream(user), || {
             app.api.feed.followers(user, &request)
         })
-        .await?;
-    let page = found(freshness, page)?;
+        .await?
+        .or_missing("User not found")?;
     let listing = Listing {
         query: &query,
         list: &list,
@@ -127,8 +120,8 @@ pub(crate) async fn following(
         .look_up(&models, Some(actor.id), asked, User::stream(user), || {
             app.api.feed.following(user, &request)
         })
-        .await?;
-    let page = found(freshness, page)?;
+        .await?
+        .or_missing("User not found")?;
     let listing = Listing {
         query: &query,
         list: &list,

@@ -46,13 +46,12 @@ pub(crate) async fn answer_profile(
     asked: Option<u64>,
 ) -> Result<Response, ApiError> {
     let models = [&app.models.feed, &app.models.counters];
-    let (freshness, profile) = app
+    let (freshness, mut profile) = app
         .look_up(&models, Some(viewer), asked, User::stream(user), || {
             app.api.feed.profile(user, viewer)
         })
-        .await?;
-    let mut profile =
-        profile.ok_or_else(|| ApiError::not_found("User not found").seen_at(freshness))?;
+        .await?
+        .or_missing("User not found")?;
     if let Some(counts) = app.api.counters.person_counts(user).await? {
         profile.followers_count = counts.followers;
         profile.following_count = counts.following;
