@@ -15,14 +15,14 @@ use socialhub_infra::{
     sqlite::{
         chat_archive::SqliteChatArchive,
         chat_log::SqliteChatLog,
-        event_log::{SqliteEventLog, SqliteLogArchive},
+        event_log::{OpenError, SqliteEventLog, SqliteLogArchive},
     },
 };
 use socialhub_tests::{
     chat_archive_contract,
     contract::{archive::LogPlace, chat_archive::ChatPlace, people::People},
     log_archive_contract,
-    support::postgres::Database,
+    support::{eventually, postgres::Database},
 };
 use tempfile::TempDir;
 
@@ -49,7 +49,15 @@ impl LogPlace for Folder {
     }
 
     async fn archive(&self) -> Arc<dyn LogArchive> {
-        Arc::new(SqliteLogArchive::open(&self.file()).unwrap())
+        // Whoever had it open may be letting go of it on another thread.
+        let opened = eventually(
+            "nobody else has the log",
+            async || match SqliteLogArchive::open(&self.file()) {
+                Err(OpenError::Locked { .. }) => None,
+                other => Some(other),
+            },
+        );
+        Arc::new(opened.await.unwrap())
     }
 
     async fn refusal(&self) -> Option<String> {
