@@ -267,8 +267,9 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
     let me = other
         .client()
         .with_token(&network.ada.id, "", &network.ada.token);
-    me.get("/auth/me").await.expect_status(200);
+    me.get("/auth/verify-user").await.expect_status(200);
     is_all_there(&other, &network, &answers).await;
+    me.get("/auth/me").await.expect_status(200);
     let refused = fail(&other, &["replay", "import", &folder]).await;
     assert!(
         refused.contains("must be empty") || refused.contains("stop that one first"),

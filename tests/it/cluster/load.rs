@@ -336,7 +336,7 @@ impl Done {
 }
 
 /// The ids of every page of a list.
-async fn ids(reader: &Client, first: &str, items: &str) -> Vec<String> {
+pub async fn ids(reader: &Client, first: &str, items: &str) -> Vec<String> {
     let (mut found, mut next) = (Vec::new(), first.to_owned());
     loop {
         let page = reader.get(&next).await.expect_status(200);
