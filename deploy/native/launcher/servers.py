@@ -138,6 +138,7 @@ def _make_databases(stack, environment):
     for name in (environment["POSTGRES_DB"], DOCUMENTS):
         if _psql(stack, "postgres", f"select 1 from pg_database where datname = '{name}'").strip() != "1":
             _psql(stack, "postgres", f'create database "{name}"')
+    _psql(stack, DOCUMENTS, (NATIVE / "ferretdb/lookups.sql").read_text())
 
 
 # ---- Redis ----------------------------------------------------------------------------------------------------------
