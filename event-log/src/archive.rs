@@ -248,6 +248,13 @@ pub trait LogArchive: Send + Sync {
     /// [`ArchiveError::OtherCopy`].
     async fn begin_copy(&self, copy: UnfinishedCopy) -> Result<(), ArchiveError>;
 
+    /// Marks the log as half of the copy under way now: what is written next lies elsewhere, and cannot do it in its own
+    /// transaction.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    async fn mark_copy(&self) -> Result<(), ArchiveError>;
+
     /// Removes the mark: the log is whole.
     ///
     /// # Errors

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TransferError,
+    copying::Copying,
     folder::{read_manifest, read_text},
     keys::KEYS,
     log::CREDENTIALS,
     manifest::{FileEntry, Manifest, PartEntry},
     meter::Meter,
     pages::pieces,
-    part::{Lines, Part, PartError},
+    part::{Lines, Part, PartError, Written},
 };
 use crate::Verdict;
 
@@ -207,19 +208,25 @@ impl Import {
             ready.map_err(|error| TransferError::of_part(&**part, error))?;
             chosen.push((entry, part));
         }
-        let begun = log.begin_copy(self.copy()).await;
-        begun.map_err(TransferError::of_log)?;
+        let mut copying = Copying::begin(&**log, self.copy()).await?;
+        let outcome = self.write_parts(&chosen, &mut copying).await;
+        copying.end(outcome).await
+    }
+
+    async fn write_parts(
+        &self,
+        chosen: &[(&PartEntry, &Arc<dyn Part>)],
+        copying: &mut Copying<'_>,
+    ) -> Result<Outcome, TransferError> {
         let mut outcome = Outcome {
             new: Vec::new(),
             remarks: Vec::new(),
         };
         for (entry, part) in chosen {
-            let new = self
-                .write_part(entry, &**part, &mut outcome.remarks)
-                .await?;
-            outcome.new.push(new);
+            let written = self.write_part(entry, &***part, copying).await?;
+            outcome.new.push(written.new);
+            outcome.remarks.extend(written.remarks);
         }
-        log.end_copy().await.map_err(TransferError::of_log)?;
         Ok(outcome)
     }
 
@@ -243,26 +250,29 @@ impl Import {
         &self,
         entry: &PartEntry,
         part: &dyn Part,
-        remarks: &mut Vec<String>,
-    ) -> Result<u64, TransferError> {
+        copying: &mut Copying<'_>,
+    ) -> Result<Written, TransferError> {
         let mut meter = Meter::begin(part.name().to_owned(), 0, Some(entry.lines));
-        let mut new = 0;
+        let mut all = Written::default();
         for file in &entry.files {
             let text = self.text(entry, file).await?;
             for piece in pieces(&text, LINES) {
                 if self.stop.is_cancelled() {
                     return Err(TransferError::Interrupted);
                 }
-                let written = part.write(piece).await.map_err(|error| match error {
-                    PartError::Bad(reason) => self.bad(entry, file, reason),
-                    other => TransferError::of_part(part, other),
-                })?;
-                new += written.new;
-                remarks.extend(written.remarks);
+                let written = copying
+                    .write(part, piece)
+                    .await
+                    .map_err(|error| match error {
+                        PartError::Bad(reason) => self.bad(entry, file, reason),
+                        other => TransferError::of_part(part, other),
+                    })?;
+                all.new += written.new;
+                all.remarks.extend(written.remarks);
                 meter.add(piece.iter().filter(|byte| **byte == b'\n').count() as u64);
             }
         }
-        Ok(new)
+        Ok(all)
     }
 
     /// Where the files of a part are.

@@ -83,6 +83,10 @@ impl Part for PeoplesKeys {
         KEYS
     }
 
+    fn lies_with_the_log(&self) -> bool {
+        true
+    }
+
     async fn read(&self, cursor: &str) -> Result<Option<Page>, PartError> {
         let found = self.0.read_keys(place(cursor)?, PAGE).await?;
         let lines: Vec<KeyLine> = found.into_iter().map(Into::into).collect();

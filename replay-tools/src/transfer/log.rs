@@ -87,6 +87,10 @@ impl Part for Events {
         EVENTS
     }
 
+    fn lies_with_the_log(&self) -> bool {
+        true
+    }
+
     async fn progress(&self, cursor: &str) -> Option<(u64, u64)> {
         Some((cursor.parse().unwrap_or(0), self.last))
     }
@@ -195,6 +199,10 @@ impl From<CredentialsLine> for Credentials {
 impl Part for PeoplesCredentials {
     fn name(&self) -> &'static str {
         CREDENTIALS
+    }
+
+    fn lies_with_the_log(&self) -> bool {
+        true
     }
 
     async fn read(&self, cursor: &str) -> Result<Option<Page>, PartError> {

@@ -7,7 +7,9 @@ use serde_json::json;
 use socialhub_event_log::{LogArchive, UnfinishedCopy};
 use tokio_util::sync::CancellationToken;
 
-use super::{TransferError, meter::Meter, pages::pages, part::Part, require_whole};
+use super::{
+    TransferError, copying::Copying, meter::Meter, pages::pages, part::Part, require_whole,
+};
 use crate::Verdict;
 
 /// Options of `migrate`.
@@ -62,14 +64,9 @@ pub async fn migrate(
         let ready = target.ready_for(last).await;
         ready.map_err(|error| TransferError::of_part(&**target, error))?;
     }
-    let begun = logs.target.begin_copy(copy_of(options));
-    begun.await.map_err(TransferError::of_log)?;
-    let mut copied = Vec::new();
-    for both in parts {
-        copied.push((both.target.name(), copy(both, &stop).await?));
-    }
-    let ended = logs.target.end_copy().await;
-    ended.map_err(TransferError::of_log)?;
+    let mut copying = Copying::begin(&*logs.target, copy_of(options)).await?;
+    let copied = copy_all(parts, &mut copying, &stop).await;
+    let copied = copying.end(copied).await?;
     let seconds = started.elapsed().as_secs_f64();
     let mut remarks = copied.iter().flat_map(|(_, copied)| &copied.remarks);
     if options.json {
@@ -113,7 +110,24 @@ struct Copied {
     remarks: Vec<String>,
 }
 
-async fn copy(both: &Both, stop: &CancellationToken) -> Result<Copied, TransferError> {
+/// Each part's name and what became of it.
+async fn copy_all(
+    parts: &[Both],
+    copying: &mut Copying<'_>,
+    stop: &CancellationToken,
+) -> Result<Vec<(&'static str, Copied)>, TransferError> {
+    let mut copied = Vec::new();
+    for both in parts {
+        copied.push((both.target.name(), copy(both, copying, stop).await?));
+    }
+    Ok(copied)
+}
+
+async fn copy(
+    both: &Both,
+    copying: &mut Copying<'_>,
+    stop: &CancellationToken,
+) -> Result<Copied, TransferError> {
     let Both { source, target, .. } = both;
     let total = source.progress("").await.map(|(_, total)| total);
     let mut meter = Meter::begin(source.name().to_owned(), 0, total);
@@ -124,7 +138,7 @@ async fn copy(both: &Both, stop: &CancellationToken) -> Result<Copied, TransferE
             return Err(TransferError::Interrupted);
         }
         let page = page.map_err(|error| TransferError::of_part(&**source, error))?;
-        let written = target.write(&page.text).await;
+        let written = copying.write(&**target, &page.text).await;
         let written = written.map_err(|error| TransferError::of_part(&**target, error))?;
         meter.add(page.lines);
         copied.lines += page.lines;

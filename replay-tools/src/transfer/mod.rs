@@ -4,6 +4,7 @@
 //! What is copied comes in [`Part`]s, which the binary wires. The three commands know nothing of what a part holds, so
 //! none of them has to be changed for another one.
 
+mod copying;
 mod export;
 mod folder;
 mod import;

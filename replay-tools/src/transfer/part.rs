@@ -68,6 +68,11 @@ pub trait Part: Send + Sync {
     /// What it is called; its files are called by it.
     fn name(&self) -> &'static str;
 
+    /// Whether it lies in the log's database: then what is written marks the log as half a copy by itself.
+    fn lies_with_the_log(&self) -> bool {
+        false
+    }
+
     /// How many lines there are up to a cursor, and in all, when that can be told without counting.
     async fn progress(&self, cursor: &str) -> Option<(u64, u64)> {
         let _ = cursor;
@@ -93,7 +98,7 @@ pub trait Part: Send + Sync {
     /// interrupted copy is done again from its beginning.
     ///
     /// # Errors
-    /// [`PartError`]; of the lines all or none are there.
+    /// [`PartError`]; of the lines all or none are there, and none after [`PartError::Foreign`].
     async fn write(&self, text: &[u8]) -> Result<Written, PartError>;
 }
 

@@ -395,6 +395,14 @@ pub async fn half_a_copy_is_known_and_not_opened(
         to.write_keys(vec![more]).await?;
         assert_eq!(to.unfinished_copy().await?, Some(copy("two")));
         to.end_copy().await?;
+        // Before something is written elsewhere.
+        to.mark_copy().await?;
+        assert_eq!(to.unfinished_copy().await?, None, "no copy is under way");
+        to.begin_copy(copy("three")).await?;
+        to.mark_copy().await?;
+        assert_eq!(to.unfinished_copy().await?, Some(copy("three")));
+        to.mark_copy().await?;
+        to.end_copy().await?;
     }
     assert_eq!(target.refusal().await, None);
     Ok(())

@@ -203,6 +203,17 @@ impl LogArchive for PgLogArchive {
         Ok(())
     }
 
+    async fn mark_copy(&self) -> Result<(), ArchiveError> {
+        let copy = self.copy.lock().clone();
+        match copy {
+            Some(copy) => {
+                let marked = copying::mark(&self.pool, &copy).await;
+                marked.map_err(unavailable)
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn end_copy(&self) -> Result<(), ArchiveError> {
         let cleared = copying::clear(&self.pool).await;
         cleared.map_err(unavailable)?;

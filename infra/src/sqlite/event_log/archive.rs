@@ -230,6 +230,14 @@ impl LogArchive for SqliteLogArchive {
         .await
     }
 
+    async fn mark_copy(&self) -> Result<(), ArchiveError> {
+        self.run_on(|open| match &open.copy {
+            Some(copy) => copying::mark(&open.connection, copy).map_err(unavailable),
+            None => Ok(()),
+        })
+        .await
+    }
+
     async fn end_copy(&self) -> Result<(), ArchiveError> {
         self.run_on(|open| {
             copying::clear(&open.connection).map_err(unavailable)?;
