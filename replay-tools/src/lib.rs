@@ -9,10 +9,11 @@
 //! # async fn replay(
 //! #     options: socialhub_replay_tools::Options, log: std::sync::Arc<dyn socialhub_event_log::EventLog>,
 //!     feed: std::sync::Arc<dyn socialhub_projections::runtime::ModelControl>,
+//! #     erasures: std::sync::Arc<dyn socialhub_event_log::ErasureStore>,
 //! #     clock: std::sync::Arc<dyn socialhub_domain::Clock>,
 //! #     past: std::sync::Arc<dyn socialhub_replay_tools::PastModels>,
 //! # ) -> std::process::ExitCode {
-//! let target = socialhub_replay_tools::ReplayTarget { log, models: vec![feed], clock, past, relay: None };
+//! let target = socialhub_replay_tools::ReplayTarget { log, erasures, models: vec![feed], clock, past, relay: None };
 //! let stop = tokio_util::sync::CancellationToken::new(); // cancel it on Ctrl-C
 //! let mut out = std::io::stdout();
 //! match socialhub_replay_tools::run(options, &target, &mut out, stop).await {
@@ -26,6 +27,7 @@
 //! ```
 
 mod as_of;
+mod erasures;
 mod inspect;
 mod letters;
 mod lifecycle;
@@ -45,7 +47,9 @@ use std::{io, io::Write, process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
-use socialhub_event_log::{EventLog, LogError, Position, Publisher, RelayStore, RewindError};
+use socialhub_event_log::{
+    ErasureStore, EventLog, LogError, Position, Publisher, RelayStore, RewindError,
+};
 use socialhub_projections::{
     ModelName, StoreError,
     runtime::{ModelControl, RebuildError},
@@ -58,6 +62,8 @@ pub use as_of::{PastModels, Serving};
 pub struct ReplayTarget {
     /// The log. Opened for reading is enough.
     pub log: Arc<dyn EventLog>,
+    /// What is left to do for the erased.
+    pub erasures: Arc<dyn ErasureStore>,
     /// Every read model.
     pub models: Vec<Arc<dyn ModelControl>>,
     /// What the age of events is reckoned by.
@@ -87,7 +93,7 @@ pub struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show each read model: generations, positions, lag, parked events
+    /// Show each read model (generations, positions, lag, parked events), the relay, and erasures that are not complete
     Status(status::Options),
     /// Fill a read model anew from the log, beside the current one, then switch to it
     Rebuild(rebuild::Options),
@@ -384,8 +390,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_there_is_said() {
+        let log = Arc::new(socialhub_event_log::memory::MemoryEventLog::new());
         let target = ReplayTarget {
-            log: Arc::new(socialhub_event_log::memory::MemoryEventLog::new()),
+            log: log.clone(),
+            erasures: log,
             models: Vec::new(),
             clock: Arc::new(Midnight),
             past: Arc::new(NoPast),

@@ -13,6 +13,7 @@ use socialhub_projections::{
 
 use crate::{
     ReplayError, ReplayTarget, Verdict,
+    erasures::{self, ErasuresView},
     relay::{self, Look, RelayView},
     show,
 };
@@ -37,6 +38,7 @@ struct StatusView {
     head: Position,
     #[serde(skip_serializing_if = "Option::is_none")]
     relay: Option<RelayView>,
+    erasures: ErasuresView,
     models: Vec<ModelView>,
 }
 
@@ -259,6 +261,7 @@ async fn view(
     Ok(StatusView {
         head: now.head,
         relay,
+        erasures: erasures::view(&*target.log, &*target.erasures, target.clock.now()).await?,
         models,
     })
 }
@@ -298,6 +301,7 @@ fn print(
     if let Some(relay) = &view.relay {
         relay::print(relay, out)?;
     }
+    erasures::print(&view.erasures, out)?;
     writeln!(
         out,
         "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>9} {:>7} {:>10}  activity",

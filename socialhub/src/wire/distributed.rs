@@ -512,7 +512,8 @@ pub async fn replay(
         publisher: Arc::new(KafkaPublisher::new(kafka(servers)).map_err(text)?),
         owner: format!("replay-{}", RandomIds.next_id()),
     };
-    let log = sealed(&Arc::new(log));
+    let erasures = Arc::new(log);
+    let log = sealed(&erasures);
     let past = SqlitePast {
         log: log.clone(),
         config: Arc::clone(config),
@@ -520,6 +521,7 @@ pub async fn replay(
     };
     Ok(ReplayTarget {
         log,
+        erasures,
         models,
         clock,
         past: Arc::new(past),

@@ -60,6 +60,7 @@ fn embedded(
     }
     let log = Arc::new(SqliteEventLog::open_read_only(log_file).map_err(text)?);
     let folder = config.data_dir.join("read-models");
+    let erasures = log.clone();
     let log = sealed(&log);
     let models = super::embedded::models(&folder, &clock)?;
     let past = SqlitePast {
@@ -69,6 +70,7 @@ fn embedded(
     };
     Ok(ReplayTarget {
         log,
+        erasures,
         models,
         clock,
         past: Arc::new(past),
