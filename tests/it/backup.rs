@@ -11,7 +11,7 @@ use futures::SinkExt;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use socialhub_tests::support::{
-    Client, Profile, Server, client::PASSWORD, eventually, server::binary, stack::printed,
+    Client, Profile, Server, binary, client::PASSWORD, eventually, printed,
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -21,21 +21,6 @@ const FLAGS: [&str; 2] = ["--rate-limits", "off"];
 
 /// Posts of a log whose export has many files.
 const MANY: usize = 1_500;
-
-async fn succeed(server: &Server, arguments: &[&str]) -> String {
-    let output = server.command(arguments).await;
-    let said = printed(&output);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    said
-}
-
-async fn fail(server: &Server, arguments: &[&str]) -> String {
-    let output = server.command(arguments).await;
-    let said = printed(&output);
-    assert!(!output.status.success(), "{arguments:?}: {said}");
-    assert!(!said.contains("panicked"), "{arguments:?}: {said}");
-    said
-}
 
 /// A folder for exports.
 struct Exports(tempfile::TempDir);
@@ -237,7 +222,9 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
     let answers = network.answers().await;
     let exports = Exports::new();
     let folder = exports.name("backup");
-    let said = succeed(&server, &["replay", "export", &folder, "--all", "--json"]).await;
+    let said = server
+        .succeed(&["replay", "export", &folder, "--all", "--json"])
+        .await;
     let said: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
     let seal = said["seal"].as_str().unwrap();
     let lines = |nth: usize| said["parts"][nth]["lines"].as_u64().unwrap();
@@ -247,16 +234,20 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
 
     let mut other = fresh(profile).await;
     let check = ["replay", "import", &folder, "--check", "--seal", seal];
-    succeed(&other, &check).await;
+    other.succeed(&check).await;
     assert!(!other.data_dir().exists(), "a check made something");
-    succeed(&other, &["replay", "import", &folder, "--seal", seal]).await;
-    let again = succeed(&other, &["replay", "import", &folder, "--json"]).await;
+    other
+        .succeed(&["replay", "import", &folder, "--seal", seal])
+        .await;
+    let again = other
+        .succeed(&["replay", "import", &folder, "--json"])
+        .await;
     let again: Value = serde_json::from_str(again.lines().next().unwrap()).unwrap();
     for nth in 0..6 {
         assert_eq!(again["parts"][nth]["new"], 0, "{again}");
     }
     if profile == Profile::Embedded {
-        succeed(&other, &["replay", "rebuild", "--all"]).await;
+        other.succeed(&["replay", "rebuild", "--all"]).await;
         other.verify_all().await;
         let keys = |server: &Server| server.data_dir().join("secrets/jwt");
         fs::create_dir_all(keys(&other).parent().unwrap()).unwrap();
@@ -270,7 +261,7 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
     me.get("/auth/verify-user").await.expect_status(200);
     is_all_there(&other, &network, &answers).await;
     me.get("/auth/me").await.expect_status(200);
-    let refused = fail(&other, &["replay", "import", &folder]).await;
+    let refused = other.fail(&["replay", "import", &folder]).await;
     assert!(
         refused.contains("must be empty") || refused.contains("stop that one first"),
         "{refused}"
@@ -291,9 +282,11 @@ async fn an_old_token_stays_refused_after_a_restore() {
         .expect_status(200);
     let exports = Exports::new();
     let folder = exports.name("backup");
-    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &folder, "--all"])
+        .await;
     let mut other = fresh(Profile::Embedded).await;
-    succeed(&other, &["replay", "import", &folder]).await;
+    other.succeed(&["replay", "import", &folder]).await;
     fs::create_dir_all(other.data_dir().join("secrets")).unwrap();
     let key = "secrets/jwt";
     fs::copy(server.data_dir().join(key), other.data_dir().join(key)).unwrap();
@@ -432,7 +425,7 @@ async fn an_export_that_was_tampered_with_is_refused_by_name() {
     let exports = Exports::new();
     let good = exports.name("good");
     let export = ["replay", "export", &good, "--all", "--file-size", "1"];
-    succeed(&server, &export).await;
+    server.succeed(&export).await;
     assert!(
         exports
             .path("good")
@@ -444,15 +437,23 @@ async fn an_export_that_was_tampered_with_is_refused_by_name() {
         let bad = exports.path(what);
         copy_folder(&exports.path("good"), &bad);
         harm(&bad);
-        let said = fail(&target, &["replay", "import", bad.to_str().unwrap()]).await;
+        let said = target
+            .fail(&["replay", "import", bad.to_str().unwrap()])
+            .await;
         assert!(said.contains(named), "{what}: {said}");
         assert!(!target.data_dir().exists(), "{what}: something was written");
     }
-    let nothing = fail(&target, &["replay", "import", &exports.name("nowhere")]).await;
+    let nothing = target
+        .fail(&["replay", "import", &exports.name("nowhere")])
+        .await;
     assert!(nothing.contains("is no export"), "{nothing}");
-    let other = fail(&target, &["replay", "import", &good, "--seal", "00"]).await;
+    let other = target
+        .fail(&["replay", "import", &good, "--seal", "00"])
+        .await;
     assert!(other.contains("not 00"), "{other}");
-    succeed(&target, &["replay", "import", &good, "--check"]).await;
+    target
+        .succeed(&["replay", "import", &good, "--check"])
+        .await;
 }
 
 #[tokio::test]
@@ -462,7 +463,9 @@ async fn a_file_of_media_that_was_changed_is_refused_by_name() {
     let network = network(&server).await;
     let exports = Exports::new();
     let folder = exports.name("backup");
-    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &folder, "--all"])
+        .await;
     let picture = exports
         .path("backup")
         .join(network.picture.trim_start_matches('/'));
@@ -473,24 +476,26 @@ async fn a_file_of_media_that_was_changed_is_refused_by_name() {
             0 => fs::remove_file(&picture).unwrap(),
             _ => change(&picture, |bytes| bytes[100] ^= 1),
         }
-        let said = fail(&target, &["replay", "import", &folder]).await;
+        let said = target.fail(&["replay", "import", &folder]).await;
         assert!(said.contains(&network.picture), "{what}: {said}");
         assert!(!target.data_dir().exists());
     }
     fs::write(&picture, bytes).unwrap();
-    succeed(&target, &["replay", "import", &folder]).await;
+    target.succeed(&["replay", "import", &folder]).await;
     // A file that the server lost is told, and does not keep the rest from being saved.
     assert!(server.stop().await);
     for shard in fs::read_dir(server.data_dir().join("media")).unwrap() {
         let _ = fs::remove_dir_all(shard.unwrap().path());
     }
     let other = exports.name("other");
-    let said = fail(&server, &["replay", "export", &other, "--all"]).await;
+    let said = server.fail(&["replay", "export", &other, "--all"]).await;
     assert!(
         said.contains(&format!("{} is missing", network.picture)),
         "{said}"
     );
-    succeed(&target, &["replay", "import", &other, "--check"]).await;
+    target
+        .succeed(&["replay", "import", &other, "--check"])
+        .await;
 }
 
 #[tokio::test]
@@ -504,53 +509,51 @@ async fn what_does_not_belong_there_is_refused_and_nothing_is_touched() {
         exports.name("foreign"),
     );
     let me = server.client().sign_up("first").await;
-    succeed(&server, &["replay", "export", &part, "--all"]).await;
+    server.succeed(&["replay", "export", &part, "--all"]).await;
     me.write_post("second", "public").await;
-    succeed(&server, &["replay", "export", &backup, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &backup, "--all"])
+        .await;
 
     // Positions, folders, options.
-    let past = fail(
-        &server,
-        &["replay", "export", &exports.name("x"), "--to", "99"],
-    )
-    .await;
+    let past = server
+        .fail(&["replay", "export", &exports.name("x"), "--to", "99"])
+        .await;
     assert!(
         past.contains("there is no position 99: the log ends at 2"),
         "{past}"
     );
     assert!(!exports.path("x").exists());
-    fail(
-        &server,
-        &["replay", "export", &exports.name("x"), "--to", "0"],
-    )
-    .await;
-    let finished = fail(&server, &["replay", "export", &backup]).await;
+    server
+        .fail(&["replay", "export", &exports.name("x"), "--to", "0"])
+        .await;
+    let finished = server.fail(&["replay", "export", &backup]).await;
     assert!(finished.contains("choose another folder"), "{finished}");
     fs::create_dir(exports.path("full")).unwrap();
     fs::write(exports.path("full").join("note"), "mine").unwrap();
-    let full = fail(&server, &["replay", "export", &exports.name("full")]).await;
+    let full = server
+        .fail(&["replay", "export", &exports.name("full")])
+        .await;
     assert!(full.contains("is not empty"), "{full}");
     let nobody = fresh(Profile::Embedded).await;
-    let none = fail(&nobody, &["replay", "export", &exports.name("x")]).await;
+    let none = nobody.fail(&["replay", "export", &exports.name("x")]).await;
     assert!(none.contains("there is no event log"), "{none}");
-    succeed(
-        &server,
-        &[
+    server
+        .succeed(&[
             "replay",
             "export",
             &exports.name("to"),
             "--to",
             "1",
             "--all",
-        ],
-    )
-    .await;
+        ])
+        .await;
 
     // Logs.
-    let running = fail(&server, &["replay", "import", &backup]).await;
+    let running = server.fail(&["replay", "import", &backup]).await;
     assert!(running.contains("stop that one first"), "{running}");
     assert!(server.stop().await);
-    let shorter = fail(&server, &["replay", "import", &part]).await;
+    let shorter = server.fail(&["replay", "import", &part]).await;
     assert!(
         shorter.contains("the target's log has 2 events, what is copied has 1"),
         "{shorter}"
@@ -559,8 +562,10 @@ async fn what_does_not_belong_there_is_refused_and_nothing_is_touched() {
     other.restart().await;
     let stranger = other.client().sign_up("stranger").await;
     assert!(other.stop().await);
-    succeed(&other, &["replay", "export", &foreign, "--all"]).await;
-    let refused = fail(&other, &["replay", "import", &backup]).await;
+    other
+        .succeed(&["replay", "export", &foreign, "--all"])
+        .await;
+    let refused = other.fail(&["replay", "import", &backup]).await;
     assert!(refused.contains("another event at position 1"), "{refused}");
     other.verify_all().await;
     other.restart().await;
@@ -573,8 +578,8 @@ async fn what_does_not_belong_there_is_refused_and_nothing_is_touched() {
 
     // The beginning of the same log is gone on with.
     let third = fresh(Profile::Embedded).await;
-    succeed(&third, &["replay", "import", &part]).await;
-    let said = succeed(&third, &["replay", "import", &backup]).await;
+    third.succeed(&["replay", "import", &part]).await;
+    let said = third.succeed(&["replay", "import", &backup]).await;
     assert!(said.contains("events: 1, and 1 were there"), "{said}");
 }
 
@@ -656,13 +661,13 @@ async fn an_interrupted_export_is_gone_on_with() {
         }
         assert!(!folder.join("manifest.json").exists());
         let other = fresh(Profile::Embedded).await;
-        let said = fail(&other, &["replay", "import", &name]).await;
+        let said = other.fail(&["replay", "import", &name]).await;
         assert!(said.contains("run the export again to finish it"), "{said}");
-        let without = fail(&server, &["replay", "export", &name]).await;
+        let without = server.fail(&["replay", "export", &name]).await;
         assert!(without.contains("was begun with --all"), "{without}");
         let written = |file: &str| fs::metadata(folder.join(file)).unwrap().modified().unwrap();
         let first = written("events-000001.jsonl.zst");
-        let said = succeed(&server, &export).await;
+        let said = server.succeed(&export).await;
         let said: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
         assert_eq!(said["resumed"], true);
         assert_eq!(said["parts"][0]["lines"], MANY + 1);
@@ -671,7 +676,7 @@ async fn an_interrupted_export_is_gone_on_with() {
             written("events-000001.jsonl.zst"),
             "it was written again"
         );
-        succeed(&other, &["replay", "import", &name, "--check"]).await;
+        other.succeed(&["replay", "import", &name, "--check"]).await;
     }
 }
 
@@ -693,7 +698,9 @@ async fn a_killed_import_is_gone_on_with() {
     let server = many_posts().await;
     let exports = Exports::new();
     let folder = exports.name("backup");
-    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &folder, "--all"])
+        .await;
     let target = fresh(Profile::Embedded).await;
     let import = ["replay", "import", &folder];
     let log = target.data_dir().join("events.db");
@@ -714,23 +721,104 @@ async fn a_killed_import_is_gone_on_with() {
     is_half_and_refused(&target, &folder, &[&["serve", "--listen", "127.0.0.1:0"]]).await;
     // Another export cannot end what this one has begun.
     let other = exports.name("other");
-    succeed(
-        &server,
-        &["replay", "export", &other, "--all", "--file-size", "3"],
-    )
-    .await;
-    let refused = fail(&target, &["replay", "import", &other]).await;
+    server
+        .succeed(&["replay", "export", &other, "--all", "--file-size", "3"])
+        .await;
+    let refused = target.fail(&["replay", "import", &other]).await;
     assert!(
         refused.contains(&folder) && refused.contains("run it again"),
         "{refused}"
     );
-    let said = succeed(&target, &import).await;
+    let said = target.succeed(&import).await;
     assert!(
         said.contains(&format!("and {arrived} were there")),
         "{said}"
     );
-    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.succeed(&["replay", "rebuild", "--all"]).await;
     target.verify_all().await;
+}
+
+/// Two servers with the same log, and the chat of one of them.
+async fn twins(exports: &Exports) -> (Server, Client, Server) {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let me = server.client().sign_up("talks").await;
+    for nth in 0..3 {
+        let name = format!("n{nth}");
+        say(&server, &me, "room", &format!("words {nth}"), &name).await;
+    }
+    let folder = exports.name("backup");
+    let export = ["replay", "export", &folder, "--all"];
+    server.succeed(&export).await;
+    let twin = fresh(Profile::Embedded).await;
+    twin.succeed(&["replay", "import", &folder]).await;
+    (server, me, twin)
+}
+
+async fn words(server: &Server, who: &Client) -> Vec<String> {
+    let login = json!({ "identifier": who.username, "password": PASSWORD });
+    let answer = server.client().post("/auth/login", login).await;
+    let token = answer.expect_status(200).text("/token").to_owned();
+    let client = server.client().with_token(&who.id, &who.username, &token);
+    let said = client.get("/chat/rooms/room/messages").await;
+    let said = said.expect_status(200);
+    let words = said.list("/messages").iter();
+    words
+        .map(|message| message["message"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The chat log is not in the log's database: the mark is there before its first row.
+#[tokio::test]
+async fn a_killed_import_that_brings_chat_alone_is_gone_on_with() {
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    let (_server, me, mut target) = twins(&exports).await;
+    let open = |file: &str| rusqlite::Connection::open(target.data_dir().join(file)).unwrap();
+    let (chat, log) = (open("chat.db"), open("events.db"));
+    chat.execute_batch("DELETE FROM client_ids; DELETE FROM messages; DELETE FROM rooms")
+        .unwrap();
+    // The import waits with its first row for as long as this is held.
+    chat.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let child = start(target.prepare_command(&["replay", "import", &folder]));
+    eventually("the log is marked", || async {
+        let marks = log.query_row("SELECT count(*) FROM unfinished_copy", [], |row| row.get(0));
+        (marks == Ok(1)).then_some(())
+    })
+    .await;
+    send(&child, "KILL");
+    assert!(!ended(child).await.status.success());
+    drop((chat, log));
+    is_half_and_refused(&target, &folder, &[&["serve", "--listen", "127.0.0.1:0"]]).await;
+    let said = target.succeed(&["replay", "import", &folder]).await;
+    assert!(said.contains("chat-messages: 3\n"), "{said}");
+    target.restart().await;
+    assert_eq!(words(&target, &me).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_chat_that_cannot_be_brought_leaves_a_whole_log_as_it_was() {
+    let exports = Exports::new();
+    let (server, me, mut target) = twins(&exports).await;
+    target.restart().await;
+    let login = json!({ "identifier": me.username, "password": PASSWORD });
+    let answer = target.client().post("/auth/login", login).await;
+    let token = answer.expect_status(200).text("/token").to_owned();
+    let there = target.client().with_token(&me.id, &me.username, &token);
+    say(&target, &there, "room", "said here", "n3").await;
+    say(&server, &me, "room", "said there", "n3").await;
+    assert!(target.stop().await, "{}", target.log());
+    let other = exports.name("other");
+    server.succeed(&["replay", "export", &other, "--all"]).await;
+    let said = target.fail(&["replay", "import", &other]).await;
+    assert!(
+        said.contains("the room room has another message 4"),
+        "{said}"
+    );
+    target.restart().await;
+    let words = words(&target, &me).await;
+    assert_eq!(words.len(), 4);
+    assert!(words.contains(&"said here".to_owned()), "{words:?}");
 }
 
 /// Nothing works on the half of a log that an import has left, and all say what to do.
@@ -745,7 +833,7 @@ async fn is_half_and_refused(target: &Server, folder: &str, servers: &[&[&str]])
         &["replay", "export", &export, "--all"],
     ];
     for command in servers.iter().chain(&tools) {
-        let said = fail(target, command).await;
+        let said = target.fail(command).await;
         let lines: Vec<_> = said
             .lines()
             .filter(|line| line.contains("not whole"))
@@ -769,7 +857,9 @@ async fn a_killed_import_into_a_database_is_gone_on_with() {
     let server = many_posts().await;
     let exports = Exports::new();
     let folder = exports.name("backup");
-    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &folder, "--all"])
+        .await;
     let target = fresh(Profile::Distributed).await;
     let connect = || PgConnection::connect(target.setting("DATABASE_URL"));
     let (mut first, mut second, mut looking) = (
@@ -806,12 +896,12 @@ async fn a_killed_import_into_a_database_is_gone_on_with() {
         &["project", "feed"],
     ];
     is_half_and_refused(&target, &folder, &servers).await;
-    let said = succeed(&target, &import).await;
+    let said = target.succeed(&import).await;
     assert!(
         said.contains(&format!("and {arrived} were there")),
         "{said}"
     );
-    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.succeed(&["replay", "rebuild", "--all"]).await;
     target.verify_all().await;
 }
 
@@ -859,12 +949,11 @@ async fn a_full_disk_is_told_and_the_export_goes_on_when_there_is_room() {
     assert!(said.contains("run the same command again"), "{said}");
     assert!(!exports.path("backup").join("manifest.json").exists());
     server.verify_all().await;
-    succeed(&server, &export).await;
-    succeed(
-        &fresh(Profile::Embedded).await,
-        &["replay", "import", &folder, "--check"],
-    )
-    .await;
+    server.succeed(&export).await;
+    fresh(Profile::Embedded)
+        .await
+        .succeed(&["replay", "import", &folder, "--check"])
+        .await;
 }
 
 /// The embedded profile's data goes to the servers, and everybody finds everything there.
@@ -879,7 +968,7 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     let from = format!("sqlite:{}", old.data_dir().display());
     let to = new.setting("DATABASE_URL").to_owned();
     let migrate = ["replay", "migrate", "--from", &from, "--to", &to];
-    let running = fail(&new, &migrate).await;
+    let running = new.fail(&migrate).await;
     assert!(running.contains("stop that one first"), "{running}");
     assert!(old.stop().await);
     for (wrong, says) in [
@@ -903,17 +992,17 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
             "--to: must start with",
         ),
     ] {
-        let said = fail(&new, &wrong).await;
+        let said = new.fail(&wrong).await;
         assert!(said.contains(says), "{said}");
     }
-    let said = succeed(&new, &migrate).await;
+    let said = new.succeed(&migrate).await;
     assert!(said.contains("JWT_SECRET_FILE="), "{said}");
-    let again = succeed(&new, &migrate).await;
+    let again = new.succeed(&migrate).await;
     assert!(again.contains("media: 0, and 1 were there"), "{again}");
     new.restart().await;
     is_all_there(&new, &network, &answers).await;
     // What has gone on elsewhere cannot be written over.
-    let refused = fail(&new, &migrate).await;
+    let refused = new.fail(&migrate).await;
     assert!(refused.contains("must be empty"), "{refused}");
 }
 
@@ -923,7 +1012,9 @@ async fn a_database_that_goes_away_is_told_and_the_import_goes_on_when_it_is_bac
     let server = many_posts().await;
     let exports = Exports::new();
     let folder = exports.name("backup");
-    succeed(&server, &["replay", "export", &folder, "--all"]).await;
+    server
+        .succeed(&["replay", "export", &folder, "--all"])
+        .await;
     let target = fresh(Profile::Distributed).await;
     let import = ["replay", "import", &folder];
     let mut connection = {
@@ -959,7 +1050,7 @@ async fn a_database_that_goes_away_is_told_and_the_import_goes_on_when_it_is_bac
         "{said}"
     );
     drop(connection);
-    succeed(&target, &import).await;
-    succeed(&target, &["replay", "rebuild", "--all"]).await;
+    target.succeed(&import).await;
+    target.succeed(&["replay", "rebuild", "--all"]).await;
     target.verify_all().await;
 }

@@ -201,19 +201,13 @@ pub async fn erased_everywhere(server: &Server, id: &str) {
     .await;
 }
 
-async fn replay(server: &Server, arguments: &[&str]) {
-    let output = server.command(arguments).await;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-}
-
 #[tokio::test]
 async fn nothing_is_left_of_somebody_who_is_erased_and_counts_stay() {
     let mut server = Server::start().await;
     let story = Story::tell(&server).await;
     let (eve, bob) = (&story.eve, &story.bob);
     // A generation that is kept for a rollback, with all of it.
-    replay(&server, &["replay", "rebuild", "--all"]).await;
+    server.succeed(&["replay", "rebuild", "--all"]).await;
     let before = story.seen().await;
     let found = search(&server, &story.words()).await;
     for word in [WORDS[2], WORDS[4], WORDS[5], &story.email] {
@@ -238,7 +232,7 @@ async fn nothing_is_left_of_somebody_who_is_erased_and_counts_stay() {
     let after = story.seen().await;
     check_answers(&story, &before, &after).await;
     server.verify_all().await;
-    replay(&server, &["replay", "rebuild", "--all"]).await;
+    server.succeed(&["replay", "rebuild", "--all"]).await;
     server.verify_all().await;
     assert_eq!(story.seen().await, after, "a rebuilt model shows the same");
 
@@ -381,16 +375,22 @@ async fn topics_forget_when_their_retention_has_passed_and_everything_goes_on() 
     .await;
     server.verify_all().await;
     // What is not on the topics any more is in the log.
-    replay(&server, &["replay", "rebuild", "--all"]).await;
+    server.succeed(&["replay", "rebuild", "--all"]).await;
     server.verify_all().await;
 }
 
-/// Runs a command that must not succeed; answers what it says.
-async fn refused(server: &Server, arguments: &[&str]) -> String {
-    let output = server.command(arguments).await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    said
+/// How many erasures `replay status` says are not complete, and how many the log does not know of.
+async fn left_to_erase(server: &Server) -> [u64; 2] {
+    let status = server.status().await;
+    let erasures = &status["erasures"];
+    let pending = erasures["pending"].as_u64().unwrap();
+    let oldest = erasures["oldest"]["seconds"].as_f64();
+    assert_eq!(
+        pending > 0,
+        oldest.is_some_and(|seconds| seconds > 0.0),
+        "{erasures}"
+    );
+    [pending, erasures["unsaid"].as_u64().unwrap()]
 }
 
 #[tokio::test]
@@ -402,11 +402,11 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
         let path = folder.path().join(name);
         path.to_str().unwrap().to_owned()
     });
-    replay(&server, &["replay", "export", &old, "--all"]).await;
-    replay(&server, &["replay", "export", &events]).await;
+    server.succeed(&["replay", "export", &old, "--all"]).await;
+    server.succeed(&["replay", "export", &events]).await;
     erase(&story.eve, PASSWORD).await.expect_status(204);
     erased_everywhere(&server, &story.eve.id).await;
-    replay(&server, &["replay", "export", &new, "--all"]).await;
+    server.succeed(&["replay", "export", &new, "--all"]).await;
 
     let fresh = async || {
         let environment = Profile::chosen().environment().await;
@@ -414,13 +414,17 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
     };
     let mut restored = fresh().await;
     // Sealed events are of no use without their keys, and another log's keys are none.
-    let said = refused(&restored, &["replay", "import", &events]).await;
+    let said = restored.fail(&["replay", "import", &events]).await;
     assert!(
         said.contains("the export has no keys") && said.contains("--keys"),
         "{said}"
     );
-    replay(&restored, &["replay", "import", &events, "--check"]).await;
-    let said = refused(&restored, &["replay", "import", &old, "--keys", &events]).await;
+    restored
+        .succeed(&["replay", "import", &events, "--check"])
+        .await;
+    let said = restored
+        .fail(&["replay", "import", &old, "--keys", &events])
+        .await;
     assert!(
         said.contains("has no keys: it was made without --all"),
         "{said}"
@@ -429,8 +433,10 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
     other.client().sign_up("other").await;
     let foreign = folder.path().join("foreign");
     let foreign = foreign.to_str().unwrap();
-    replay(&other, &["replay", "export", foreign, "--all"]).await;
-    let said = refused(&restored, &["replay", "import", &old, "--keys", foreign]).await;
+    other.succeed(&["replay", "export", foreign, "--all"]).await;
+    let said = restored
+        .fail(&["replay", "import", &old, "--keys", foreign])
+        .await;
     assert!(said.contains("is an export of another log"), "{said}");
 
     // What is kept apart may be gone where it was.
@@ -446,11 +452,15 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
             fs::remove_file(path).unwrap();
         }
     }
-    let said = refused(&restored, &["replay", "import", &old]).await;
+    let said = restored.fail(&["replay", "import", &old]).await;
     assert!(said.contains("keys-000001.jsonl.zst"), "{said}");
-    replay(&restored, &["replay", "import", &old, "--keys", &new]).await;
+    restored
+        .succeed(&["replay", "import", &old, "--keys", &new])
+        .await;
+    assert_eq!(left_to_erase(&restored).await, [0, 1]);
     restored.restart().await;
     erased_everywhere(&restored, &story.eve.id).await;
+    assert_eq!(left_to_erase(&restored).await, [0, 0]);
     let log_in = |name: &str| json!({ "identifier": name, "password": PASSWORD });
     let client = restored.client();
     client
@@ -469,9 +479,16 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
 
     // And a newer log with its own keys is as it was.
     let mut later = fresh().await;
-    replay(&later, &["replay", "import", &new]).await;
+    later.succeed(&["replay", "import", &new]).await;
+    assert_eq!(left_to_erase(&later).await, [1, 0]);
+    let said = later.succeed(&["replay", "status"]).await;
+    assert!(
+        said.contains("Erasures that are not complete: 1.") && said.contains(&story.eve.id),
+        "{said}"
+    );
     later.restart().await;
     erased_everywhere(&later, &story.eve.id).await;
+    assert_eq!(left_to_erase(&later).await, [0, 0]);
     assert_eq!(search(&later, &story.words()).await, BTreeMap::new());
     later.verify_all().await;
 }

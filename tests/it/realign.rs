@@ -1,7 +1,7 @@
 //! Stores that go back in time, emptied or restored from an older copy: noticed, never served as if current, and brought
 //! together again by the commands that the messages name.
 
-use std::{process::Output, time::Duration};
+use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use rdkafka::{
@@ -66,27 +66,20 @@ impl Site {
         assert!(self.server.stop().await, "{}", self.server.log());
     }
 
-    async fn status(&self) -> Value {
-        let output = self.command("replay status --json").await;
-        assert!(output.status.success(), "{}", printed(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
     async fn succeed(&self, line: &str) -> String {
-        let output = self.command(line).await;
-        assert!(output.status.success(), "{line}: {}", printed(&output));
-        printed(&output)
+        let words: Vec<&str> = line.split(' ').collect();
+        self.server.succeed(&words).await
     }
 
-    async fn command(&self, line: &str) -> Output {
+    async fn fail(&self, line: &str) -> String {
         let words: Vec<&str> = line.split(' ').collect();
-        self.server.command(&words).await
+        self.server.fail(&words).await
     }
 
     /// Waits until relay and models are at the log's head and run.
     async fn settle(&self) {
         let settled = within("relay and models are at the head", async || {
-            let status = self.status().await;
+            let status = self.server.status().await;
             let relay = status["relay"]["state"] == "leading" && status["relay"]["lagEvents"] == 0;
             let mut models = status["models"].as_array().unwrap().iter();
             let models = models.all(|model| {
@@ -100,7 +93,7 @@ impl Site {
 
     /// Every event of the log is on its topic once.
     async fn assert_topics_hold_the_log(&self) {
-        let head = self.status().await["head"].as_u64().unwrap();
+        let head = self.server.status().await["head"].as_u64().unwrap();
         let namespace = self.server.setting("NAMESPACE");
         let settings = KafkaSettings {
             topic_prefix: format!("{namespace}."),
@@ -131,10 +124,6 @@ fn current(model: &Value) -> &Value {
     let mut generations = model["generations"].as_array().unwrap().iter();
     let found = generations.find(|generation| generation["state"] == "current");
     found.unwrap_or(&Value::Null)
-}
-
-fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 async fn sql(statement: &str) {
@@ -290,7 +279,7 @@ async fn an_old_dump_of_redis_is_not_served_as_if_it_were_current_and_catches_up
                 count == 5 || stale,
                 "{count} as if current, stopped: {stopped}"
             );
-            let status = site.status().await;
+            let status = site.server.status().await;
             let counters = status["models"].as_array().unwrap().iter();
             let mut counters = counters.filter(|model| model["model"] == "counters");
             let counters = current(counters.next().unwrap());
@@ -442,15 +431,14 @@ async fn an_older_log_is_refused_until_its_topics_and_models_are_realigned() {
         "socialhub replay rebuild counters",
     ])
     .await;
-    let status = site.status().await;
+    let status = site.server.status().await;
     assert_ne!(status["relay"]["state"], "leading", "{status}");
     for model in status["models"].as_array().unwrap() {
         assert_eq!(current(model)["activity"], "aheadOfLog", "{status}");
     }
     site.stop().await;
-    let unconfirmed = site.command("replay republish").await;
-    assert!(!unconfirmed.status.success());
-    assert!(printed(&unconfirmed).contains("--yes"));
+    let unconfirmed = site.fail("replay republish").await;
+    assert!(unconfirmed.contains("--yes"), "{unconfirmed}");
     let said = site.succeed("replay republish --yes").await;
     assert!(said.contains("were removed"), "{said}");
     for model in ["feed", "notifications", "counters"] {
@@ -482,13 +470,8 @@ async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
     let me = site.server.client().sign_up("losttopics").await;
     write_posts(&me, 4, "published").await;
     site.settle().await;
-    let refused = site.command("replay republish --yes").await;
-    assert!(!refused.status.success());
-    assert!(
-        printed(&refused).contains("stop it first"),
-        "{}",
-        printed(&refused)
-    );
+    let refused = site.fail("replay republish --yes").await;
+    assert!(refused.contains("stop it first"), "{refused}");
     site.stop().await;
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", servers::kafka_brokers())
@@ -526,7 +509,7 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     );
     signal(site.server.pid(), "-STOP");
     within("the relay is seen to hang", async || {
-        let status = site.status().await;
+        let status = site.server.status().await;
         (status["relay"]["state"] == "notRenewed").then_some(())
     })
     .await;
@@ -534,7 +517,7 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     site.settle().await;
     site.server.kill();
     within("nothing is said to run", async || {
-        let status = site.status().await;
+        let status = site.server.status().await;
         let mut models = status["models"].as_array().unwrap().iter();
         let dead = models.all(|model| current(model)["activity"] == "notRunning");
         (dead && status["relay"]["state"] == "notRenewed").then_some(())

@@ -6,27 +6,11 @@ mod outage;
 mod past;
 mod repair;
 
-use std::process::Output;
-
 use serde_json::{Value, json};
-use socialhub_tests::support::{Profile, Server};
+use socialhub_tests::support::{Profile, Server, printed};
 use sqlx::{Connection, Executor, PgConnection};
 
 const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
-
-fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-async fn succeed(server: &Server, arguments: &[&str]) -> String {
-    let output = server.command(arguments).await;
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        printed(&output)
-    );
-    printed(&output)
-}
 
 #[tokio::test]
 async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
@@ -61,7 +45,7 @@ async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
         written
     });
     for _ in 0..2 {
-        succeed(&server, &["replay", "rebuild", "--all"]).await;
+        server.succeed(&["replay", "rebuild", "--all"]).await;
     }
     stop.send(()).unwrap();
     let written = busy.await.unwrap();
@@ -86,18 +70,19 @@ async fn a_stopped_servers_folder_can_be_rebuilt_verified_and_read() {
     let post = me.write_post("kept", "public").await;
     assert!(server.stop().await, "{}", server.log());
     for model in MODELS {
-        succeed(&server, &["replay", "rebuild", model]).await;
-        succeed(&server, &["replay", "verify", model]).await;
+        server.succeed(&["replay", "rebuild", model]).await;
+        server.succeed(&["replay", "verify", model]).await;
     }
-    let status: Value =
-        serde_json::from_str(&succeed(&server, &["replay", "status", "--json"]).await).unwrap();
+    let status = server.status().await;
     assert!(status.to_string().contains("\"feed\""), "{status}");
-    let stream = succeed(&server, &["replay", "inspect", &format!("post/{post}")]).await;
+    let stream = server
+        .succeed(&["replay", "inspect", &format!("post/{post}")])
+        .await;
     assert!(
         stream.contains("post.created") && stream.contains("kept"),
         "{stream}"
     );
-    let tail = succeed(&server, &["replay", "tail"]).await;
+    let tail = server.succeed(&["replay", "tail"]).await;
     assert!(
         tail.contains("user.registered") && tail.contains("post.created"),
         "{tail}"
@@ -215,8 +200,8 @@ async fn verify_finds_what_was_changed_by_hand_and_a_rebuild_mends_it() {
             "{}",
             printed(&output)
         );
-        succeed(&server, &["replay", "rebuild", model]).await;
-        succeed(&server, &["replay", "verify", model]).await;
+        server.succeed(&["replay", "rebuild", model]).await;
+        server.succeed(&["replay", "verify", model]).await;
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{Profile, Server};
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::{damage::lines, printed, repair::seen, succeed};
+use super::{damage::lines, repair::seen};
 
 /// Lets the feed's store reject likes, or take them again.
 async fn reject_likes(server: &Server, reject: bool) {
@@ -34,17 +34,6 @@ async fn reject_likes(server: &Server, reject: bool) {
     feed.execute(statement).await.unwrap();
 }
 
-async fn fail(server: &Server, arguments: &[&str]) -> String {
-    let output = server.command(arguments).await;
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "{arguments:?}: {}",
-        printed(&output)
-    );
-    printed(&output)
-}
-
 struct World {
     server: Server,
     /// The event of a like.
@@ -72,7 +61,7 @@ impl World {
         }
         seen(&me).await;
         assert!(server.stop().await, "{}", server.log());
-        let tail = lines(&succeed(&server, &["replay", "tail", "--json"]).await);
+        let tail = lines(&server.succeed(&["replay", "tail", "--json"]).await);
         let of = |kind: &str| -> Vec<&Value> {
             tail.iter()
                 .filter(|event| event["eventType"] == kind)
@@ -89,10 +78,9 @@ impl World {
     }
 
     async fn parked(&self) -> Vec<u64> {
-        let listed = succeed(
-            &self.server,
-            &["replay", "dead-letters", "list", "feed", "--json"],
-        );
+        let listed = self
+            .server
+            .succeed(&["replay", "dead-letters", "list", "feed", "--json"]);
         let letters = lines(&listed.await);
         letters
             .iter()
@@ -108,7 +96,7 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
     assert_eq!(world.parked().await, [like, first, second]);
     let position = like.to_string();
     let show = ["replay", "dead-letters", "show", "feed", &position];
-    let shown = succeed(server, &show).await;
+    let shown = server.succeed(&show).await;
     for part in [
         "post.liked",
         "tried once",
@@ -117,11 +105,9 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    let shown = succeed(
-        server,
-        &[&show[..4], &[&first.to_string(), "--json"]].concat(),
-    )
-    .await;
+    let shown = server
+        .succeed(&[&show[..4], &[&first.to_string(), "--json"]].concat())
+        .await;
     let shown = &lines(&shown)[0];
     assert_eq!(
         (&shown["behind"], &shown["waiting"]),
@@ -130,7 +116,7 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
     assert_eq!(shown["attempts"], 0);
 
     let retry = ["replay", "dead-letters", "retry", "feed"];
-    let failed = fail(server, &retry).await;
+    let failed = server.fail(&retry).await;
     assert!(
         failed.contains(&format!("position {first} stays behind")),
         "{failed}"
@@ -139,11 +125,12 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
     let waiting = first.to_string();
     let single = [&retry[..], &["--position", &waiting]].concat();
     assert!(
-        fail(server, &single)
+        server
+            .fail(&single)
             .await
             .contains("stays behind an earlier one")
     );
-    let said = succeed(server, &retry).await;
+    let said = server.succeed(&retry).await;
     let places: Vec<usize> = [like, first, second]
         .iter()
         .map(|position| {
@@ -162,23 +149,21 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
     let (server, like, [first, second]) = (&world.server, world.like, world.behind);
     let position = like.to_string();
     let discard = ["replay", "dead-letters", "discard", "feed", &position];
-    assert!(fail(server, &discard).await.contains("--yes"));
+    assert!(server.fail(&discard).await.contains("--yes"));
     // Behind another it only goes away itself.
     let later = second.to_string();
-    let said = succeed(
-        server,
-        &["replay", "dead-letters", "discard", "feed", &later, "--yes"],
-    )
-    .await;
+    let said = server
+        .succeed(&["replay", "dead-letters", "discard", "feed", &later, "--yes"])
+        .await;
     assert!(!said.contains("applied"), "{said}");
-    let said = succeed(server, &[&discard[..], &["--yes"]].concat()).await;
+    let said = server.succeed(&[&discard[..], &["--yes"]].concat()).await;
     assert!(
         said.contains(&format!("position {first} was applied")),
         "{said}"
     );
     assert_eq!(world.parked().await, Vec::<u64>::new());
     reject_likes(server, false).await;
-    let verify = fail(server, &["replay", "verify", "feed"]).await;
+    let verify = server.fail(&["replay", "verify", "feed"]).await;
     assert!(
         verify.contains(&format!("event at position {like}")),
         "{verify}"
@@ -187,7 +172,7 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
         verify.contains(&format!("event at position {second}")),
         "{verify}"
     );
-    succeed(server, &["replay", "repair", "feed"]).await;
+    server.succeed(&["replay", "repair", "feed"]).await;
     server.verify_all().await;
 }
 
@@ -222,14 +207,16 @@ async fn what_cannot_be_read_holds_up_the_later_events_of_its_sequence() {
     reject_likes(server, false).await;
     spoil(server, like, true).await;
     // The like is an event of its liker's own stream; the comments after it are of the same post.
-    succeed(server, &["replay", "rebuild", "feed"]).await;
+    server.succeed(&["replay", "rebuild", "feed"]).await;
     assert_eq!(world.parked().await, [like, first, second]);
     let position = like.to_string();
     let show = ["replay", "dead-letters", "show", "feed", &position];
-    let shown = succeed(server, &show).await;
+    let shown = server.succeed(&show).await;
     assert!(shown.contains("its sequence is POST_TOPIC"), "{shown}");
     spoil(server, like, false).await;
-    succeed(server, &["replay", "dead-letters", "retry", "feed"]).await;
+    server
+        .succeed(&["replay", "dead-letters", "retry", "feed"])
+        .await;
     assert_eq!(world.parked().await, Vec::<u64>::new());
     server.verify_all().await;
 }

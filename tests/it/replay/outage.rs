@@ -5,13 +5,11 @@ use std::{collections::BTreeSet, process::Output};
 
 use futures::{StreamExt, stream};
 use serde_json::Value;
-use socialhub_tests::support::{Profile, Server, proxy::Proxy};
+use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
     damage::{all, lines},
-    printed,
     repair::{busy_life, seen},
-    succeed,
 };
 
 /// Posts, besides a busy life: so that the log is read in many pieces.
@@ -114,7 +112,7 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
         let refused = printed(&server.command(&arguments).await);
         assert!(refused.contains("was not built to its end"), "{refused}");
         std::fs::remove_dir_all(&half).unwrap();
-        succeed(&server, &arguments).await;
+        server.succeed(&arguments).await;
     }
     server.verify_all().await;
 
@@ -136,7 +134,7 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
         // Not half of it, and nothing else.
         let left = differences(&server).await;
         assert!(left.is_empty() || left == inflicted, "{share}: {left:?}");
-        succeed(&server, &repair).await;
+        server.succeed(&repair).await;
         server.verify_all().await;
     }
 }

@@ -7,22 +7,21 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, binary, eventually};
+use socialhub_tests::support::{Client, Server, binary, eventually, printed};
 
-use super::{damage::lines, printed, repair::seen, succeed};
+use super::{damage::lines, repair::seen};
 
 async fn events(server: &Server) -> Vec<Value> {
-    lines(&succeed(server, &["replay", "tail", "--after", "0", "--json"]).await)
+    lines(
+        &server
+            .succeed(&["replay", "tail", "--after", "0", "--json"])
+            .await,
+    )
 }
 
 async fn refused(server: &Server, arguments: &[&str], reason: &str) {
-    let output = server.command(arguments).await;
-    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
-    assert!(
-        printed(&output).contains(reason),
-        "{arguments:?}: {}",
-        printed(&output)
-    );
+    let said = server.fail(arguments).await;
+    assert!(said.contains(reason), "{arguments:?}: {said}");
 }
 
 /// An RFC 3339 time of the milliseconds in an event.
@@ -52,7 +51,9 @@ async fn a_stream_is_shown_as_it_was() {
         rfc3339(&mine[1]["metadata"]["occurredAt"]),
     );
     for moment in [position.to_string(), time] {
-        let shown = succeed(&server, &["replay", "inspect", &stream, "--as-of", &moment]).await;
+        let shown = server
+            .succeed(&["replay", "inspect", &stream, "--as-of", &moment])
+            .await;
         assert!(
             shown.contains("first") && !shown.contains("second"),
             "{moment}: {shown}"
@@ -60,7 +61,7 @@ async fn a_stream_is_shown_as_it_was() {
         assert!(shown.contains("at version 2, as of position"), "{shown}");
         assert!(shown.contains("\"bio\": \"first\""), "{shown}");
         let inspect = ["replay", "inspect", &stream, "--as-of", &moment, "--json"];
-        let told = lines(&succeed(&server, &inspect).await);
+        let told = lines(&server.succeed(&inspect).await);
         let state = &told.last().unwrap()["state"];
         assert_eq!(
             (&state["bio"], &state["id"]),
@@ -215,7 +216,7 @@ async fn models_are_built_and_served_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let into = folder.path().join("past").display().to_string();
     let build = ["replay", "as-of", "--all", "--into", &into, "--at"];
-    let said = succeed(server, &[&build[..], &[&story.time]].concat()).await;
+    let said = server.succeed(&[&build[..], &[&story.time]].concat()).await;
     assert!(
         said.contains(&format!("feed: as of position {position}")),
         "{said}"

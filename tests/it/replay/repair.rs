@@ -1,12 +1,9 @@
 //! `replay repair`: every kind of damage is found, with the event behind it, and made right, and nothing else is touched.
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually};
+use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually, printed};
 
-use super::{
-    damage::{Damage, all, lines},
-    printed, succeed,
-};
+use super::damage::{Damage, all, lines};
 use crate::erasure::{erase, erased_everywhere};
 
 /// Waits until the models have seen everything that a person wrote.
@@ -138,7 +135,7 @@ fn assert_positions(damage: &Damage, found: &[Value], head: u64) {
 }
 
 async fn head(server: &Server) -> u64 {
-    let tail = succeed(server, &["replay", "tail", "--json"]).await;
+    let tail = server.succeed(&["replay", "tail", "--json"]).await;
     lines(&tail).last().unwrap()["position"].as_u64().unwrap()
 }
 
@@ -171,7 +168,9 @@ async fn every_kind_of_damage_is_found_and_made_right() {
             .await;
         assert_eq!(dry.status.code(), Some(1), "{}", printed(&dry));
         assert_eq!(differences(&server, damage.model).await.0, found);
-        let repaired = succeed(&server, &["replay", "repair", damage.model, "--json"]).await;
+        let repaired = server
+            .succeed(&["replay", "repair", damage.model, "--json"])
+            .await;
         let mut said = lines(&repaired);
         let summary = said.pop().unwrap();
         assert_eq!(summary["differences"], 0, "{}: {repaired}", damage.told());
@@ -190,7 +189,8 @@ async fn every_kind_of_damage_is_found_and_made_right() {
         assert_eq!(after, generation, "no other generation is current");
     }
     assert!(
-        succeed(&server, &["replay", "repair", "--all"])
+        server
+            .succeed(&["replay", "repair", "--all"])
             .await
             .contains("nothing repaired")
     );
@@ -232,7 +232,7 @@ async fn a_repair_beside_a_busy_server_ends_right() {
         let again = format!("/users/follow/{}", anna.id);
         bert.post(&again, Value::Null).await.expect_status(200);
         seen(&bert).await;
-        let repaired = succeed(&server, &["replay", "repair", model]).await;
+        let repaired = server.succeed(&["replay", "repair", model]).await;
         assert!(!repaired.contains("nothing repaired"), "{repaired}");
     }
     stop.send(()).unwrap();

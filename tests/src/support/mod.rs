@@ -16,7 +16,12 @@ pub use profile::Profile;
 pub use server::{Server, binary};
 pub use stack::{Stack, Turn};
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, process::Output, time::Duration};
+
+/// Everything a command printed.
+pub fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
 
 /// Waits until `condition` answers something. Fails the test after 60 seconds, saying what it waited for.
 ///

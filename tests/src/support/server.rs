@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Client, Profile, eventually};
+use crate::support::{Client, Profile, eventually, printed};
 
 /// A running server.
 pub struct Server {
@@ -215,6 +216,48 @@ impl Server {
             .unwrap()
     }
 
+    /// Runs a command that must succeed; answers everything it printed.
+    #[track_caller]
+    pub fn succeed<'a>(&'a self, arguments: &'a [&'a str]) -> impl Future<Output = String> + 'a {
+        self.run(arguments, &[0])
+    }
+
+    /// Runs a command that must be refused, or find something wrong (1), or is none (2); answers everything it printed.
+    #[track_caller]
+    pub fn fail<'a>(&'a self, arguments: &'a [&'a str]) -> impl Future<Output = String> + 'a {
+        self.run(arguments, &[1, 2])
+    }
+
+    /// What `replay status` says.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn status(&self) -> Value {
+        let output = self.command(&["replay", "status", "--json"]).await;
+        assert!(output.status.success(), "status: {}", printed(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn run<'a>(
+        &'a self,
+        arguments: &'a [&'a str],
+        codes: &'static [i32],
+    ) -> impl Future<Output = String> + 'a {
+        let place = std::panic::Location::caller();
+        async move {
+            let output = self.command(arguments).await;
+            let said = printed(&output);
+            let code = output.status.code();
+            assert!(
+                code.is_some_and(|code| codes.contains(&code)),
+                "{place}: {arguments:?}: {}: {said}",
+                output.status
+            );
+            said
+        }
+    }
+
     /// Another command of the program on the same data folder, to be run by the test.
     pub fn prepare_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
@@ -231,12 +274,9 @@ impl Server {
     /// Proves every read model against the log; fails the test with what it printed if one differs.
     #[track_caller]
     pub fn verify_all(&self) -> impl Future<Output = ()> + '_ {
-        let place = std::panic::Location::caller();
+        let verified = self.succeed(&["replay", "verify", "--all"]);
         async move {
-            let output = self.command(&["replay", "verify", "--all"]).await;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{place}: verify --all: {text}");
+            verified.await;
         }
     }
 }

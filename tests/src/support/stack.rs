@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::{Client, server::binary};
+use crate::support::{Client, printed, server::binary};
 
 /// Two of what can be more than one, so that one can go.
 const SCALE: &str = "users=2,posts=2,feed=2,notifications=2,chat=2,relay=2,project-feed=2,auth=1";
@@ -344,9 +344,4 @@ async fn finish(mut command: Command) -> Output {
         .await
         .unwrap()
         .unwrap()
-}
-
-/// Everything a command printed.
-pub fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
