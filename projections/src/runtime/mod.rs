@@ -11,6 +11,7 @@ pub mod check;
 pub mod control;
 pub mod generations;
 mod handled;
+mod live;
 mod partition;
 pub mod partitions;
 pub mod projector;
@@ -26,8 +27,9 @@ pub use control::{Control, ModelControl};
 pub use generations::{
     Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
 };
+pub use live::ProjectorTask;
 pub use partitions::PartitionProjector;
-pub use projector::{Projector, ProjectorTask};
+pub use projector::Projector;
 pub use rebuild::{Filler, Filling, Progress, RebuildError, RebuildReport};
 pub use source::{
     Answer, Delivered, Delivery, PartitionedSource, Permit, Records, SourceError, Sources, Start,

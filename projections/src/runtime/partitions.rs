@@ -21,13 +21,13 @@ use crate::{
     reactor::Reactor,
     runtime::{
         generations::{Generations, WriteMode},
+        live::{End, ProjectorTask, spawn, store_failed, until_next},
         partition::{Partition, open_writer},
-        projector::{DeadUnlessStopped, End, ProjectorTask, publish},
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
         writer::{WriteError, check_alignment},
     },
-    status::{ProjectionStatus, ProjectorState, reached},
+    status::{ProjectionStatus, reached},
     store::{Checkpoint, GenerationId, ReadModelStore, Source, StoreError},
 };
 
@@ -100,13 +100,8 @@ impl<P: Projection> PartitionProjector<P> {
 
     /// Starts it. It runs until `stop` is cancelled, finishes the batches in hand, ends cleanly and leaves the group.
     pub fn spawn(self, stop: CancellationToken) -> ProjectorTask {
-        let status = self.status();
-        let publisher = publish(
-            Arc::clone(&status),
-            Arc::clone(&self.clock),
-            self.log.watch_head(),
-        );
-        let dead = DeadUnlessStopped(Arc::clone(&status));
+        let (status, clock) = (self.status(), Arc::clone(&self.clock));
+        let head = self.log.watch_head();
         let shared = Arc::new(Shared {
             generations: self.generations,
             log: self.log,
@@ -117,18 +112,8 @@ impl<P: Projection> PartitionProjector<P> {
             reactors: self.reactors,
             status: Arc::clone(&status),
         });
-        let sources = self.sources;
-        let task = tokio::spawn(async move {
-            let dead = dead;
-            let ended = stop.clone();
-            tokio::select! {
-                () = run(shared, sources, stop) => {}
-                // The publisher never ends by itself.
-                () = publisher => {}
-            }
-            dead.ended(ended.is_cancelled());
-        });
-        ProjectorTask { status, task }
+        let run = run(shared, self.sources, stop.clone());
+        spawn(status, clock, head, stop, run)
     }
 }
 
@@ -146,28 +131,15 @@ async fn run<P: Projection>(
         if began.elapsed() > STEADY {
             backoff.reset();
         }
-        match end {
-            End::Stop => return,
-            End::Moved => {}
-            End::Retry(error) => {
-                tracing::warn!(model = %P::NAME, error, "the projector tries again");
-                shared.status.failing(error);
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = backoff.wait() => {}
-                }
-            }
-            End::Refuse(error) => {
-                tracing::error!(model = %P::NAME, error, "the projector refuses to go on");
-                // Whatever its store says, nothing of it counts.
-                shared.status.located(0, 0);
-                shared.status.enter(ProjectorState::Dead, Some(error));
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    // An error means that the generations are gone: there is nothing left to wait for.
-                    moved = current.changed() => if moved.is_err() { return },
-                }
-            }
+        if matches!(end, End::Refuse(_)) {
+            // Whatever its store says, nothing of it counts.
+            shared.status.located(0, 0);
+        }
+        if until_next::<P>(end, &shared.status, &mut current, &mut backoff, &stop)
+            .await
+            .is_break()
+        {
+            return;
         }
     }
 }
@@ -182,11 +154,11 @@ async fn project<P: Projection>(
 ) -> End {
     let store = match shared.generations.open(id, WriteMode::Live).await {
         Ok(store) => store,
-        Err(error) => return store_failed(shared, id, error).await,
+        Err(error) => return store_failed(&*shared.generations, id, error).await,
     };
     if let Err(error) = look_over(shared, id, &store).await {
         store.close().await;
-        return store_failed(shared, id, error).await;
+        return store_failed(&*shared.generations, id, error).await;
     }
     let checked = tokio::select! {
         checked = check_published(shared, sources) => checked.map_err(End::Retry),
@@ -223,7 +195,7 @@ async fn project<P: Projection>(
     store.close().await;
     match ended {
         Ended::With(end) => end,
-        Ended::Store(error) => store_failed(shared, id, error).await,
+        Ended::Store(error) => store_failed(&*shared.generations, id, error).await,
     }
 }
 
@@ -310,23 +282,6 @@ async fn locate<P: Projection>(shared: Arc<Shared<P>>, store: Arc<dyn ReadModelS
         shared.status.located(position, letters);
         shared.frontier.send_replace(frontier);
         shared.stored.send_replace(checkpoints);
-    }
-}
-
-/// What a failing store means: it may be that the pointer has moved and this store is lost.
-async fn store_failed<P: Projection>(
-    shared: &Shared<P>,
-    id: GenerationId,
-    error: StoreError,
-) -> End {
-    match shared.generations.refresh().await {
-        Ok(current) if current != id => return End::Moved,
-        Ok(_) => {}
-        Err(error) => return End::Retry(error.to_string()),
-    }
-    match error {
-        StoreError::Unavailable(_) | StoreError::Moved => End::Retry(error.to_string()),
-        StoreError::Rejected { .. } | StoreError::Unusable(_) => End::Refuse(error.to_string()),
     }
 }
 

@@ -4,11 +4,11 @@
 //! that does not fit the log or the program) it stays, dead but watching: a rebuild from a second process brings it
 //! back.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{LogError, Position};
-use tokio::{sync::mpsc, sync::watch, task::JoinHandle};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,15 +17,13 @@ use crate::{
     record::PublicRecord,
     runtime::{
         generations::{Generations, WriteMode},
+        live::{End, ProjectorTask, spawn, store_failed, until_next},
         tail::{Backoff, Chunk, LogTail, READ_LIMIT, read_chunk},
         writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
-    status::{ModelPosition, ProjectionStatus, ProjectorState},
+    status::{ModelPosition, ProjectionStatus},
     store::{GenerationId, Source, StoreError},
 };
-
-/// How often the gauges are published while nothing moves.
-const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// The projector of one read model, not yet started.
 pub struct Projector<P: Projection> {
@@ -34,33 +32,6 @@ pub struct Projector<P: Projection> {
     clock: Arc<dyn Clock>,
     reactors: Vec<Arc<dyn Reactor>>,
     status: Arc<ProjectionStatus>,
-}
-
-/// A projector that runs.
-pub struct ProjectorTask {
-    /// How it fares, and waiting for it.
-    pub status: Arc<ProjectionStatus>,
-    /// Ends after `stop` was cancelled and the batch in hand was written.
-    pub task: JoinHandle<()>,
-}
-
-impl ProjectorTask {
-    /// Where the model is, as the queries want it.
-    pub fn position(&self) -> Arc<dyn ModelPosition> {
-        Arc::clone(&self.status) as Arc<dyn ModelPosition>
-    }
-}
-
-/// Why a generation is no longer written.
-pub(super) enum End {
-    /// The program stops.
-    Stop,
-    /// Another generation is current.
-    Moved,
-    /// The store does not answer: open it anew after a pause.
-    Retry(String),
-    /// Only a person, or a rebuild, can help.
-    Refuse(String),
 }
 
 impl<P: Projection> Projector<P> {
@@ -101,63 +72,14 @@ impl<P: Projection> Projector<P> {
 
     /// Starts it. It runs until `stop` is cancelled, finishes the batch in hand and ends cleanly.
     pub fn spawn(self, stop: CancellationToken) -> ProjectorTask {
-        let status = self.status();
-        let publisher = publish(
-            Arc::clone(&status),
-            Arc::clone(&self.clock),
-            self.tail.log().watch_head(),
-        );
-        let dead = DeadUnlessStopped(Arc::clone(&status));
-        let task = tokio::spawn(async move {
-            let dead = dead;
-            let ended = stop.clone();
-            tokio::select! {
-                () = Run { projector: self, stop, reacted: None }.run() => {}
-                // The publisher never ends by itself.
-                () = publisher => {}
-            }
-            dead.ended(ended.is_cancelled());
-        });
-        ProjectorTask { status, task }
-    }
-}
-
-/// Publishes the gauges each second and notices new work, so that a projector that hangs is known to be stuck.
-pub(super) async fn publish(
-    status: Arc<ProjectionStatus>,
-    clock: Arc<dyn Clock>,
-    mut head: watch::Receiver<Position>,
-) {
-    let mut ticks = tokio::time::interval(PUBLISH_EVERY);
-    let mut told = true;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => status.publish(&*clock),
-            changed = head.changed(), if told => told = changed.is_ok(),
-        }
-        status.observe_head();
-    }
-}
-
-/// Says that the projector is dead when its task ends by a panic.
-pub(super) struct DeadUnlessStopped(pub(super) Arc<ProjectionStatus>);
-
-impl DeadUnlessStopped {
-    pub(super) fn ended(&self, stopped: bool) {
-        if stopped {
-            self.0.enter(ProjectorState::Stopped, None);
-        }
-    }
-}
-
-impl Drop for DeadUnlessStopped {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.enter(
-                ProjectorState::Dead,
-                Some("the projector panicked".to_owned()),
-            );
-        }
+        let (status, clock) = (self.status(), Arc::clone(&self.clock));
+        let head = self.tail.log().watch_head();
+        let run = Run {
+            projector: self,
+            stop: stop.clone(),
+            reacted: None,
+        };
+        spawn(status, clock, head, stop, run.run())
     }
 }
 
@@ -190,28 +112,12 @@ impl<P: Projection> Run<P> {
             if advanced {
                 backoff.reset();
             }
-            match end {
-                End::Stop => return,
-                End::Moved => {}
-                End::Retry(error) => {
-                    tracing::warn!(model = %P::NAME, error, "the projector tries again");
-                    self.projector.status.failing(error);
-                    tokio::select! {
-                        () = self.stop.cancelled() => return,
-                        () = backoff.wait() => {}
-                    }
-                }
-                End::Refuse(error) => {
-                    tracing::error!(model = %P::NAME, error, "the projector refuses to go on");
-                    self.projector
-                        .status
-                        .enter(ProjectorState::Dead, Some(error));
-                    tokio::select! {
-                        () = self.stop.cancelled() => return,
-                        // An error means that the generations are gone: there is nothing left to wait for.
-                        moved = current.changed() => if moved.is_err() { return },
-                    }
-                }
+            let status = &self.projector.status;
+            if until_next::<P>(end, status, &mut current, &mut backoff, &self.stop)
+                .await
+                .is_break()
+            {
+                return;
             }
         }
     }
@@ -290,7 +196,7 @@ impl<P: Projection> Run<P> {
                 Err(WriteError::Stopped) => return End::Stop,
                 Err(WriteError::Store(error)) => {
                     let id = *current.borrow();
-                    return self.store_failed(id, error).await;
+                    return store_failed(&*self.projector.generations, id, error).await;
                 }
             }
         }
@@ -397,19 +303,6 @@ impl<P: Projection> Run<P> {
         if matches!(error, StoreError::Unusable(_)) {
             self.projector.status.resume(0);
         }
-        self.store_failed(id, error).await
-    }
-
-    /// What a failing store means: it may be that the pointer has moved and this store is lost.
-    async fn store_failed(&self, id: GenerationId, error: StoreError) -> End {
-        match self.projector.generations.refresh().await {
-            Ok(current) if current != id => return End::Moved,
-            Ok(_) => {}
-            Err(error) => return End::Retry(error.to_string()),
-        }
-        match error {
-            StoreError::Unavailable(_) | StoreError::Moved => End::Retry(error.to_string()),
-            StoreError::Rejected { .. } | StoreError::Unusable(_) => End::Refuse(error.to_string()),
-        }
+        store_failed(&*self.projector.generations, id, error).await
     }
 }
