@@ -62,6 +62,17 @@ impl DecayedScore {
         let age = at.0.saturating_sub(EPOCH.0);
         let half_life = age.div_euclid(HALF_LIFE_MS);
         let part = i128::from(weight) * fraction(age.rem_euclid(HALF_LIFE_MS));
+        self.add_part(half_life, part);
+    }
+
+    /// Adds everything that another one adds up to.
+    pub fn add_all(&mut self, other: &Self) {
+        for (half_life, part) in &other.sums {
+            self.add_part(*half_life, *part);
+        }
+    }
+
+    fn add_part(&mut self, half_life: i64, part: i128) {
         match self.sums.binary_search_by_key(&half_life, |sum| sum.0) {
             Ok(index) => {
                 self.sums[index].1 += part;
@@ -264,6 +275,17 @@ mod tests {
             }
             prop_assert_eq!(&other, &score(&kept));
             prop_assert_eq!(DecayedScore::from_bytes(&other.to_bytes()), Some(other));
+        }
+
+        #[test]
+        fn sums_of_parts_are_the_sum_of_all(first in contributions(), second in contributions()) {
+            let mut sum = score(&first);
+            sum.add_all(&score(&second));
+            prop_assert_eq!(&sum, &score(&[first.clone(), second].concat()));
+            let negative: Vec<_> = first.iter().map(|(ms, weight)| (*ms, -weight)).collect();
+            let mut none = score(&first);
+            none.add_all(&score(&negative));
+            prop_assert!(none.is_empty());
         }
     }
 }

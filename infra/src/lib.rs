@@ -8,7 +8,9 @@
 #[cfg(feature = "distributed")]
 pub mod analytics;
 pub mod clock;
+mod counter_sums;
 mod event_rows;
+mod feed;
 #[cfg(feature = "distributed")]
 pub mod kafka;
 pub mod mail;

@@ -64,11 +64,8 @@ impl TrendingPost {
     }
 
     /// Cuts a list that was asked for one item too many into a page.
-    pub fn page(mut items: Vec<Self>, limit: usize) -> Page<Self> {
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next = items.last().filter(|_| more).map(Self::key);
-        Page { items, next }
+    pub fn page(items: Vec<Self>, limit: usize) -> Page<Self> {
+        Page::cut(items, limit, Self::key)
     }
 }
 

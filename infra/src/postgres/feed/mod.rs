@@ -15,7 +15,7 @@
 //! - A batch with an erasure passes the generation's gate alone, so that no other can be about to write clear text.
 //! - Counts change only with the row that they count, in the statement's own transaction.
 //!
-//! [`writer`] changes the tables; [`gather`] is what a batch says, [`tallies`] and [`timelines`] are its parts. [`reader`]
+//! [`writer`] changes the tables; [`gather`] is what a batch says of people, [`tallies`] and [`timelines`] are its parts. [`reader`]
 //! answers queries with the statements of [`home`] and [`views`], [`rows`] lists everything for verification,
 //! [`mend`] copies what differs from another generation.
 
@@ -63,11 +63,6 @@ fn visibility_of(code: i16) -> Visibility {
         FOLLOWERS => Visibility::Followers,
         _ => Visibility::Private,
     }
-}
-
-/// Lower case letter by letter, so that the start of a text becomes the start of its lower case.
-fn lower(text: &str) -> String {
-    text.chars().flat_map(char::to_lowercase).collect()
 }
 
 /// The `feed` model in the database at a URL, for the replay command line.

@@ -14,22 +14,22 @@ use socialhub_projections::{
         CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile,
         RecentPost,
     },
-    page::PageStart,
 };
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::postgres::{
-    feed::{
-        PgFeed, home, lower,
-        views::{self, may_see, view_columns, view_joins},
-        visibility_of,
+use crate::{
+    feed::{FAR_DOWN, lower, search_key, search_start},
+    postgres::{
+        feed::{
+            PgFeed, home,
+            views::{self, may_see, view_columns, view_joins},
+            visibility_of,
+        },
+        model::{PgGenerations, from_sql, to_sql},
     },
-    model::{PgGenerations, from_sql, to_sql},
 };
 
-/// Pages by number that begin further down are first checked against how much there can be.
-const FAR_DOWN: u64 = 2_000;
 /// A server that does not answer a query within this time is not going to.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,38 +169,8 @@ impl FeedReader for PgFeedReader {
     }
 }
 
-/// The position a page starts beyond; `first` for the first page.
-fn start(page: &PageRequest, first: Position) -> i64 {
-    to_sql(match &page.start {
-        PageStart::Page(_) => first,
-        PageStart::After(key) => key.parse().unwrap_or(first),
-    })
-}
-
-/// How many rows to ask for: one more than the page, to know whether there is a next.
-fn one_more(page: &PageRequest) -> i64 {
-    to_sql((page.limit as u64).saturating_add(1))
-}
-
-/// Cuts a list that was asked for one item too many into a page.
-fn page_of<T>(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(key);
-    Page { items, next }
-}
-
-/// A page whose items carry their sort keys.
-fn keyed_page<T>(rows: Vec<(Position, T)>, limit: usize) -> Page<T> {
-    let Page { items, next } = page_of(rows, limit, |row| row.0.to_string());
-    Page {
-        items: items.into_iter().map(|row| row.1).collect(),
-        next,
-    }
-}
-
 fn post_page(posts: Vec<PostView>, limit: usize) -> Page<PostView> {
-    page_of(posts, limit, |post| post.position.to_string())
+    Page::cut(posts, limit, |post| post.position.to_string())
 }
 
 /// Reads the rows of a list that hangs on one row by an outer join: the row alone, its list's key being null, is an empty
@@ -283,30 +253,13 @@ async fn search(
         .bind(end)
         .bind(username)
         .bind(id)
-        .bind(one_more(page))
+        .bind(to_sql(page.one_more() as u64))
         .bind(to_sql(page.offset()))
         .fetch_all(&pool)
         .await?;
     let read = |row: &PgRow| Ok((person(row)?, row.try_get::<String, _>(4)?));
     let found = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
-    let Page { items, next } = page_of(found, page.limit, |(person, username)| {
-        format!("{username}/{}", person.id)
-    });
-    Ok(Page {
-        items: items.into_iter().map(|row| row.0).collect(),
-        next,
-    })
-}
-
-/// The username and id that a page of a search starts after.
-fn search_start(page: &PageRequest) -> (String, Uuid) {
-    let PageStart::After(key) = &page.start else {
-        return (String::new(), Uuid::nil());
-    };
-    let parts = key.rsplit_once('/').filter(|_| !key.contains('\0'));
-    parts
-        .and_then(|(name, id)| Some((name.to_owned(), id.parse().ok()?)))
-        .unwrap_or_default()
+    Ok(Page::cut(found, page.limit, search_key).map(|(person, _)| person))
 }
 
 /// The columns `id, username, name, avatar`.
@@ -365,8 +318,8 @@ async fn follow_page(
 ) -> sqlx::Result<Option<Page<FollowEntry>>> {
     let rows = sqlx::query(sql)
         .bind(id.0)
-        .bind(start(page, Position::MAX))
-        .bind(one_more(page))
+        .bind(to_sql(page.beyond(Position::MAX)))
+        .bind(to_sql(page.one_more() as u64))
         .bind(to_sql(page.offset()))
         .fetch_all(&pool)
         .await?;
@@ -376,7 +329,7 @@ async fn follow_page(
     let entries = list(&rows, 5, |row| {
         Ok((from_sql(row.try_get(5)?), follow_entry(row)?))
     })?;
-    let Page { items, next } = keyed_page(entries, page.limit);
+    let Page { items, next } = Page::cut_by_position(entries, page.limit);
     Ok(Some(Page {
         items: items.into_iter().flatten().collect(),
         next,
@@ -418,8 +371,8 @@ async fn posts_of(
     let rows = sqlx::query(POSTS_OF_SQL)
         .bind(viewer.0)
         .bind(author.0)
-        .bind(start(page, Position::MAX))
-        .bind(one_more(page))
+        .bind(to_sql(page.beyond(Position::MAX)))
+        .bind(to_sql(page.one_more() as u64))
         .bind(to_sql(page.offset()))
         .fetch_all(&pool)
         .await?;
@@ -458,10 +411,10 @@ async fn home_posts(
     viewer: UserId,
     page: &PageRequest,
 ) -> sqlx::Result<(Vec<PostView>, Position)> {
-    let (offset, limit) = (to_sql(page.offset()), one_more(page));
+    let (offset, limit) = (to_sql(page.offset()), to_sql(page.one_more() as u64));
     let rows = sqlx::query(sql)
         .bind(viewer.0)
-        .bind(start(page, Position::MAX))
+        .bind(to_sql(page.beyond(Position::MAX)))
         .bind(offset)
         .bind(limit)
         .bind(offset.saturating_add(limit))
@@ -551,8 +504,8 @@ async fn comments(
     let rows = sqlx::query(COMMENTS_SQL)
         .bind(viewer.0)
         .bind(post.0)
-        .bind(start(page, 0))
-        .bind(one_more(page))
+        .bind(to_sql(page.beyond(0)))
+        .bind(to_sql(page.one_more() as u64))
         .bind(to_sql(page.offset()))
         .fetch_all(&pool)
         .await?;
@@ -570,7 +523,7 @@ async fn comments(
         };
         Ok((from_sql(row.try_get(5)?), comment))
     })?;
-    Ok(Some(keyed_page(comments, page.limit)))
+    Ok(Some(Page::cut_by_position(comments, page.limit)))
 }
 
 const VISIBILITY_SQL: &str = concat!(

@@ -9,9 +9,9 @@ use socialhub_projections::{
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::postgres::{
-    feed::{lower, visibility_of},
-    model::from_sql,
+use crate::{
+    feed::lower,
+    postgres::{feed::visibility_of, model::from_sql},
 };
 
 /// All of them, sorted by table and key.

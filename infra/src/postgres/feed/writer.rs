@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
-use socialhub_domain::{event::Media, personal::ERASED_TEXT};
+use socialhub_domain::{event::Visibility, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
@@ -19,13 +19,18 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
+    feed::{
+        gather::{Gathered, NewPost, PendingComment, PendingFollow},
+        lower, media_text,
+    },
     postgres::{
         feed::{
-            PRIVATE, erased,
-            gather::{Gathered, NewPost, PendingComment, PendingFollow, Profile},
-            lower, mend, rows,
+            erased,
+            gather::{self, People, Profile},
+            mend, rows,
             tallies::Tallies,
             timelines::{Timelines, Turns},
+            visibility_code,
         },
         model::{PgModel, from_sql, to_sql},
     },
@@ -58,10 +63,11 @@ impl PgModel for PgFeed {
         batch: &[Projected<FeedChange>],
     ) -> sqlx::Result<()> {
         let gathered = Gathered::from(batch);
-        write_people(connection, &gathered.people).await?;
-        erased::erase(connection, &gathered.erased).await?;
-        let erased = erased::among(connection, gathered.authors()).await?;
-        let mut posts = Posts::read(connection, &gathered.posts(), erased).await?;
+        let people = People::of(&gathered);
+        write_people(connection, &people.profiles).await?;
+        erased::erase(connection, &people.erased).await?;
+        let erased = erased::among(connection, gather::authors(&gathered)).await?;
+        let mut posts = Posts::read(connection, &gather::posts(&gathered), erased).await?;
         let fresh = posts.create(connection, &gathered).await?;
         let gone = posts.delete(connection, &gathered).await?;
         posts.like(connection, &gathered.likes).await?;
@@ -296,7 +302,11 @@ impl Posts {
         .bind(new.iter().map(|p| p.author).collect::<Vec<_>>())
         .bind(new.iter().map(|p| shown(p, p.username)).collect::<Vec<_>>())
         .bind(new.iter().map(|p| shown(p, p.content)).collect::<Vec<_>>())
-        .bind(new.iter().map(|p| p.visibility).collect::<Vec<_>>())
+        .bind(
+            new.iter()
+                .map(|p| visibility_code(p.visibility))
+                .collect::<Vec<_>>(),
+        )
         .bind(media)
         .bind(new.iter().map(|p| p.at.0).collect::<Vec<_>>())
         .execute(connection)
@@ -304,7 +314,7 @@ impl Posts {
         let fresh = new.into_iter().map(|post| Fresh {
             author: post.author,
             position: post.position,
-            listed: post.visibility != PRIVATE,
+            listed: post.visibility != Visibility::Private,
         });
         Ok(fresh.collect())
     }
@@ -613,12 +623,4 @@ impl PgFeed {
         }
         turns
     }
-}
-
-/// The files of a post as JSON; none when it has none.
-fn media_text(media: &[Media]) -> Option<String> {
-    if media.is_empty() {
-        return None;
-    }
-    serde_json::to_string(media).ok()
 }

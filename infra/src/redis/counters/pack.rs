@@ -3,13 +3,8 @@
 //! A post that is liked a thousand times in a part is written once. Sums of scores are whole numbers of 2^-40, sent and
 //! kept as two doubles, so that scripts add them exactly.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
-use socialhub_domain::{
-    PostId, UserId,
-    score::{COMMENT_WEIGHT, DecayedScore, LIKE_WEIGHT},
-};
+use socialhub_domain::{PostId, UserId, score::DecayedScore};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     ParkedLetter,
@@ -19,6 +14,8 @@ use socialhub_projections::{
     verify::same,
 };
 use uuid::Uuid;
+
+use crate::counter_sums::{PersonSums, PostSums, Sums};
 
 /// Events of one part: Redis does nothing else while a script runs, so it must be done in a few milliseconds.
 const EVENTS: usize = 384;
@@ -103,147 +100,52 @@ fn next_part(batch: &WriteBatch<CounterChange>, from: Position) -> Part {
     }
 }
 
-#[derive(Default)]
-struct Post {
-    flags: u8,
-    likes: i64,
-    comments: i64,
-    decay: DecayedScore,
-    changed: Position,
-}
-
-#[derive(Default)]
-struct Person {
-    followers: i64,
-    following: i64,
-    posts: i64,
-    changed: Position,
-}
-
-#[derive(Default)]
-struct Sums {
-    posts: BTreeMap<PostId, Post>,
-    people: BTreeMap<UserId, Person>,
-}
-
 /// Changes of posts and of people, as `apply.lua` reads them.
 pub(super) fn pack<'a>(
     events: impl IntoIterator<Item = &'a Projected<CounterChange>>,
 ) -> (Vec<u8>, Vec<u8>) {
-    let mut sums = Sums::default();
-    for event in events {
-        for change in &event.changes {
-            sums.add(event.position, change);
-        }
-    }
+    let sums = Sums::of(events);
     let (mut posts, mut people) = (Vec::new(), Vec::new());
     for (id, post) in &sums.posts {
-        post.pack(*id, &mut posts);
+        pack_post(*id, post, &mut posts);
     }
     for (id, person) in &sums.people {
-        person.pack(*id, &mut people);
+        pack_person(*id, person, &mut people);
     }
     (posts, people)
 }
 
-impl Sums {
-    fn add(&mut self, position: Position, change: &CounterChange) {
-        match *change {
-            CounterChange::PostAdded {
-                post,
-                author,
-                public,
-            } => {
-                self.person(position, author).posts += 1;
-                let post = self.post(position, post);
-                if post.flags & (PUBLIC | RESTRICTED) == 0 {
-                    post.flags |= if public { PUBLIC } else { RESTRICTED };
-                }
-            }
-            CounterChange::PostRemoved { post, author } => {
-                self.person(position, author).posts -= 1;
-                self.post(position, post).flags |= GONE;
-            }
-            CounterChange::Liked { post, at } => {
-                let post = self.post(position, post);
-                post.likes += 1;
-                post.decay.add(at, LIKE_WEIGHT);
-            }
-            CounterChange::Unliked { post, liked_at } => {
-                let post = self.post(position, post);
-                post.likes -= 1;
-                post.decay.add(liked_at, -LIKE_WEIGHT);
-            }
-            CounterChange::Commented { post, at } => {
-                let post = self.post(position, post);
-                post.comments += 1;
-                post.decay.add(at, COMMENT_WEIGHT);
-            }
-            CounterChange::CommentRemoved { post, written_at } => {
-                let post = self.post(position, post);
-                post.comments -= 1;
-                post.decay.add(written_at, -COMMENT_WEIGHT);
-            }
-            CounterChange::Followed {
-                follower,
-                following,
-            } => self.follow(position, follower, following, 1),
-            CounterChange::Unfollowed {
-                follower,
-                following,
-            } => self.follow(position, follower, following, -1),
-        }
-    }
-
-    fn follow(&mut self, position: Position, follower: UserId, following: UserId, by: i64) {
-        self.person(position, following).followers += by;
-        self.person(position, follower).following += by;
-    }
-
-    fn person(&mut self, position: Position, id: UserId) -> &mut Person {
-        let person = self.people.entry(id).or_default();
-        person.changed = person.changed.max(position);
-        person
-    }
-
-    fn post(&mut self, position: Position, id: PostId) -> &mut Post {
-        let post = self.posts.entry(id).or_default();
-        post.changed = post.changed.max(position);
-        post
+fn pack_post(id: PostId, post: &PostSums, to: &mut Vec<u8>) {
+    let appeared = match post.appeared {
+        None => 0,
+        Some(true) => PUBLIC,
+        Some(false) => RESTRICTED,
+    };
+    to.extend_from_slice(id.0.as_bytes());
+    to.push(appeared | if post.gone { GONE } else { 0 });
+    number(post.likes as f64, to);
+    number(post.comments as f64, to);
+    number(post.changed as f64, to);
+    let sums = match post.gone {
+        true => Vec::new(),
+        false => halves(&post.decay),
+    };
+    // At most one for each event of a part.
+    let count = u16::try_from(sums.len()).unwrap_or(u16::MAX);
+    to.extend_from_slice(&count.to_le_bytes());
+    for (life, whole, part) in sums.into_iter().rev() {
+        number(life, to);
+        number(whole, to);
+        number(part, to);
     }
 }
 
-impl Post {
-    fn pack(&self, id: PostId, to: &mut Vec<u8>) {
-        to.extend_from_slice(id.0.as_bytes());
-        to.push(self.flags);
-        number(self.likes as f64, to);
-        number(self.comments as f64, to);
-        number(self.changed as f64, to);
-        let sums = if self.flags >= GONE {
-            Vec::new()
-        } else {
-            halves(&self.decay)
-        };
-        // At most one for each event of a part.
-        let count = u16::try_from(sums.len()).unwrap_or(u16::MAX);
-        to.extend_from_slice(&count.to_le_bytes());
-        for (life, whole, part) in sums.into_iter().rev() {
-            number(life, to);
-            number(whole, to);
-            number(part, to);
-        }
+fn pack_person(id: UserId, person: &PersonSums, to: &mut Vec<u8>) {
+    to.extend_from_slice(id.0.as_bytes());
+    for value in [person.followers, person.following, person.posts] {
+        number(value as f64, to);
     }
-}
-
-impl Person {
-    fn pack(&self, id: UserId, to: &mut Vec<u8>) {
-        to.extend_from_slice(id.0.as_bytes());
-        for value in [self.followers, self.following, self.posts] {
-            number(value as f64, to);
-        }
-        number(self.changed as f64, to);
-    }
+    number(person.changed as f64, to);
 }
 
 fn number(value: f64, to: &mut Vec<u8>) {

@@ -1,25 +1,24 @@
-//! One batch of changes, summed up in memory and written at its end.
+//! Writing what a batch adds up to.
 
 use std::collections::BTreeMap;
 
-use rusqlite::{CachedStatement, OptionalExtension, Transaction, params, types::Type};
-use socialhub_domain::{
-    PostId, UserId,
-    score::{COMMENT_WEIGHT, DecayedScore, LIKE_WEIGHT},
-};
+use rusqlite::{OptionalExtension, Transaction, params, types::Type};
+use socialhub_domain::{PostId, UserId, score::DecayedScore};
 use socialhub_event_log::Position;
-use socialhub_projections::counters::CounterChange;
 
 use super::state;
-use crate::sqlite::connection::{from_sql, id_bytes, to_sql};
+use crate::{
+    counter_sums::{PersonSums, PostSums, Sums},
+    sqlite::connection::{from_sql, id_bytes, to_sql},
+};
 
-/// The rows a batch touches, as they will be. In key order, so that they are written page after page.
-pub(super) struct Batch<'t> {
-    read_post: CachedStatement<'t>,
-    posts: BTreeMap<PostId, Post>,
-    people: BTreeMap<UserId, Person>,
+/// Adds the sums to the rows.
+pub(super) fn write(transaction: &Transaction<'_>, sums: Sums) -> rusqlite::Result<()> {
+    write_posts(transaction, sums.posts)?;
+    write_people(transaction, sums.people)
 }
 
+/// A post's row.
 #[derive(Default)]
 struct Post {
     state: i64,
@@ -27,109 +26,6 @@ struct Post {
     comments: i64,
     decay: DecayedScore,
     changed: Position,
-}
-
-/// What is added to a person's row.
-#[derive(Default)]
-struct Person {
-    followers: i64,
-    following: i64,
-    posts: i64,
-    changed: Position,
-}
-
-impl<'t> Batch<'t> {
-    pub(super) fn new(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
-        let read_post = transaction.prepare_cached(
-            "SELECT state, likes, comments, decay, changed FROM post_counter WHERE post = ?1",
-        )?;
-        Ok(Self {
-            read_post,
-            posts: BTreeMap::new(),
-            people: BTreeMap::new(),
-        })
-    }
-
-    pub(super) fn add(
-        &mut self,
-        position: Position,
-        change: &CounterChange,
-    ) -> rusqlite::Result<()> {
-        match *change {
-            CounterChange::PostAdded {
-                post,
-                author,
-                public,
-            } => {
-                self.person(position, author).posts += 1;
-                self.post(position, post)?.appear(public);
-            }
-            CounterChange::PostRemoved { post, author } => {
-                self.person(position, author).posts -= 1;
-                self.post(position, post)?.disappear();
-            }
-            CounterChange::Liked { post, at } => {
-                let post = self.post(position, post)?;
-                post.likes += 1;
-                post.decay.add(at, LIKE_WEIGHT);
-            }
-            CounterChange::Unliked { post, liked_at } => {
-                let post = self.post(position, post)?;
-                post.likes -= 1;
-                post.decay.add(liked_at, -LIKE_WEIGHT);
-            }
-            CounterChange::Commented { post, at } => {
-                let post = self.post(position, post)?;
-                post.comments += 1;
-                post.decay.add(at, COMMENT_WEIGHT);
-            }
-            CounterChange::CommentRemoved { post, written_at } => {
-                let post = self.post(position, post)?;
-                post.comments -= 1;
-                post.decay.add(written_at, -COMMENT_WEIGHT);
-            }
-            CounterChange::Followed {
-                follower,
-                following,
-            } => self.follow(position, follower, following, 1),
-            CounterChange::Unfollowed {
-                follower,
-                following,
-            } => self.follow(position, follower, following, -1),
-        }
-        Ok(())
-    }
-
-    fn follow(&mut self, position: Position, follower: UserId, following: UserId, by: i64) {
-        self.person(position, following).followers += by;
-        self.person(position, follower).following += by;
-    }
-
-    fn person(&mut self, position: Position, id: UserId) -> &mut Person {
-        let person = self.people.entry(id).or_default();
-        person.changed = person.changed.max(position);
-        person
-    }
-
-    fn post(&mut self, position: Position, id: PostId) -> rusqlite::Result<&mut Post> {
-        let post = match self.posts.entry(id) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                let stored = self
-                    .read_post
-                    .query_row([id_bytes(id.0)], Post::read)
-                    .optional()?;
-                entry.insert(stored.unwrap_or_default())
-            }
-        };
-        post.changed = post.changed.max(position);
-        Ok(post)
-    }
-
-    pub(super) fn write(self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-        write_posts(transaction, self.posts)?;
-        write_people(transaction, self.people)
-    }
 }
 
 impl Post {
@@ -146,18 +42,25 @@ impl Post {
         })
     }
 
-    fn appear(&mut self, public: bool) {
-        if self.state == state::UNKNOWN {
-            self.state = if public {
-                state::PUBLIC
-            } else {
-                state::RESTRICTED
+    fn add(&mut self, sums: &PostSums) {
+        self.changed = self.changed.max(sums.changed);
+        if sums.gone || self.state == state::DELETED {
+            // The tombstone: whatever was counted, before or after, counts no more.
+            *self = Self {
+                state: state::DELETED,
+                changed: self.changed,
+                ..Self::default()
             };
+            return;
         }
-    }
-
-    fn disappear(&mut self) {
-        self.state = state::DELETED;
+        self.state = match sums.appeared {
+            Some(true) if self.state == state::UNKNOWN => state::PUBLIC,
+            Some(false) if self.state == state::UNKNOWN => state::RESTRICTED,
+            _ => self.state,
+        };
+        self.likes += sums.likes;
+        self.comments += sums.comments;
+        self.decay.add_all(&sums.decay);
     }
 
     /// The number it is ranked by; none when it does not trend.
@@ -172,8 +75,11 @@ impl Post {
 
 fn write_posts(
     transaction: &Transaction<'_>,
-    posts: BTreeMap<PostId, Post>,
+    posts: BTreeMap<PostId, PostSums>,
 ) -> rusqlite::Result<()> {
+    let mut read = transaction.prepare_cached(
+        "SELECT state, likes, comments, decay, changed FROM post_counter WHERE post = ?1",
+    )?;
     let mut write = transaction.prepare_cached(
         "INSERT INTO post_counter (post, state, likes, comments, decay, score, changed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -181,15 +87,10 @@ fn write_posts(
              comments = excluded.comments, decay = excluded.decay, score = excluded.score,
              changed = excluded.changed",
     )?;
-    for (id, mut post) in posts {
-        if post.state == state::DELETED {
-            // The tombstone: whatever was counted, before or after, counts no more.
-            post = Post {
-                state: state::DELETED,
-                changed: post.changed,
-                ..Post::default()
-            };
-        }
+    for (id, sums) in posts {
+        let stored = read.query_row([id_bytes(id.0)], Post::read).optional()?;
+        let mut post = stored.unwrap_or_default();
+        post.add(&sums);
         write.execute(params![
             id_bytes(id.0),
             post.state,
@@ -205,7 +106,7 @@ fn write_posts(
 
 fn write_people(
     transaction: &Transaction<'_>,
-    people: BTreeMap<UserId, Person>,
+    people: BTreeMap<UserId, PersonSums>,
 ) -> rusqlite::Result<()> {
     let mut write = transaction.prepare_cached(
         "INSERT INTO person_counter (person, followers, following, posts, changed)

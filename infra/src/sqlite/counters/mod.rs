@@ -19,11 +19,13 @@ use socialhub_projections::{
     verify::{Entity, ModelRow},
 };
 
-use self::batch::Batch;
 pub use self::reader::SqliteCounterReader;
-use crate::sqlite::{
-    connection::id_bytes,
-    model::{SqliteModel, copy_rows},
+use crate::{
+    counter_sums::Sums,
+    sqlite::{
+        connection::id_bytes,
+        model::{SqliteModel, copy_rows},
+    },
 };
 
 /// The writer of the `counters` model. Remembers nothing between batches.
@@ -80,13 +82,7 @@ impl SqliteModel for SqliteCounters {
         transaction: &Transaction<'_>,
         batch: &[Projected<CounterChange>],
     ) -> rusqlite::Result<()> {
-        let mut sums = Batch::new(transaction)?;
-        for projected in batch {
-            for change in &projected.changes {
-                sums.add(projected.position, change)?;
-            }
-        }
-        sums.write(transaction)
+        batch::write(transaction, Sums::of(batch))
     }
 
     fn rolled_back(&mut self) {}

@@ -13,23 +13,21 @@ use socialhub_projections::{
         CommentView, FeedItem, FeedReader, FollowEntry, PersonSummary, PostView, Profile,
         RecentPost,
     },
-    page::PageStart,
 };
 use uuid::Uuid;
 
-use crate::sqlite::{
-    connection::{from_sql, id_bytes, read_id, to_sql},
-    feed::{
-        FOLLOWERS, PRIVATE, PUBLIC,
-        merge::{Merge, Order, Source},
-        views, visibility_of,
-        writer::lower,
+use crate::{
+    feed::{FAR_DOWN, lower, search_key, search_start},
+    sqlite::{
+        connection::{from_sql, id_bytes, read_id, to_sql},
+        feed::{
+            FOLLOWERS, PRIVATE, PUBLIC,
+            merge::{Merge, Order, Source},
+            views, visibility_of,
+        },
+        generations::CurrentReaders,
     },
-    generations::CurrentReaders,
 };
-
-/// Pages by number that begin further down are first checked against how much there can be.
-const FAR_DOWN: u64 = 2_000;
 
 /// Reads the current generation of the `feed` model.
 #[derive(Debug, Clone)]
@@ -173,43 +171,6 @@ impl FeedReader for SqliteFeedReader {
     }
 }
 
-/// The position a page starts beyond; `first` for the first page.
-fn start(page: &PageRequest, first: Position) -> Position {
-    match &page.start {
-        PageStart::Page(_) => first,
-        PageStart::After(key) => key.parse().unwrap_or(first),
-    }
-}
-
-/// How many rows to ask for: one more than the page, to know whether there is a next.
-fn one_more(page: &PageRequest) -> usize {
-    page.limit.saturating_add(1)
-}
-
-/// Cuts a list that was asked for one item too many into a page.
-fn page_of<T>(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(key);
-    Page { items, next }
-}
-
-/// A page whose items carry their sort keys.
-fn keyed_page<T>(rows: Vec<(Position, T)>, limit: usize) -> Page<T> {
-    let Page { items, next } = page_of(rows, limit, |row| row.0.to_string());
-    Page {
-        items: items.into_iter().map(|row| row.1).collect(),
-        next,
-    }
-}
-
-fn empty<T>() -> Page<T> {
-    Page {
-        items: Vec::new(),
-        next: None,
-    }
-}
-
 /// Whether somebody has the id: nobody has that of the erased any more.
 fn is_registered(connection: &Connection, id: UserId) -> rusqlite::Result<bool> {
     connection
@@ -277,31 +238,14 @@ fn search(
                 prefix,
                 end,
                 username,
-                id,
-                to_sql(one_more(page) as u64),
+                id_bytes(id),
+                to_sql(page.one_more() as u64),
                 to_sql(page.offset())
             ],
             |row| Ok((person(row)?, row.get::<_, String>(4)?)),
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let Page { items, next } = page_of(rows, page.limit, |(person, username)| {
-        format!("{username}/{}", person.id)
-    });
-    Ok(Page {
-        items: items.into_iter().map(|row| row.0).collect(),
-        next,
-    })
-}
-
-/// The username and id that a page of a search starts after.
-fn search_start(page: &PageRequest) -> (String, Vec<u8>) {
-    let PageStart::After(key) = &page.start else {
-        return (String::new(), Vec::new());
-    };
-    let parts = key.rsplit_once('/');
-    parts
-        .and_then(|(name, id)| Some((name.to_owned(), id.parse::<Uuid>().ok()?.into())))
-        .unwrap_or_default()
+    Ok(Page::cut(rows, page.limit, search_key).map(|(person, _)| person))
 }
 
 /// The columns `id, username, name, avatar`.
@@ -361,14 +305,14 @@ fn follow_page(
         .query_map(
             params![
                 id_bytes(id.0),
-                to_sql(start(page, Position::MAX)),
-                to_sql(one_more(page) as u64),
+                to_sql(page.beyond(Position::MAX)),
+                to_sql(page.one_more() as u64),
                 to_sql(page.offset()),
             ],
             |row| Ok((from_sql(row.get(5)?), follow_entry(row)?)),
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let Page { items, next } = keyed_page(rows, page.limit);
+    let Page { items, next } = Page::cut_by_position(rows, page.limit);
     Ok(Some(Page {
         items: items.into_iter().flatten().collect(),
         next,
@@ -389,24 +333,24 @@ fn follow_entry(row: &Row<'_>) -> rusqlite::Result<Option<FollowEntry>> {
 fn take_page(mut merge: Merge<'_>, page: &PageRequest) -> rusqlite::Result<Page<Position>> {
     for _ in 0..page.offset() {
         if merge.next()?.is_none() {
-            return Ok(empty());
+            return Ok(Page::empty());
         }
     }
-    let mut positions = Vec::with_capacity(one_more(page));
-    while positions.len() < one_more(page) {
+    let mut positions = Vec::with_capacity(page.one_more());
+    while positions.len() < page.one_more() {
         match merge.next()? {
             Some(position) => positions.push(position),
             None => break,
         }
     }
-    Ok(page_of(positions, page.limit, Position::to_string))
+    Ok(Page::cut(positions, page.limit, Position::to_string))
 }
 
 /// How many positions a page will take from a merge.
 fn wanted(page: &PageRequest) -> usize {
     usize::try_from(page.offset())
         .unwrap_or(usize::MAX)
-        .saturating_add(one_more(page))
+        .saturating_add(page.one_more())
         .min(FAR_DOWN as usize)
 }
 
@@ -425,7 +369,7 @@ fn posts_of(
             sources.push(Source::Author(author.0, visibility));
         }
     }
-    let before = start(page, Position::MAX);
+    let before = page.beyond(Position::MAX);
     let merge = Merge::new(
         connection,
         Order::NewestFirst,
@@ -471,9 +415,9 @@ pub(super) fn home(
 ) -> rusqlite::Result<Page<PostView>> {
     // A page number beyond everything must not walk through everything.
     if page.offset() > FAR_DOWN && page.offset() >= followed_posts(connection, viewer)? {
-        return Ok(empty());
+        return Ok(Page::empty());
     }
-    let before = start(page, Position::MAX);
+    let before = page.beyond(Position::MAX);
     let merge = Merge::home(connection, viewer, before, wanted(page))?;
     let positions = take_page(merge, page)?;
     Ok(Page {
@@ -532,8 +476,8 @@ fn comments(
         .query_map(
             params![
                 id_bytes(post.0),
-                to_sql(start(page, 0)),
-                to_sql(one_more(page) as u64),
+                to_sql(page.beyond(0)),
+                to_sql(page.one_more() as u64),
                 to_sql(page.offset()),
             ],
             |row| {
@@ -549,7 +493,7 @@ fn comments(
             },
         )?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(Some(keyed_page(rows, page.limit)))
+    Ok(Some(Page::cut_by_position(rows, page.limit)))
 }
 
 /// A post's visibility, if the viewer may see it.

@@ -9,9 +9,12 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use crate::sqlite::{
-    connection::{from_sql, read_id},
-    feed::{visibility_of, writer::lower},
+use crate::{
+    feed::lower,
+    sqlite::{
+        connection::{from_sql, read_id},
+        feed::visibility_of,
+    },
 };
 
 /// All of them, sorted by table and key.

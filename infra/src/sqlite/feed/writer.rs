@@ -4,10 +4,10 @@
 //! written in the order of its keys. What the tables end up with depends only on the last event of each relationship and
 //! on what exists, never on the order in which streams arrived: so the batch may be written kind by kind.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use socialhub_domain::{Timestamp, UserId, event::Media, personal::ERASED_TEXT};
+use socialhub_domain::{UserId, event::Visibility, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
@@ -16,16 +16,22 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use crate::sqlite::{
-    connection::{from_sql, id_bytes, to_sql},
+use crate::{
     feed::{
-        FeedLimits,
-        counts::{Counts, PostState, Tally},
-        mend, rows,
-        timelines::Timelines,
-        visibility_code,
+        gather::{Gathered, NewComment, PendingComment, PendingFollow},
+        lower, media_text,
     },
-    model::SqliteModel,
+    sqlite::{
+        connection::{from_sql, id_bytes, to_sql},
+        feed::{
+            FeedLimits,
+            counts::{Counts, PostState, Tally},
+            mend, rows,
+            timelines::Timelines,
+            visibility_code,
+        },
+        model::SqliteModel,
+    },
 };
 
 /// The page cache of the writer's connection, in KiB: a batch touches pages all over the tables, since timelines, likes
@@ -44,173 +50,6 @@ pub struct SqliteFeed {
     posts: Counts<PostState>,
     tallies: Counts<Tally>,
     timelines: Timelines,
-}
-
-/// What a batch says, by table and key.
-#[derive(Default)]
-struct Gathered<'a> {
-    /// Profile changes, in the order of their stream.
-    people: Vec<(Position, &'a FeedChange)>,
-    /// By (followed, follower).
-    follows: BTreeMap<(Uuid, Uuid), PendingFollow>,
-    new_posts: Vec<NewPost<'a>>,
-    deleted_posts: Vec<(Uuid, Position)>,
-    /// By (post, person): (active, position).
-    likes: BTreeMap<(Uuid, Uuid), (bool, Position)>,
-    /// By (post, comment).
-    comments: BTreeMap<(Uuid, Uuid), PendingComment<'a>>,
-}
-
-/// The last word of a batch on a follow: since when, or that it has ended.
-struct PendingFollow {
-    at: Option<Timestamp>,
-    position: Position,
-}
-
-struct NewPost<'a> {
-    id: Uuid,
-    author: Uuid,
-    username: &'a str,
-    content: &'a str,
-    visibility: i64,
-    media: &'a [Media],
-    at: Timestamp,
-    position: Position,
-}
-
-#[derive(Default)]
-struct PendingComment<'a> {
-    written: Option<NewComment<'a>>,
-    deleted: Option<Position>,
-}
-
-struct NewComment<'a> {
-    user: Uuid,
-    username: &'a str,
-    text: &'a str,
-    at: Timestamp,
-    position: Position,
-}
-
-impl<'a> Gathered<'a> {
-    fn from(batch: &'a [Projected<FeedChange>]) -> Self {
-        let mut gathered = Self::default();
-        for projected in batch {
-            for change in &projected.changes {
-                gathered.add(projected.position, change);
-            }
-        }
-        gathered
-    }
-
-    fn add(&mut self, position: Position, change: &'a FeedChange) {
-        match change {
-            FeedChange::Register { .. }
-            | FeedChange::UpdateProfile { .. }
-            | FeedChange::Erase { .. } => {
-                self.people.push((position, change));
-            }
-            FeedChange::Follow {
-                follower,
-                followed,
-                at,
-            } => self.follow(*followed, *follower, Some(*at), position),
-            FeedChange::Unfollow { follower, followed } => {
-                self.follow(*followed, *follower, None, position);
-            }
-            FeedChange::CreatePost { .. } => self.new_posts.extend(new_post(position, change)),
-            FeedChange::DeletePost { post } => self.deleted_posts.push((post.0, position)),
-            FeedChange::SetLike { post, user, active } => {
-                let last = self
-                    .likes
-                    .entry((post.0, user.0))
-                    .or_insert((*active, position));
-                if position > last.1 {
-                    *last = (*active, position);
-                }
-            }
-            FeedChange::AddComment { post, comment, .. } => {
-                let pending = self.comments.entry((post.0, comment.0)).or_default();
-                if pending.written.is_none() {
-                    pending.written = new_comment(position, change);
-                }
-            }
-            FeedChange::DeleteComment { post, comment } => {
-                let pending = self.comments.entry((post.0, comment.0)).or_default();
-                pending.deleted.get_or_insert(position);
-            }
-        }
-    }
-
-    fn follow(
-        &mut self,
-        followed: UserId,
-        follower: UserId,
-        at: Option<Timestamp>,
-        position: Position,
-    ) {
-        let change = PendingFollow { at, position };
-        match self.follows.entry((followed.0, follower.0)) {
-            Entry::Vacant(entry) => {
-                entry.insert(change);
-            }
-            Entry::Occupied(mut entry) => {
-                if position > entry.get().position {
-                    entry.insert(change);
-                }
-            }
-        }
-    }
-}
-
-fn new_post(position: Position, change: &FeedChange) -> Option<NewPost<'_>> {
-    let FeedChange::CreatePost {
-        post,
-        author,
-        username,
-        content,
-        visibility,
-        media,
-        at,
-    } = change
-    else {
-        return None;
-    };
-    Some(NewPost {
-        id: post.0,
-        author: author.0,
-        username,
-        content,
-        visibility: visibility_code(*visibility),
-        media,
-        at: *at,
-        position,
-    })
-}
-
-fn new_comment(position: Position, change: &FeedChange) -> Option<NewComment<'_>> {
-    let FeedChange::AddComment {
-        author,
-        username,
-        text,
-        at,
-        ..
-    } = change
-    else {
-        return None;
-    };
-    Some(NewComment {
-        user: author.0,
-        username,
-        text,
-        at: *at,
-        position,
-    })
-}
-
-/// Lower case letter by letter, so that the start of a text becomes the start of its lower case.
-pub(super) fn lower(text: &str) -> String {
-    text.chars().flat_map(char::to_lowercase).collect()
 }
 
 impl SqliteModel for SqliteFeed {
@@ -302,14 +141,14 @@ impl SqliteFeed {
                 id_bytes(post.author),
                 if erased { ERASED_TEXT } else { post.username },
                 if erased { ERASED_TEXT } else { post.content },
-                post.visibility,
+                visibility_code(post.visibility),
                 media_text(if erased { &[] } else { post.media }),
                 post.at.0,
             ])?;
             let tally = self.tallies.get(transaction, post.author)?;
             tally.posts += 1;
             tally.touch(post.position);
-            if post.visibility != super::PRIVATE {
+            if post.visibility != Visibility::Private {
                 fresh.push((post.author, post.position));
             }
         }
@@ -723,12 +562,4 @@ fn bury_comment(
         )?
         .execute(params![id_bytes(post), id_bytes(id), to_sql(position)])?;
     Ok(Some(was_there.unwrap_or(false)))
-}
-
-/// The files of a post as JSON; none when it has none.
-fn media_text(media: &[Media]) -> Option<String> {
-    if media.is_empty() {
-        return None;
-    }
-    serde_json::to_string(media).ok()
 }

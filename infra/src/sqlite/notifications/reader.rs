@@ -7,7 +7,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     ReadError,
     notifications::{NotificationPage, NotificationReader, NotificationView},
-    page::{Page, PageRequest, PageStart},
+    page::{Page, PageRequest},
 };
 
 use super::{flag, notice_columns, read_notice};
@@ -111,29 +111,15 @@ fn list(
 ) -> rusqlite::Result<NotificationPage> {
     // One snapshot, so that the count and the list agree.
     let transaction = connection.transaction()?;
-    let (mut items, unread_count) = match find_owner(&transaction, user)? {
+    let (items, unread_count) = match find_owner(&transaction, user)? {
         Some(owner) if unread_only => (unread_items(&transaction, owner, page)?, owner.unread),
         Some(owner) => (all_items(&transaction, owner, page)?, owner.unread),
         None => (Vec::new(), 0),
     };
-    let more = items.len() > page.limit;
-    items.truncate(page.limit);
-    let next = items
-        .last()
-        .filter(|_| more)
-        .map(|item| item.position.to_string());
     Ok(NotificationPage {
-        page: Page { items, next },
+        page: Page::cut(items, page.limit, |item| item.position.to_string()),
         unread_count,
     })
-}
-
-/// The position below which a page starts.
-fn start(page: &PageRequest) -> i64 {
-    match &page.start {
-        PageStart::After(key) => key.parse().map_or(i64::MAX, to_sql),
-        PageStart::Page(_) => i64::MAX,
-    }
 }
 
 /// One more than the page holds, to know whether there is another.
@@ -150,8 +136,8 @@ fn all_items(
         .query_map(
             [
                 owner.number,
-                start(page),
-                to_sql(page.limit as u64 + 1),
+                to_sql(page.beyond(Position::MAX)),
+                to_sql(page.one_more() as u64),
                 to_sql(page.offset()),
             ],
             |row| view(row, owner),
@@ -169,7 +155,7 @@ fn unread_items(
     let limit = owner
         .unread
         .saturating_sub(page.offset())
-        .min(page.limit as u64 + 1);
+        .min(page.one_more() as u64);
     if limit == 0 {
         return Ok(Vec::new());
     }
@@ -181,7 +167,7 @@ fn unread_items(
         .query_map(
             [
                 owner.number,
-                start(page),
+                to_sql(page.beyond(Position::MAX)),
                 to_sql(limit),
                 to_sql(page.offset()),
                 owner.read_up_to,
