@@ -71,18 +71,20 @@ impl RedisLink {
     /// When the address is none.
     pub fn new(url: &str) -> Result<Self, RedisFault> {
         let client = Client::open(url).map_err(|error| RedisFault::Broken(error.to_string()))?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self::of(client))
+    }
+
+    /// As [`RedisLink::new`], of an address that was read already.
+    pub(crate) fn of(client: Client) -> Self {
+        Self(Arc::new(Shared {
             client,
             state: Mutex::default(),
-        })))
+        }))
     }
 
     /// A connection of its own to the same server: what waits on the one does not wait behind the other.
     pub(crate) fn another(&self) -> Self {
-        Self(Arc::new(Shared {
-            client: self.0.client.clone(),
-            state: Mutex::default(),
-        }))
+        Self::of(self.0.client.clone())
     }
 
     /// Checks that the server may hold data that must stay: that it throws away nothing without a time to live when its

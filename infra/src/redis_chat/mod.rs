@@ -12,7 +12,6 @@
 //! Channels, after the prefix: `chat:room:<id>` (`{from, roomId, seq, messages}`), `chat:signal:<id>` (`{from, roomId,
 //! kind, user}`), `chat:control` (`{from, lost}`). Keys: `chat:presence:<id>`, `chat:instances`.
 
-mod connection;
 mod listen;
 mod presence;
 mod publish;
@@ -37,12 +36,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    connection::Connection,
     presence::{Exchanged, Known},
     publish::Outgoing,
     wire::Names,
 };
-use crate::clock::RandomIds;
+use crate::{clock::RandomIds, redis::RedisLink};
 
 /// What may wait to be published. More is dropped, and the others are told that it was.
 const QUEUE: usize = 4_096;
@@ -60,7 +58,7 @@ pub struct RedisBus {
     client: Client,
     names: Arc<Names>,
     lease: Duration,
-    presence: Connection,
+    presence: RedisLink,
     outgoing: mpsc::Sender<Outgoing>,
     lost: Arc<AtomicU64>,
     start: Mutex<Option<mpsc::Receiver<Outgoing>>>,
@@ -83,7 +81,7 @@ impl RedisBus {
         Ok(Arc::new(Self {
             names: Arc::new(Names::new(prefix, RandomIds.next_id())),
             lease,
-            presence: Connection::new(client.clone()),
+            presence: RedisLink::of(client.clone()),
             client,
             outgoing,
             lost: Arc::default(),
@@ -104,7 +102,7 @@ impl ChatBus for RedisBus {
         inbox.link(false);
         let _ = self.inbox.set(inbox.clone());
         let publisher = publish::Publisher {
-            connection: Connection::new(self.client.clone()),
+            link: RedisLink::of(self.client.clone()),
             names: self.names.clone(),
             lost: self.lost.clone(),
         };
@@ -114,7 +112,7 @@ impl ChatBus for RedisBus {
             inbox: inbox.clone(),
         };
         let renewer = presence::Renewer {
-            connection: self.presence.clone(),
+            link: self.presence.clone(),
             names: self.names.clone(),
             lease: self.lease,
             inbox,

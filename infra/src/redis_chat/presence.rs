@@ -10,15 +10,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{RedisResult, Script, ScriptInvocation};
+use redis::{Script, ScriptInvocation};
 use socialhub_chat::{ChatUser, Inbox, PresenceError, RoomPeople};
 use socialhub_domain::UserId;
 use tokio::time::MissedTickBehavior;
 
-use super::{
-    connection::Connection,
-    wire::{Kind, Names, SignalOut, text},
-};
+use super::wire::{Kind, Names, SignalOut, text};
+use crate::redis::{RedisFault, RedisLink};
 
 /// How long a room's hash is kept that nobody writes to. Every instance writes to each of its rooms well within it.
 const KEPT: Duration = Duration::from_secs(300);
@@ -83,6 +81,11 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
+fn failed(error: RedisFault) -> PresenceError {
+    PresenceError(error.to_string())
+}
+
 /// What the store answered.
 pub(super) struct Exchanged {
     /// Whether this instance had no lease: what it wrote before may have been taken out.
@@ -95,7 +98,7 @@ pub(super) struct Exchanged {
 
 /// Writes who is here and reads who is elsewhere.
 pub(super) async fn exchange(
-    connection: &Connection,
+    link: &RedisLink,
     names: &Names,
     lease: Duration,
     here: &[RoomPeople],
@@ -119,25 +122,12 @@ pub(super) async fn exchange(
             .arg(text(&notice));
     }
     let (gone, alive, lists): (u8, HashSet<String>, Vec<Vec<String>>) =
-        invoke(connection, &invocation)
-            .await
-            .map_err(|error| PresenceError(error.to_string()))?;
+        link.invoke(&invocation).await.map_err(failed)?;
     Ok(Exchanged {
         gone: gone == 1,
         alive,
         elsewhere: lists.iter().map(|lists| together(lists)).collect(),
     })
-}
-
-async fn invoke<T: redis::FromRedisValue>(
-    connection: &Connection,
-    invocation: &ScriptInvocation<'_>,
-) -> RedisResult<T> {
-    let outcome = match connection.get().await {
-        Ok(mut open) => invocation.invoke_async(&mut open).await,
-        Err(error) => Err(error),
-    };
-    connection.checked(outcome).await
 }
 
 /// The people of several instances, each once, by name.
@@ -176,11 +166,10 @@ static ERASING: LazyLock<Script> = LazyLock::new(|| Script::new(ERASE));
 
 /// Removes what dead instances left of a person, in every room.
 pub(super) async fn erase(
-    connection: &Connection,
+    link: &RedisLink,
     names: &Names,
     user: UserId,
 ) -> Result<(), PresenceError> {
-    let failed = |error: redis::RedisError| PresenceError(error.to_string());
     let (mut cursor, mut here) = (0_u64, false);
     loop {
         let mut scan = redis::cmd("SCAN");
@@ -189,19 +178,14 @@ pub(super) async fn erase(
             .arg(names.all_presence())
             .arg("COUNT")
             .arg(1_000);
-        let outcome = match connection.get().await {
-            Ok(mut open) => scan.query_async(&mut open).await,
-            Err(error) => Err(error),
-        };
-        let (next, rooms): (u64, Vec<String>) =
-            connection.checked(outcome).await.map_err(failed)?;
+        let (next, rooms): (u64, Vec<String>) = link.query(&scan).await.map_err(failed)?;
         for room in rooms {
             let mut invocation = ERASING.prepare_invoke();
             invocation
                 .key(names.instances())
                 .key(room)
                 .arg(user.to_string());
-            let found: u8 = invoke(connection, &invocation).await.map_err(failed)?;
+            let found: u8 = link.invoke(&invocation).await.map_err(failed)?;
             here |= found == 1;
         }
         if next == 0 {
@@ -216,15 +200,10 @@ pub(super) async fn erase(
 }
 
 /// Ends the lease of this instance.
-pub(super) async fn leave(connection: &Connection, names: &Names) {
-    let outcome = match connection.get().await {
-        Ok(mut open) => {
-            let mut command = redis::cmd("ZREM");
-            command.arg(names.instances()).arg(&names.instance);
-            command.query_async::<()>(&mut open).await
-        }
-        Err(error) => Err(error),
-    };
+pub(super) async fn leave(link: &RedisLink, names: &Names) {
+    let mut command = redis::cmd("ZREM");
+    command.arg(names.instances()).arg(&names.instance);
+    let outcome: Result<(), _> = link.query(&command).await;
     if let Err(error) = outcome {
         tracing::debug!(%error, "the chat's lease could not be ended; it runs out");
     }
@@ -232,7 +211,7 @@ pub(super) async fn leave(connection: &Connection, names: &Names) {
 
 /// The task that keeps the lease, and watches those of the others.
 pub(super) struct Renewer {
-    pub(super) connection: Connection,
+    pub(super) link: RedisLink,
     pub(super) names: Arc<Names>,
     pub(super) lease: Duration,
     pub(super) inbox: Inbox,
@@ -249,7 +228,7 @@ impl Renewer {
         loop {
             tick.tick().await;
             let invocation = begin(&RENEWING, &self.names, self.lease);
-            match invoke::<(u8, HashSet<String>)>(&self.connection, &invocation).await {
+            match self.link.invoke::<(u8, HashSet<String>)>(&invocation).await {
                 Ok((gone, alive)) => {
                     let known = std::mem::replace(&mut *self.known.lock(), alive.clone());
                     // Its people were taken out with it, or those of another are to be.

@@ -8,15 +8,13 @@ use std::{
     time::Duration,
 };
 
-use redis::{Pipeline, RedisResult};
+use redis::Pipeline;
 use serde_json::value::RawValue;
 use socialhub_chat::{ChatUser, Frame, RoomId, Sign};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
-use super::{
-    connection::Connection,
-    wire::{HeartbeatOut, HintOut, Names, SignalOut, text},
-};
+use super::wire::{HeartbeatOut, HintOut, Names, SignalOut, text};
+use crate::redis::RedisLink;
 
 /// What is published in one round trip at most.
 const TAKEN: usize = 128;
@@ -42,7 +40,7 @@ pub(super) enum Outgoing {
 
 /// The task that publishes.
 pub(super) struct Publisher {
-    pub(super) connection: Connection,
+    pub(super) link: RedisLink,
     pub(super) names: Arc<Names>,
     /// Hints that could not be sent.
     pub(super) lost: Arc<AtomicU64>,
@@ -99,16 +97,11 @@ impl Publisher {
             };
             pipe.publish(self.names.control(), text(&beat)).ignore();
         }
-        let outcome = self.send(&pipe).await;
+        let outcome: Result<(), _> = self.link.pipeline(&pipe).await;
         if let Err(error) = &outcome {
             tracing::debug!(%error, "chat could not publish to the other instances");
         }
-        self.connection.checked(outcome).await.is_ok()
-    }
-
-    async fn send(&self, pipe: &Pipeline) -> RedisResult<()> {
-        let mut connection = self.connection.get().await?;
-        pipe.query_async(&mut connection).await
+        outcome.is_ok()
     }
 
     fn add(&self, pipe: &mut Pipeline, out: &Outgoing) {
