@@ -18,10 +18,16 @@ use socialhub_infra::{
         wiring::{OpenModel, WalErasure, open_model, replay_model},
     },
 };
-use socialhub_projections::runtime::{LogTail, ModelControl};
+use socialhub_projections::{
+    ModelName, Projection,
+    counters::Counters,
+    feed::Feed,
+    notifications::Notifications,
+    runtime::{LogTail, ModelControl},
+};
 
 use super::{
-    Background, Erasing, Parts,
+    Background, Erasing, MODELS, Parts,
     adapters::{MediaRemover, Workers},
     mailer, media, sealed, secret_in, text,
 };
@@ -119,11 +125,27 @@ pub async fn start(
 /// # Errors
 /// A line for the operator.
 pub fn models(folder: &Path, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn ModelControl>>, String> {
-    Ok(vec![
-        replay_model::<SqliteFeed>(folder, clock.clone()).map_err(text)?,
-        replay_model::<SqliteNotifications>(folder, clock.clone()).map_err(text)?,
-        replay_model::<SqliteCounters>(folder, clock.clone()).map_err(text)?,
-    ])
+    let models = MODELS.into_iter();
+    models.map(|name| model(folder, name, clock)).collect()
+}
+
+/// One of them, in SQLite files in a folder.
+///
+/// # Errors
+/// A line for the operator.
+pub fn model(
+    folder: &Path,
+    name: ModelName,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn ModelControl>, String> {
+    let clock = Arc::clone(clock);
+    let opened = match name {
+        Feed::NAME => replay_model::<SqliteFeed>(folder, clock),
+        Notifications::NAME => replay_model::<SqliteNotifications>(folder, clock),
+        Counters::NAME => replay_model::<SqliteCounters>(folder, clock),
+        other => return Err(format!("{other} cannot be kept in SQLite files")),
+    };
+    opened.map_err(text)
 }
 
 fn open<M: SqliteModel>(

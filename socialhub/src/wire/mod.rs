@@ -37,7 +37,10 @@ use socialhub_infra::{
     security::{AesGcmCipher, JwtTokens, load_or_create_secret},
 };
 use socialhub_projections::{
-    counters::CounterReader, feed::FeedReader, notifications::NotificationReader,
+    ModelName, Projection,
+    counters::{CounterReader, Counters},
+    feed::{Feed, FeedReader},
+    notifications::{NotificationReader, Notifications},
     runtime::ModelControl,
 };
 use tokio::task::JoinHandle;
@@ -45,6 +48,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{program::Program, replay::replay};
 use crate::config::{Config, Profile};
+
+/// The read models that queries are answered from.
+const MODELS: [ModelName; 3] = [Feed::NAME, Notifications::NAME, Counters::NAME];
 
 /// What a process does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +68,10 @@ pub struct Roles {
 impl Roles {
     /// Everything in one process.
     pub fn all() -> Self {
-        let projections = ["feed", "notifications", "counters"];
         Self {
             services: Service::ALL.to_vec(),
             relay: true,
-            projections: projections.map(str::to_owned).to_vec(),
+            projections: MODELS.map(|model| model.0.to_owned()).to_vec(),
             analytics: false,
         }
     }

@@ -36,14 +36,10 @@ use socialhub_infra::{
         generations::{CurrentReaders, SqliteGenerations},
         model::SqliteModel,
         notifications::{SqliteNotificationReader, SqliteNotifications},
-        wiring::replay_model,
     },
 };
 use socialhub_projections::{
-    Freshness, ModelName, ModelPosition, PageRequest, Projection, ReadError,
-    counters::Counters,
-    feed::{Feed, FeedReader},
-    notifications::Notifications,
+    Freshness, ModelName, ModelPosition, PageRequest, ReadError, feed::FeedReader,
     runtime::ModelControl,
 };
 use socialhub_replay_tools::{PastModels, Serving};
@@ -52,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     adapters::{Likes, Owners},
-    media, text,
+    embedded, media, text,
 };
 use crate::{config::Config, server};
 
@@ -76,13 +72,7 @@ pub struct SqlitePast {
 #[async_trait]
 impl PastModels for SqlitePast {
     fn open(&self, folder: &Path, model: ModelName) -> Result<Arc<dyn ModelControl>, String> {
-        let clock = Arc::clone(&self.clock);
-        let opened = match model {
-            Feed::NAME => replay_model::<SqliteFeed>(folder, clock),
-            Notifications::NAME => replay_model::<SqliteNotifications>(folder, clock),
-            Counters::NAME => replay_model::<SqliteCounters>(folder, clock),
-            other => return Err(format!("{other} cannot be kept in SQLite files")),
-        };
+        let opened = embedded::model(folder, model, &self.clock);
         opened.map_err(|error| format!("{}: {error}", folder.display()))
     }
 
