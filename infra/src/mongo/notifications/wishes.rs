@@ -86,7 +86,7 @@ impl Tables {
                 .push(announcement);
         }
         let authors: Vec<&str> = by_author.keys().copied().collect();
-        let together = if self.keys.lists_are_slow().await? {
+        let together = if self.keys.lists_read_all().await? {
             1
         } else {
             TOGETHER

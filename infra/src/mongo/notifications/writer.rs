@@ -208,8 +208,11 @@ impl Tables {
         };
         let filters: Vec<Document> = posts.iter().map(about).collect();
         let mut found = HashSet::new();
-        let few = filters.len() <= self.keys.one_by_one().await?;
-        let together = if few { 1 } else { INSERT / 10 };
+        let together = if self.keys.lists_read_all().await? {
+            1
+        } else {
+            INSERT / 10
+        };
         for part in filters.chunks(together) {
             let filter = match part {
                 [one] => one.clone(),
