@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::mongo::{
     catalogue::{Catalogue, Catalogues, Entry, LAYOUT},
-    connection::{MongoAddressError, connect},
+    connection::{Keys, MongoAddressError, connect},
     fence::{Kind, MongoFence, Right},
     notifications::{MongoNotificationStore, Role, Tables, rows},
 };
@@ -48,6 +48,7 @@ pub struct MongoGenerations {
 /// What stores, readers and fences share.
 pub(super) struct Shared {
     database: Database,
+    keys: Keys,
     clock: Arc<dyn Clock>,
     pub(super) catalogues: Catalogues,
     /// Generation 0 until the server has been asked for the first time.
@@ -70,6 +71,7 @@ impl MongoGenerations {
         let catalogues = Catalogues::new(&database, Notifications::NAME.0);
         Ok(Arc::new(Self {
             shared: Arc::new(Shared {
+                keys: Keys::new(&database),
                 database,
                 clock,
                 catalogues,
@@ -134,7 +136,7 @@ impl Shared {
     }
 
     pub(super) fn tables(&self, id: GenerationId) -> Tables {
-        Tables::new(&self.database, id)
+        Tables::new(&self.database, &self.keys, id)
     }
 
     /// Reads the pointer and tells whoever watches when it has moved.

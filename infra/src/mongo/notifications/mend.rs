@@ -45,7 +45,8 @@ impl Tables {
     }
 
     async fn copy_fact(&self, other: &Self, id: &str) -> Result<(), Fault> {
-        copy(&self.facts, &other.facts, doc! { "_id": id }).await
+        copy(&self.facts, &other.facts, doc! { "_id": id }).await?;
+        copy(&self.ahead, &other.ahead, doc! { "_id": id }).await
     }
 
     async fn copy_announcement(&self, other: &Self, post: &str) -> Result<(), Fault> {

@@ -5,6 +5,7 @@
 //! position on, or no longer, that a post was announced. A notification is inserted once, too; what it says about itself
 //! (read, removed, gone, told) is derived from the facts and kept with it so that lists are one indexed query.
 
+mod ahead;
 mod documents;
 mod mend;
 mod reader;

@@ -1,9 +1,9 @@
 //! Every row of the notifications, for verification.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use mongodb::bson::doc;
-use serde_json::json;
+use serde_json::{Value, json};
 use socialhub_event_log::Position;
 use socialhub_projections::verify::ModelRow;
 
@@ -18,20 +18,33 @@ use crate::mongo::connection::{Fault, find_all, from_stored};
 struct Marks {
     read: bool,
     removed: bool,
+    /// Whether all of them are.
+    noted: bool,
     position: Position,
 }
 
+/// A row's value, which says so when there is no note of what should have one.
+fn lacks_note(lacks: bool, mut value: Value) -> Value {
+    if lacks {
+        value["noted"] = json!(false);
+    }
+    value
+}
+
 pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
-    let (told, announcements, wishes, facts, read_up_to) = tokio::try_join!(
+    let (told, announcements, wishes, facts, read_up_to, ahead) = tokio::try_join!(
         find_all(&tables.notifications, doc! {}),
         find_all(&tables.announcements, doc! {}),
         find_all(&tables.wishes, doc! {}),
         find_all(&tables.facts, doc! {}),
         find_all(&tables.read_up_to, doc! {}),
+        find_all(&tables.ahead, doc! {}),
     )?;
+    let noted: HashSet<&str> = ahead.iter().map(|note| &*note.id).collect();
+    let there: HashSet<&str> = told.iter().map(|told| &*told.id).collect();
     let (mut marks, mut rows) = (BTreeMap::new(), Vec::new());
     for fact in &facts {
-        take_fact(fact, &mut marks, &mut rows)?;
+        take_fact(fact, &noted, &mut marks, &mut rows)?;
     }
     let read_up_to = highest(&read_up_to);
     let mut announced: HashMap<&str, &Announcement> = announcements
@@ -72,11 +85,15 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         value: json!(announcement),
         position: from_stored(announcement.position),
     }));
-    rows.extend(marks.into_iter().map(|(id, marks)| ModelRow {
-        table: "mark",
-        key: id.to_owned(),
-        value: json!({"read": marks.read, "removed": marks.removed}),
-        position: marks.position,
+    rows.extend(marks.into_iter().map(|(id, marks)| {
+        let value = json!({"read": marks.read, "removed": marks.removed});
+        ModelRow {
+            table: "mark",
+            key: id.to_owned(),
+            // What waits for its notification must be found by it.
+            value: lacks_note(!there.contains(id) && !marks.noted, value),
+            position: marks.position,
+        }
     }));
     rows.extend(people(&unread, &read_up_to));
     rows.extend(standing(wishes));
@@ -86,6 +103,7 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
 
 fn take_fact<'f>(
     fact: &'f Fact,
+    noted: &HashSet<&str>,
     marks: &mut BTreeMap<&'f str, Marks>,
     rows: &mut Vec<ModelRow>,
 ) -> Result<(), Fault> {
@@ -96,12 +114,16 @@ fn take_fact<'f>(
         rows.push(ModelRow {
             table,
             key: about.to_owned(),
-            value: json!({}),
+            value: lacks_note(what == ERASED && !noted.contains(&*fact.id), json!({})),
             position,
         });
         return Ok(());
     }
-    let mark = marks.entry(about).or_default();
+    let mark = marks.entry(about).or_insert(Marks {
+        noted: true,
+        ..Marks::default()
+    });
+    mark.noted &= noted.contains(&*fact.id);
     match what {
         READ => mark.read = true,
         REMOVED => mark.removed = true,

@@ -8,19 +8,22 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
+use socialhub_domain::PostId;
+use socialhub_projections::notifications::ids_about;
 
 use super::{
+    ahead::marks_of,
     documents::{ERASED, GONE, READ, REMOVED, State, Told, fact_id},
     tables::Tables,
     wishes::Wishes,
 };
-use crate::mongo::connection::{
-    Fault, INSERT, SIDE_BY_SIDE, find_in, insert_new, update_ids, which_exist,
-};
+use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, find_all, insert_new, write};
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
+/// The notifications about so many posts are settled together.
+const POSTS: usize = 100;
 
 impl Tables {
     /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say.
@@ -49,28 +52,157 @@ impl Tables {
                 fresh.push(told);
             }
         }
-        // As they were inserted, but for what somebody has changed since, who then knows the facts about them.
-        let wanting = self.wanting(&fresh, &Wishes::default()).await?;
-        self.change(wanting, &mut again).await?;
-        self.settle(again).await
+        let Some(noted) = self.noted().await? else {
+            // As they were inserted, but for what somebody has changed since, who then knows the facts about them.
+            let wanting = self.wanting(&fresh, &Wishes::default()).await?;
+            self.change(wanting, &mut again).await?;
+            return self.settle(again).await.map(|_| ());
+        };
+        let mut done = HashSet::new();
+        for told in &fresh {
+            let notes: Vec<String> = noted.about(told).collect();
+            if !notes.is_empty() {
+                again.insert(told.id.clone());
+                done.extend(notes);
+            }
+        }
+        again.extend(self.of_gone_posts(&fresh).await?);
+        self.settle(again).await?;
+        // Those of erased people are for all that is to come.
+        done.retain(|note| !note.starts_with(ERASED));
+        self.forget(&done).await
     }
 
-    /// Makes the notifications with these ids, as far as they are there, say what the facts say.
-    pub(super) async fn settle(&self, mut ids: HashSet<String>) -> Result<(), Fault> {
+    /// The ids of those of some notifications whose post is gone. A like may come after its post's deletion: it is written
+    /// to a stream of its own. A comment comes before its own.
+    async fn of_gone_posts(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
+        let gone = |told: &Told| told.post.as_ref().map(|post| fact_id(GONE, post));
+        let facts = told.iter().filter_map(|told| gone(told)).collect();
+        let facts = self.existing_facts(&facts).await?;
+        let of_gone = told
+            .iter()
+            .filter(|told| gone(told).is_some_and(|fact| facts.contains(&fact)));
+        Ok(of_gone.map(|told| told.id.clone()).collect())
+    }
+
+    /// Makes the notifications with these ids, as far as they are there, say what the facts say. Answers the ids of those
+    /// that are not there.
+    pub(super) async fn settle(&self, mut ids: HashSet<String>) -> Result<HashSet<String>, Fault> {
+        let mut missing: Option<HashSet<String>> = None;
         for _ in 0..ROUNDS {
             if ids.is_empty() {
-                return Ok(());
+                return Ok(missing.unwrap_or_default());
             }
-            let found = find_in(&self.notifications, "_id", &ids, &doc! {}).await?;
-            let found: Vec<&Told> = found.iter().collect();
-            let wishes = self.wishes_about(&found).await?;
-            let wanting = self.wanting(&found, &wishes).await?;
+            let found = self
+                .keys
+                .find_in(&self.notifications, "_id", &ids, &doc! {})
+                .await?;
+            missing.get_or_insert_with(|| {
+                let mut absent = ids.clone();
+                found.iter().for_each(|told| {
+                    absent.remove(&told.id);
+                });
+                absent
+            });
             ids.clear();
+            let wanting = self.wanted_of(&found).await?;
             self.change(wanting, &mut ids).await?;
         }
-        Err(Fault::Unavailable(
-            "others keep changing the same notifications".to_owned(),
-        ))
+        Err(busy())
+    }
+
+    /// The same for the notifications about posts, which are found and changed together.
+    pub(super) async fn settle_posts(&self, mut posts: HashSet<PostId>) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            let mut changed = HashSet::new();
+            for part in Vec::from_iter(posts).chunks(POSTS) {
+                let mut queries = Vec::new();
+                for post in part {
+                    queries.push(self.told_about(*post));
+                }
+                let found = stream::iter(queries).buffer_unordered(SIDE_BY_SIDE);
+                let found: Vec<(PostId, Vec<Told>)> = found.try_collect().await?;
+                let all: Vec<Told> = found.iter().flat_map(|(_, told)| told.clone()).collect();
+                let wanting = self.wanted_of(&all).await?;
+                for (post, told) in &found {
+                    if self.change_about(*post, told, &wanting).await? {
+                        changed.insert(*post);
+                    }
+                }
+            }
+            if changed.is_empty() {
+                return Ok(());
+            }
+            posts = changed;
+        }
+        Err(busy())
+    }
+
+    async fn told_about(&self, post: PostId) -> Result<(PostId, Vec<Told>), Fault> {
+        let found = find_all(&self.notifications, about(post)).await?;
+        Ok((post, found))
+    }
+
+    /// Changes the notifications about a post to what they should say; whether there was anything to change.
+    async fn change_about(
+        &self,
+        post: PostId,
+        told: &[Told],
+        wanting: &HashMap<State, HashSet<String>>,
+    ) -> Result<bool, Fault> {
+        let mut changed = false;
+        for (state, ids) in wanting {
+            let ids = told
+                .iter()
+                .map(|told| &told.id)
+                .filter(|id| ids.contains(*id));
+            let ids: Vec<&str> = ids.map(String::as_str).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let filter = doc! { "post": post.to_string(), "_id": { "$in": ids } };
+            let update = self.notifications.update_many(filter, state.as_update());
+            write(update).await?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// What notifications should say that do not.
+    async fn wanted_of(&self, found: &[Told]) -> Result<HashMap<State, HashSet<String>>, Fault> {
+        let found: Vec<&Told> = found.iter().collect();
+        let wishes = self.wishes_about(&found).await?;
+        self.wanting(&found, &wishes).await
+    }
+
+    /// Makes marked notifications say so; notes the marks that are ahead of theirs. The marks are inserted already.
+    pub(super) async fn settle_marked(
+        &self,
+        marked: HashSet<String>,
+        marks: &HashSet<String>,
+    ) -> Result<(), Fault> {
+        let missing = self.settle(marked).await?;
+        let mut ahead = HashMap::new();
+        for id in &missing {
+            for mark in marks_of(id).into_iter().filter(|mark| marks.contains(mark)) {
+                ahead.insert(mark, id.clone());
+            }
+        }
+        if ahead.is_empty() {
+            return Ok(());
+        }
+        self.note(ahead.keys().cloned()).await?;
+        let missing = self.settle(ahead.values().cloned().collect()).await?;
+        ahead.retain(|_, id| !missing.contains(id));
+        self.forget(&ahead.into_keys().collect()).await
+    }
+
+    pub(super) async fn existing_facts(
+        &self,
+        ids: &HashSet<String>,
+    ) -> Result<HashSet<String>, Fault> {
+        let facts = self.facts.clone_with_type();
+        self.keys.which_exist(&facts, ids).await
     }
 
     /// Changes notifications to what they should say, and notes them to be looked at again.
@@ -80,7 +212,10 @@ impl Tables {
         changed: &mut HashSet<String>,
     ) -> Result<(), Fault> {
         for (state, ids) in wanting {
-            update_ids(&self.notifications, &ids, &state.as_update()).await?;
+            let update = state.as_update();
+            self.keys
+                .update_ids(&self.notifications, &ids, &update)
+                .await?;
             changed.extend(ids);
         }
         Ok(())
@@ -94,11 +229,11 @@ impl Tables {
     ) -> Result<HashMap<State, HashSet<String>>, Fault> {
         let mut facts = HashSet::with_capacity(told.len() * 4);
         for told in told {
-            facts.extend([fact_id(READ, &told.id), fact_id(REMOVED, &told.id)]);
+            facts.extend(marks_of(&told.id));
             facts.insert(fact_id(ERASED, &told.actor));
             facts.extend(gone_ids(told));
         }
-        let facts = which_exist(&self.facts.clone_with_type(), &facts).await?;
+        let facts = self.existing_facts(&facts).await?;
         let mut wanting: HashMap<State, HashSet<String>> = HashMap::new();
         for told in told {
             let mut state = told.state();
@@ -116,6 +251,19 @@ impl Tables {
             }
         }
         Ok(wanting)
+    }
+}
+
+fn busy() -> Fault {
+    Fault::Unavailable("others keep changing the same notifications".to_owned())
+}
+
+/// What the notifications about a post have in common. Their ids lie together, so MongoDB needs no index of posts.
+fn about(post: PostId) -> Document {
+    let ids = ids_about(post);
+    doc! {
+        "post": post.to_string(),
+        "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
     }
 }
 

@@ -14,19 +14,24 @@ use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
 use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source};
 
-use super::documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse};
+use super::{
+    ahead::{Note, Reach},
+    documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
+};
 use crate::mongo::connection::{
-    Fault, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, to_stored, write,
+    Fault, Keys, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, to_stored, write,
 };
 
 /// The names of the collections, without the generation's number. What lists are read from goes first when a generation
 /// is dropped: nobody sees a notification without what was made of it.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "notifications",
     "announcements",
     "wishes",
     "facts",
     "read_up_to",
+    "ahead",
+    "reach",
     "checkpoints",
     "letters",
     "writers",
@@ -42,12 +47,15 @@ const NAMESPACE_EXISTS: i32 = 48;
 #[derive(Clone)]
 pub(in crate::mongo) struct Tables {
     database: Database,
+    pub(super) keys: Keys,
     id: GenerationId,
     pub(super) notifications: Collection<Told>,
     pub(super) announcements: Collection<Announcement>,
     pub(super) wishes: Collection<Wish>,
     pub(super) facts: Collection<Fact>,
     pub(super) read_up_to: Collection<ReadUpTo>,
+    pub(super) ahead: Collection<Note>,
+    pub(super) reach: Collection<Reach>,
     checkpoints: Collection<StoredCheckpoint>,
     letters: Collection<StoredLetter>,
     writers: Collection<Document>,
@@ -110,16 +118,19 @@ fn collection_name(name: &str, id: GenerationId) -> String {
 }
 
 impl Tables {
-    pub(in crate::mongo) fn new(database: &Database, id: GenerationId) -> Self {
+    pub(in crate::mongo) fn new(database: &Database, keys: &Keys, id: GenerationId) -> Self {
         let name = |name| collection_name(name, id);
         Self {
             database: database.clone(),
+            keys: keys.clone(),
             id,
             notifications: database.collection(&name("notifications")),
             announcements: database.collection(&name("announcements")),
             wishes: database.collection(&name("wishes")),
             facts: database.collection(&name("facts")),
             read_up_to: database.collection(&name("read_up_to")),
+            ahead: database.collection(&name("ahead")),
+            reach: database.collection(&name("reach")),
             checkpoints: database.collection(&name("checkpoints")),
             letters: database.collection(&name("letters")),
             writers: database.collection(&name("writers")),
@@ -160,6 +171,11 @@ impl Tables {
         write(self.notifications.create_index(list)).await?;
         let of_actor = index(doc! { "actor": 1 });
         write(self.notifications.create_index(of_actor)).await?;
+        if self.keys.lists_read_all().await? {
+            // Where a range of ids is not looked up, either.
+            let of_post = index(doc! { "post": 1 });
+            write(self.notifications.create_index(of_post)).await?;
+        }
         let of_author = index(doc! { "author": 1, "position": 1 });
         write(self.announcements.create_index(of_author)).await?;
         let of_pair = index(doc! { "author": 1, "follower": 1, "position": 1 });

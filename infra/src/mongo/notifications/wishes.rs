@@ -11,14 +11,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, doc};
 
 use super::{
+    ahead::Reach,
     documents::{Announcement, Told, Wish},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, find_in, write};
+use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, write};
 
 /// How many authors, or pairs of author and follower, are looked at together.
 const TOGETHER: usize = 200;
@@ -69,7 +70,8 @@ impl Tables {
             let followers: HashSet<&str> = part.iter().map(|pair| pair.1).collect();
             let followers: Vec<&str> = followers.into_iter().collect();
             let also = doc! { "follower": { "$in": followers } };
-            found.extend(find_in(&self.wishes, "author", &authors, &also).await?);
+            let wishes = self.keys.find_in(&self.wishes, "author", &authors, &also);
+            found.extend(wishes.await?);
         }
         Ok(Wishes::collect(found))
     }
@@ -84,22 +86,37 @@ impl Tables {
                 .push(announcement);
         }
         let authors: Vec<&str> = by_author.keys().copied().collect();
-        for part in authors.chunks(TOGETHER) {
+        let together = if self.keys.lists_read_all().await? {
+            1
+        } else {
+            TOGETHER
+        };
+        let mut parts = Vec::new();
+        for part in authors.chunks(together) {
             let filter = match part {
                 [one] => doc! { "author": *one },
                 many => doc! { "author": { "$in": many } },
             };
-            self.announce_to(filter, &by_author).await?;
+            parts.push(self.announce_to(filter, &by_author));
         }
-        Ok(())
+        let mut told = Vec::new();
+        let mut rest = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
+        while let Some(more) = rest.try_next().await? {
+            told.extend(more);
+            if told.len() >= INSERT {
+                self.tell(std::mem::take(&mut told)).await?;
+            }
+        }
+        self.tell(told).await
     }
 
-    /// Goes through the wishes pair by pair: an author may have more followers than should be kept in memory.
+    /// Goes through the wishes pair by pair: an author may have more followers than should be kept in memory. Answers the
+    /// few that are still to be told.
     async fn announce_to(
         &self,
         filter: Document,
         by_author: &BTreeMap<&str, Vec<&Announcement>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<Told>, Fault> {
         let sorted = doc! { "author": 1, "follower": 1, "position": 1 };
         let mut wishes = write(self.wishes.find(filter).sort(sorted)).await?;
         let (mut pair, mut told): (Vec<Wish>, Vec<Told>) = (Vec::new(), Vec::new());
@@ -117,14 +134,19 @@ impl Tables {
             }
             match next {
                 Some(wish) => pair.push(wish),
-                None => return self.tell(told).await,
+                None => return Ok(told),
             }
         }
     }
 
     /// Finds the posts that come after these wishes in the log, but came here before, and tells or untells them. The
     /// wishes are inserted already.
-    pub(super) async fn look_back(&self, wishes: &[Wish]) -> Result<(), Fault> {
+    pub(super) async fn look_back(
+        &self,
+        wishes: &[Wish],
+        announced: &[Announcement],
+        reach: Option<&Reach>,
+    ) -> Result<(), Fault> {
         let mut followers: HashMap<&str, Vec<&Wish>> = HashMap::new();
         for wish in wishes {
             followers.entry(&wish.author).or_default().push(wish);
@@ -132,12 +154,19 @@ impl Tables {
         let Some(first) = wishes.iter().map(|wish| wish.position).min() else {
             return Ok(());
         };
-        let authors = followers
-            .keys()
-            .map(|author| (*author).to_owned())
-            .collect();
-        let later = doc! { "position": { "$gt": first } };
-        let announced = find_in(&self.announcements, "author", &authors, &later).await?;
+        let announced = if self.reach_of_others(reach).await? > first {
+            let authors = followers.keys().copied().map(str::to_owned).collect();
+            let later = doc! { "position": { "$gt": first } };
+            let found = self
+                .keys
+                .find_in(&self.announcements, "author", &authors, &later);
+            found.await?
+        } else {
+            let later = announced.iter().filter(|post| {
+                post.position > first && followers.contains_key(post.author.as_str())
+            });
+            later.cloned().collect()
+        };
         for part in announced.chunks(TOGETHER) {
             let mut late = Vec::new();
             for announcement in part {

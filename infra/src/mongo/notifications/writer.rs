@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use socialhub_domain::{PostId, personal::ERASED_TEXT};
+use socialhub_domain::{NotificationId, PostId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    notifications::{About, NotificationChange, comment_id, ids_about},
+    notifications::{About, NotificationChange, comment_id},
     projection::Projected,
 };
 
@@ -15,7 +15,7 @@ use super::{
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{FEW, Fault, INSERT, insert_new, to_stored, which_exist, write};
+use crate::mongo::connection::{Fault, INSERT, id_of, insert_new, to_stored, write};
 
 /// The facts of a batch.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Effects {
     facts: Vec<Fact>,
     /// The notifications that facts of the batch are about, as far as their ids are known.
     marked: HashSet<String>,
+    /// The facts that are marks.
+    marks: HashSet<String>,
     gone_posts: HashSet<PostId>,
     erased: HashSet<String>,
     read_up_to: HashMap<socialhub_domain::UserId, Position>,
@@ -87,19 +89,20 @@ impl Effects {
                 self.facts.push(Fact::gone(position, comment.0));
                 self.marked.insert(comment_id(*post, *comment).to_string());
             }
-            NotificationChange::Read(id) => {
-                self.facts.push(Fact::marked(position, READ, *id));
-                self.marked.insert(id.to_string());
-            }
-            NotificationChange::Removed(id) => {
-                self.facts.push(Fact::marked(position, REMOVED, *id));
-                self.marked.insert(id.to_string());
-            }
+            NotificationChange::Read(id) => self.mark(position, READ, *id),
+            NotificationChange::Removed(id) => self.mark(position, REMOVED, *id),
             NotificationChange::AllRead { user, up_to } => {
                 let highest = self.read_up_to.entry(*user).or_default();
                 *highest = (*highest).max(*up_to);
             }
         }
+    }
+
+    fn mark(&mut self, position: Position, what: &str, id: NotificationId) {
+        let fact = Fact::marked(position, what, id);
+        self.marks.insert(fact.id.clone());
+        self.marked.insert(id.to_string());
+        self.facts.push(fact);
     }
 
     /// Writes everything. Whatever is broken off in between is repeated with the same outcome.
@@ -110,6 +113,7 @@ impl Effects {
             .filter(|(_, up_to)| **up_to > 0)
             .map(|(user, up_to)| ReadUpTo::new(*user, *up_to))
             .collect();
+        let reach = tables.will_reach(&self.announced).await?;
         // All facts are there before anything is looked for: whoever is second sees both.
         tokio::try_join!(
             insert_new(&tables.announcements, &self.announced),
@@ -117,14 +121,20 @@ impl Effects {
             insert_new(&tables.facts, &self.facts),
             insert_new(&tables.read_up_to, &read_up_to),
         )?;
+        let erasures = self.erased.iter().map(|user| fact_id(ERASED, user));
+        tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
         tables.rename_announcers(&self.announced).await?;
         tables.tell(self.told).await?;
         tables.announce(&self.announced).await?;
-        tables.look_back(&self.wishes).await?;
-        let mut marked = self.marked;
-        marked.extend(tables.about_posts(&self.gone_posts).await?);
-        tables.settle(marked).await
+        tables
+            .look_back(&self.wishes, &self.announced, reach.as_ref())
+            .await?;
+        if let Some(reach) = reach {
+            tables.has_reached(&reach).await?;
+        }
+        tables.settle_posts(self.gone_posts).await?;
+        tables.settle_marked(self.marked, &self.marks).await
     }
 }
 
@@ -163,11 +173,7 @@ impl Tables {
     /// The same for announcements that came after their author's erasure. They are inserted already.
     async fn rename_announcers(&self, announced: &[Announcement]) -> Result<(), Fault> {
         let authors: HashSet<&str> = announced.iter().map(|post| &*post.author).collect();
-        let facts: HashSet<String> = authors
-            .iter()
-            .map(|author| fact_id(ERASED, author))
-            .collect();
-        let erased = which_exist(&self.facts.clone_with_type(), &facts).await?;
+        let erased = self.erased_of(authors.iter().copied()).await?;
         for author in authors {
             if erased.contains(&fact_id(ERASED, author)) {
                 self.rename_announcements(author).await?;
@@ -187,36 +193,6 @@ impl Tables {
                 .await
         })
         .await?;
-        let id = |document: Document| document.get_str("_id").ok().map(str::to_owned);
-        Ok(found.into_iter().filter_map(id).collect())
-    }
-
-    /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.
-    async fn about_posts(&self, posts: &HashSet<PostId>) -> Result<HashSet<String>, Fault> {
-        let about = |post: &PostId| {
-            let ids = ids_about(*post);
-            doc! {
-                "post": post.to_string(),
-                "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
-            }
-        };
-        let filters: Vec<Document> = posts.iter().map(about).collect();
-        let mut found = HashSet::new();
-        let together = if filters.len() <= FEW { 1 } else { INSERT / 10 };
-        for part in filters.chunks(together) {
-            let filter = match part {
-                [one] => one.clone(),
-                many => doc! { "$or": many },
-            };
-            let ids: Vec<Document> = write(async {
-                let ids = self.notifications.clone_with_type::<Document>();
-                let ids = ids.find(filter).projection(doc! { "_id": 1 }).await?;
-                ids.try_collect().await
-            })
-            .await?;
-            let id = |document: Document| document.get_str("_id").ok().map(str::to_owned);
-            found.extend(ids.into_iter().filter_map(id));
-        }
-        Ok(found)
+        Ok(found.iter().filter_map(id_of).collect())
     }
 }

@@ -1,0 +1,124 @@
+//! What came ahead of what it is about.
+//!
+//! A mark may come before its notification, an erasure before what the person did, a post before a wish that is older. That
+//! is rare: topics are read side by side, so what is first in the log is mostly first here. What does come ahead is noted.
+//! Whoever inserts a notification or a wish looks at the notes, once for thousands of documents, instead of looking for
+//! every fact there might be.
+//!
+//! That somebody wrote their own side before they looked at the other holds for notes, too: a mark that does not find its
+//! notification is noted, then looks again. A note may stay behind; it costs a look-up, and says nothing by itself.
+
+use std::collections::HashSet;
+
+use futures::TryStreamExt;
+use mongodb::bson::{doc, oid::ObjectId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    documents::{Announcement, ERASED, READ, REMOVED, Told, fact_id},
+    tables::Tables,
+};
+use crate::mongo::connection::{Fault, find_all, insert_new, insert_one, write};
+
+/// If there are so many notes, facts are looked up one by one after all.
+const NOTES: i64 = 4_000;
+
+/// That a fact may be ahead of notifications: those of an erased person for ever, a mark until its notification is there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The fact's.
+    #[serde(rename = "_id")]
+    pub id: String,
+}
+
+/// How far the announcements of a batch reach. It is there before they are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Reach {
+    #[serde(rename = "_id")]
+    id: String,
+    position: i64,
+}
+
+/// The facts that are ahead.
+pub(super) struct Noted(HashSet<String>);
+
+impl Noted {
+    /// The notes about a notification: its owner's marks, its actor's erasure.
+    pub(super) fn about(&self, told: &Told) -> impl Iterator<Item = String> {
+        let marks = marks_of(&told.id).into_iter();
+        let all = marks.chain([fact_id(ERASED, &told.actor)]);
+        all.filter(|id| self.0.contains(id))
+    }
+}
+
+/// The ids of the facts that a notification's owner may make.
+pub(super) fn marks_of(notification: &str) -> [String; 2] {
+    [READ, REMOVED].map(|what| fact_id(what, notification))
+}
+
+impl Tables {
+    /// Notes that facts are ahead. They are inserted already.
+    pub(super) async fn note(&self, facts: impl IntoIterator<Item = String>) -> Result<(), Fault> {
+        let notes: Vec<_> = facts.into_iter().map(|id| Note { id }).collect();
+        insert_new(&self.ahead, &notes).await.map(|_| ())
+    }
+
+    /// All notes; none when there are too many of them.
+    pub(super) async fn noted(&self) -> Result<Option<Noted>, Fault> {
+        let found: Vec<Note> = write(async {
+            let found = self.ahead.find(doc! {}).limit(NOTES);
+            found.await?.try_collect().await
+        })
+        .await?;
+        let all = i64::try_from(found.len()).is_ok_and(|count| count < NOTES);
+        Ok(all.then(|| Noted(found.into_iter().map(|note| note.id).collect())))
+    }
+
+    /// The facts that some people are erased, as far as they are.
+    pub(super) async fn erased_of<'p>(
+        &self,
+        people: impl Iterator<Item = &'p str>,
+    ) -> Result<HashSet<String>, Fault> {
+        let facts = people.map(|person| fact_id(ERASED, person));
+        match self.noted().await? {
+            Some(noted) => Ok(facts.filter(|id| noted.0.contains(id)).collect()),
+            None => self.existing_facts(&facts.collect()).await,
+        }
+    }
+
+    /// Removes the notes of marks whose notification is there and says what the facts say.
+    pub(super) async fn forget(&self, marks: &HashSet<String>) -> Result<(), Fault> {
+        self.keys.delete_ids(&self.ahead, marks).await
+    }
+
+    /// Says how far announcements will reach, before they are inserted.
+    pub(super) async fn will_reach(
+        &self,
+        announced: &[Announcement],
+    ) -> Result<Option<Reach>, Fault> {
+        let Some(position) = announced.iter().map(|post| post.position).max() else {
+            return Ok(None);
+        };
+        let reach = Reach {
+            id: ObjectId::new().to_hex(),
+            position,
+        };
+        insert_one(&self.reach, &reach).await?;
+        Ok(Some(reach))
+    }
+
+    /// How far the announcements reach that are not of this batch. The batch's wishes are inserted already.
+    pub(super) async fn reach_of_others(&self, own: Option<&Reach>) -> Result<i64, Fault> {
+        let found = find_all(&self.reach, doc! {}).await?;
+        let others = found
+            .iter()
+            .filter(|reach| own.is_none_or(|own| own.id != reach.id));
+        Ok(others.map(|reach| reach.position).max().unwrap_or_default())
+    }
+
+    /// Removes what reaches less far: this one says it, too.
+    pub(super) async fn has_reached(&self, own: &Reach) -> Result<(), Fault> {
+        let lower = doc! { "position": { "$lt": own.position } };
+        write(self.reach.delete_many(lower)).await.map(|_| ())
+    }
+}
