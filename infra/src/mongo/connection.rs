@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{
     Client, Collection, Database,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
     error::{Error, ErrorKind, WriteFailure},
     options::{Acknowledgment, ClientOptions, WriteConcern},
 };
@@ -33,10 +33,10 @@ pub(super) const INSERT: usize = 1_000;
 pub(super) const SIDE_BY_SIDE: usize = 4;
 /// Up to here many keys are asked for one by one of a server that reads everything for a list.
 const FEW: usize = 64;
-/// What asking such a server for one key costs, several being asked for side by side.
-const ONE_KEY: Duration = Duration::from_micros(400);
-/// What is left of what a list has cost each time that it is taken to be too much.
-const FADING: f64 = 0.98;
+/// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
+const READ_FOR_ONE_KEY: usize = 12;
+/// How long the size of a collection is taken for the same: asking for it makes the server look at a sample.
+const SIZE_HOLDS: Duration = Duration::from_secs(10);
 /// How many keys go into one query.
 const MANY: usize = 4_000;
 
@@ -207,13 +207,13 @@ fn is_duplicate(error: &Error) -> bool {
 ///
 /// MongoDB looks a list of keys up in an index. FerretDB 1.24 knows nothing to ask its own database for when it is given a
 /// list: it reads and decodes every document, 15 s for 210,000; one key it does look up. So there it depends on how many
-/// documents there are, and what a list has cost lately tells.
+/// documents there are.
 #[derive(Clone)]
 pub(super) struct Keys {
     database: Database,
     reads_all: Arc<OnceCell<bool>>,
-    /// By collection.
-    lists: Arc<Mutex<HashMap<String, Duration>>>,
+    /// How many documents a collection had, and when it was asked.
+    sizes: Arc<Mutex<HashMap<String, (usize, Instant)>>>,
 }
 
 impl Keys {
@@ -221,7 +221,7 @@ impl Keys {
         Self {
             database: database.clone(),
             reads_all: Arc::default(),
-            lists: Arc::default(),
+            sizes: Arc::default(),
         }
     }
 
@@ -242,20 +242,24 @@ impl Keys {
         if !self.lists_read_all().await? {
             return Ok(true);
         }
-        if keys <= FEW {
-            return Ok(false);
+        // For a few it is not worth the question.
+        Ok(keys > FEW && self.size(collection).await? / READ_FOR_ONE_KEY < keys)
+    }
+
+    /// About how many documents there are in a collection.
+    async fn size(&self, collection: &str) -> Result<usize, Fault> {
+        let known = self.sizes.lock().get(collection).copied();
+        if let Some((size, at)) = known
+            && at.elapsed() < SIZE_HOLDS
+        {
+            return Ok(size);
         }
-        let mut lists = self.lists.lock();
-        let Some(cost) = lists.get_mut(collection) else {
-            return Ok(true);
-        };
-        let one_by_one = ONE_KEY * u32::try_from(keys).unwrap_or(u32::MAX);
-        if *cost <= one_by_one {
-            return Ok(true);
-        }
-        // Forgotten slowly: it may have been the server that was slow.
-        *cost = cost.mul_f64(FADING);
-        Ok(false)
+        let about = write(self.database.run_command(doc! { "collStats": collection })).await?;
+        let size = number(&about, "count").and_then(|count| usize::try_from(count).ok());
+        let size = size.unwrap_or_default();
+        let mut sizes = self.sizes.lock();
+        sizes.insert(collection.to_owned(), (size, Instant::now()));
+        Ok(size)
     }
 
     /// Runs an operation for filters that together are "the field is one of these values".
@@ -275,14 +279,8 @@ impl Keys {
                 many => doc! { field: { "$in": many.to_vec() } },
             }));
         }
-        let began = Instant::now();
         let found = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
-        let found = found.try_concat().await?;
-        if list {
-            let mut lists = self.lists.lock();
-            lists.insert(collection.to_owned(), began.elapsed());
-        }
-        Ok(found)
+        found.try_concat().await
     }
 
     /// All documents in which a field is one of some values, and what else is asked for is so.
@@ -350,6 +348,16 @@ impl Keys {
         };
         let removed = self.each(collection.name(), "_id", ids, remove);
         removed.await.map(|_| ())
+    }
+}
+
+/// A number of a document, in whichever form the server has it.
+pub(super) fn number(document: &Document, name: &str) -> Option<i64> {
+    match document.get(name)? {
+        Bson::Int64(number) => Some(*number),
+        Bson::Int32(number) => Some(i64::from(*number)),
+        Bson::Double(number) => Some(*number as i64),
+        _ => None,
     }
 }
 

@@ -19,7 +19,8 @@ use super::{
     documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
 };
 use crate::mongo::connection::{
-    Fault, Keys, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, to_stored, write,
+    Fault, Keys, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, number, to_stored,
+    write,
 };
 
 /// The names of the collections, without the generation's number. What lists are read from goes first when a generation
@@ -198,11 +199,7 @@ impl Tables {
         let sizes = NAMES.map(|name| async move {
             let stats = doc! { "collStats": collection_name(name, self.id) };
             let answer = self.database.run_command(stats).await.ok()?;
-            let size = answer
-                .get("totalSize")
-                .or_else(|| answer.get("storageSize"))?;
-            let size = size.as_i64().or_else(|| size.as_i32().map(i64::from));
-            size.or_else(|| answer.get_f64("totalSize").ok().map(|size| size as i64))
+            number(&answer, "totalSize").or_else(|| number(&answer, "storageSize"))
         });
         let sizes: Vec<_> = stream::iter(sizes).buffered(SIDE_BY_SIDE).collect().await;
         Ok(sizes.into_iter().flatten().map(from_stored).sum())
