@@ -143,6 +143,11 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
             .await
             .contains("stays behind an earlier one")
     );
+    let as_json = lines(&fail(server, &[&single[..], &["--json"]].concat()).await);
+    assert_eq!(
+        as_json,
+        [json!({ "model": "feed", "position": first, "outcome": "behind", "error": null })]
+    );
     let said = succeed(server, &retry).await;
     let places: Vec<usize> = [like, first, second]
         .iter()
@@ -171,10 +176,17 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
     )
     .await;
     assert!(!said.contains("applied"), "{said}");
-    let said = succeed(server, &[&discard[..], &["--yes"]].concat()).await;
-    assert!(
-        said.contains(&format!("position {first} was applied")),
-        "{said}"
+    let told = lines(&succeed(server, &[&discard[..], &["--yes", "--json"]].concat()).await);
+    let outcomes: Vec<_> = told
+        .iter()
+        .map(|line| (&line["position"], &line["outcome"]))
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            (&json!(like), &json!("discarded")),
+            (&json!(first), &json!("applied"))
+        ]
     );
     assert_eq!(world.parked().await, Vec::<u64>::new());
     reject_likes(server, false).await;
