@@ -2,10 +2,10 @@
 # Installs or finds what the tests need, then runs all of them, on both profiles, with the real servers.
 # What is needed and cannot be had is a failure.
 #
-#   ./test.sh           everything but these two
-#   ./test.sh faults    stores that go back in time
-#   ./test.sh cluster   the full stack behind nginx under kills and outages
-#   ./test.sh quick     format, lints, and the tests that need no server process
+#   ./test.sh              everything
+#   ./test.sh realign      only the stores that go back in time
+#   ./test.sh full_stack   only the whole stack behind nginx under kills and outages
+#   ./test.sh quick        format, lints, and the tests that need no server process
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -68,25 +68,30 @@ step "build"
 cargo build --workspace --all-targets "${features[@]}" --locked
 
 # One at a time: each of these tests has servers, or a whole stack, of its own to kill.
-alone() { cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=1 "$1" --skip chat_cluster; }
-
-if [ "${1:-}" = faults ] || [ "${1:-}" = cluster ]; then
+alone() {
     step "$1"
-    [ "$1" = faults ] && alone realign:: || alone cluster::
-    step "all passed"
+    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=1 "$1::"
+}
+
+if [ "${1:-}" = realign ] || [ "${1:-}" = full_stack ]; then
+    alone "$1"
+    step "passed"
     exit
 fi
 
 step "tests, the embedded profile"
 # The black-box tests start a server each: a few at a time are enough for two cores.
 cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREADS:-4}" \
-    --skip realign:: --skip cluster::
+    --skip realign:: --skip full_stack::
 
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
     auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: flow:: \
     media:: program:: replay:: social::
+
+alone realign
+alone full_stack
 
 step "the launcher and the gateway"
 python3 -m unittest discover -s deploy/tests

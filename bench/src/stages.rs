@@ -151,6 +151,10 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     let mut head = log.head().await.map_err(usage)?;
     let mut filled = None;
     if head == 0 {
+        // Counters that are missing beside a log are filled from it, not from the topics: they must be there, and empty.
+        for role in [&["relay"] as &[&str], &["project", "counters"]] {
+            be_ready(&args.binary, role).await?;
+        }
         eprintln!("filling the log");
         let begin = Instant::now();
         fill(&sealed(&log), args.seed, args.events).await?;
@@ -160,6 +164,34 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     }
     log.close().await;
     Ok((head, filled))
+}
+
+/// Runs a process until it is ready.
+async fn be_ready(binary: &Path, role: &[&str]) -> Result<(), BenchError> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let authority = format!("127.0.0.1:{port}");
+    let mut process = Running(start(binary, role, &[], &authority)?);
+    let target = Target { authority };
+    let began = Instant::now();
+    while !is_ready(&target).await {
+        if let Some(status) = process.0.try_wait()? {
+            return Err(usage(format!("{} ended: {status}", role.join(" "))));
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(usage(format!("{} is not ready", role.join(" "))));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+async fn is_ready(target: &Target) -> bool {
+    let Ok(mut connection) = target.connect().await else {
+        return false;
+    };
+    let request = target.request("GET", "/readyz", None, None);
+    let answer = connection.send(&request).await;
+    answer.is_ok_and(|answer| answer.status == 200)
 }
 
 /// Runs a process until its position is the log's head. What counts is the time from its first step on: before it, a

@@ -2,7 +2,7 @@
 //!
 //! A person without a key gets one when something of theirs is first written. A destroyed key leaves a mark that it was
 //! there, so that "erased" and "never had one" are told apart: a sealed field of the erased is a tombstone, a sealed field
-//! without any key is a fault. Every adapter passes the contract suite in `tests/src/contract/keys.rs`.
+//! without any key is a fault. Every adapter passes the contract suite in `tests/src/contract/people.rs`.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -16,8 +16,12 @@ use crate::{
     relay::port::{PartitionTail, TailRecord},
 };
 
-/// What brings log and topics together again.
-const REMEDY: &str = "stop the projectors, run `socialhub replay republish`, then start them again";
+/// What brings topics together with the log that they were published from.
+const REPUBLISH: &str =
+    "stop the relay, run `socialhub replay republish --yes`, then start it again";
+/// What brings topics and read models together with a log that went back in time.
+const START_OVER: &str = "stop relay and projectors, run `socialhub replay republish --yes` and `socialhub replay rebuild --all`, \
+                          then start them again";
 
 /// Log, frontier and topics do not fit together; says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +57,7 @@ fn check_counts(saved: &Frontier, counts: &BTreeMap<String, i32>) -> Result<(), 
             Some(before) if before != count => {
                 return Err(Misaligned(format!(
                     "{topic} has {count} partitions but had {before}: a key would move to another partition and its \
-                     events could overtake each other; give the topic {before} partitions again, or stop the \
-                     projectors, run `socialhub replay republish`, then `socialhub replay rebuild --all`"
+                     events could overtake each other; give the topic {before} partitions again, or {START_OVER}"
                 )));
             }
             _ => {}
@@ -79,7 +82,7 @@ fn check_end(end: &PartitionEnd, tail: &PartitionTail) -> Result<(), Misaligned>
     }
     Err(Misaligned(format!(
         "{place} does not hold the event of position {} at offset {}, which was published there: the broker lost records, \
-         or it is another one; {REMEDY}",
+         or it is another one; {REPUBLISH}",
         end.position, end.offset
     )))
 }
@@ -93,7 +96,7 @@ pub(crate) async fn check_log(
     if frontier.position > head {
         return Ok(Err(Misaligned(format!(
             "events up to position {} are published but the log ends at {head}: the log went back in time, or it is \
-             another one; {REMEDY}",
+             another one; {START_OVER}",
             frontier.position
         ))));
     }
@@ -105,7 +108,7 @@ pub(crate) async fn check_log(
         if !same {
             return Ok(Err(Misaligned(format!(
                 "the log does not hold event {} at position {}, which is the last in {}-{}: the log went back in time, \
-                 or it is another one; {REMEDY}",
+                 or it is another one; {START_OVER}",
                 end.event_id, end.position, end.topic, end.partition
             ))));
         }

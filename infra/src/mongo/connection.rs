@@ -1,6 +1,10 @@
 //! The client, its time limits, and the few operations that everything here is made of.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{
@@ -9,10 +13,11 @@ use mongodb::{
     error::{Error, ErrorKind, WriteFailure},
     options::{Acknowledgment, ClientOptions, WriteConcern},
 };
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use socialhub_event_log::Position;
 use socialhub_projections::{ReadError, StoreError};
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 
 /// How long a server is looked for, and a connection tried.
 const SELECTION: Duration = Duration::from_millis(1_500);
@@ -26,8 +31,12 @@ const CONNECTIONS: u32 = 24;
 pub(super) const INSERT: usize = 1_000;
 /// How many operations of one writer run side by side.
 pub(super) const SIDE_BY_SIDE: usize = 4;
-/// Up to here many keys are asked for one by one of a server on which lists are slow.
-const FEW: usize = 1_000;
+/// Up to here many keys are asked for one by one of a server that reads everything for a list.
+const FEW: usize = 64;
+/// What asking such a server for one key costs, several being asked for side by side.
+const ONE_KEY: Duration = Duration::from_micros(400);
+/// What is left of what a list has cost each time that it is taken to be too much.
+const FADING: f64 = 0.98;
 /// How many keys go into one query.
 const MANY: usize = 4_000;
 
@@ -197,48 +206,83 @@ fn is_duplicate(error: &Error) -> bool {
 /// How documents are found by many keys.
 ///
 /// MongoDB looks a list of keys up in an index. FerretDB 1.24 knows nothing to ask its own database for when it is given a
-/// list: it reads and decodes every document, 15 s for 210,000. One key it does look up.
+/// list: it reads and decodes every document, 15 s for 210,000; one key it does look up. So there it depends on how many
+/// documents there are, and what a list has cost lately tells.
 #[derive(Clone)]
 pub(super) struct Keys {
     database: Database,
-    one_by_one: Arc<OnceCell<usize>>,
+    reads_all: Arc<OnceCell<bool>>,
+    /// By collection.
+    lists: Arc<Mutex<HashMap<String, Duration>>>,
 }
 
 impl Keys {
     pub(super) fn new(database: &Database) -> Self {
         Self {
             database: database.clone(),
-            one_by_one: Arc::default(),
+            reads_all: Arc::default(),
+            lists: Arc::default(),
         }
     }
 
-    /// Whether a list of keys makes the server read everything.
-    pub(super) async fn lists_are_slow(&self) -> Result<bool, Fault> {
-        Ok(self.one_by_one().await? > 1)
-    }
-
-    /// Up to how many keys are asked for one by one.
-    pub(super) async fn one_by_one(&self) -> Result<usize, Fault> {
-        let asked = self.one_by_one.get_or_try_init(|| async {
+    /// Whether the server reads everything when it is given a list of keys.
+    pub(super) async fn lists_read_all(&self) -> Result<bool, Fault> {
+        let asked = self.reads_all.get_or_try_init(|| async {
             let about = write(self.database.run_command(doc! { "buildInfo": 1 })).await?;
-            let stand_in = about.contains_key("ferretdbVersion");
-            Ok(if stand_in { FEW } else { 1 })
+            Ok(about.contains_key("ferretdbVersion"))
         });
         asked.await.copied()
     }
 
-    /// Filters for a field to be one of some values, to be used one after the other.
-    async fn one_of(&self, field: &str, values: &HashSet<String>) -> Result<Vec<Document>, Fault> {
-        if values.is_empty() {
-            return Ok(Vec::new());
+    /// Whether a list of so many keys is better than one after the other.
+    async fn as_list(&self, collection: &str, keys: usize) -> Result<bool, Fault> {
+        if keys <= 1 {
+            return Ok(false);
         }
-        let values: Vec<&String> = values.iter().collect();
-        if values.len() <= self.one_by_one().await? {
-            let one = |value: &&String| doc! { field: value.as_str() };
-            return Ok(values.iter().map(one).collect());
+        if !self.lists_read_all().await? {
+            return Ok(true);
         }
-        let many = |part: &[&String]| doc! { field: { "$in": part.iter().map(|value| value.as_str()).collect::<Vec<_>>() } };
-        Ok(values.chunks(MANY).map(many).collect())
+        if keys <= FEW {
+            return Ok(false);
+        }
+        let mut lists = self.lists.lock();
+        let Some(cost) = lists.get_mut(collection) else {
+            return Ok(true);
+        };
+        let one_by_one = ONE_KEY * u32::try_from(keys).unwrap_or(u32::MAX);
+        if *cost <= one_by_one {
+            return Ok(true);
+        }
+        // Forgotten slowly: it may have been the server that was slow.
+        *cost = cost.mul_f64(FADING);
+        Ok(false)
+    }
+
+    /// Runs an operation for filters that together are "the field is one of these values".
+    async fn each<T, F: Future<Output = Result<Vec<T>, Fault>>>(
+        &self,
+        collection: &str,
+        field: &str,
+        values: &HashSet<String>,
+        run: impl Fn(Document) -> F,
+    ) -> Result<Vec<T>, Fault> {
+        let keys: Vec<&str> = values.iter().map(String::as_str).collect();
+        let list = self.as_list(collection, keys.len()).await?;
+        let mut parts = Vec::new();
+        for part in keys.chunks(if list { MANY } else { 1 }) {
+            parts.push(run(match part {
+                [one] => doc! { field: *one },
+                many => doc! { field: { "$in": many.to_vec() } },
+            }));
+        }
+        let began = Instant::now();
+        let found = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
+        let found = found.try_concat().await?;
+        if list {
+            let mut lists = self.lists.lock();
+            lists.insert(collection.to_owned(), began.elapsed());
+        }
+        Ok(found)
     }
 
     /// All documents in which a field is one of some values, and what else is asked for is so.
@@ -252,15 +296,11 @@ impl Keys {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        let filters = self.one_of(field, values).await?;
-        let queries = filters.into_iter().map(|mut filter| {
+        let find = |mut filter: Document| {
             filter.extend(also.clone());
             find_all(collection, filter)
-        });
-        stream::iter(queries)
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_concat()
-            .await
+        };
+        self.each(collection.name(), field, values, find).await
     }
 
     /// Which of some ids have a document.
@@ -269,7 +309,7 @@ impl Keys {
         collection: &Collection<Document>,
         ids: &HashSet<String>,
     ) -> Result<HashSet<String>, Fault> {
-        let queries = self.one_of("_id", ids).await?.into_iter().map(|filter| {
+        let find = |filter| {
             write(async {
                 let found = collection
                     .find(filter)
@@ -277,11 +317,8 @@ impl Keys {
                     .await?;
                 found.try_collect::<Vec<_>>().await
             })
-        });
-        let found: Vec<Document> = stream::iter(queries)
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_concat()
-            .await?;
+        };
+        let found = self.each(collection.name(), "_id", ids, find).await?;
         Ok(found.iter().filter_map(id_of).collect())
     }
 
@@ -293,14 +330,12 @@ impl Keys {
         ids: &HashSet<String>,
         update: &Document,
     ) -> Result<(), Fault> {
-        let filters = self.one_of("_id", ids).await?;
-        let updates = filters
-            .into_iter()
-            .map(|filter| write(collection.update_many(filter, update.clone())));
-        stream::iter(updates)
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_for_each(|_| async { Ok(()) })
-            .await
+        let change = |filter| async move {
+            write(collection.update_many(filter, update.clone())).await?;
+            Ok(Vec::<()>::new())
+        };
+        let changed = self.each(collection.name(), "_id", ids, change);
+        changed.await.map(|_| ())
     }
 
     /// Removes the documents with these ids.
@@ -309,14 +344,12 @@ impl Keys {
         collection: &Collection<T>,
         ids: &HashSet<String>,
     ) -> Result<(), Fault> {
-        let filters = self.one_of("_id", ids).await?;
-        let deletions = filters
-            .into_iter()
-            .map(|filter| write(collection.delete_many(filter)));
-        stream::iter(deletions)
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_for_each(|_| async { Ok(()) })
-            .await
+        let remove = |filter| async move {
+            write(collection.delete_many(filter)).await?;
+            Ok(Vec::<()>::new())
+        };
+        let removed = self.each(collection.name(), "_id", ids, remove);
+        removed.await.map(|_| ())
     }
 }
 

@@ -218,7 +218,8 @@ impl<P: Projection> Partition<P> {
                 if self.writer.position() < *previous {
                     return Err(StoreError::Unusable(format!(
                         "{} tells of an event at position {previous} that the log does not hold there: the log went \
-                         back in time; stop the projectors and run `socialhub replay republish`",
+                         back in time; stop relay and projectors, run `socialhub replay republish --yes` and `socialhub \
+                         replay rebuild --all`, then start them again",
                         self.source
                     ))
                     .into());

@@ -8,7 +8,9 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
+use socialhub_domain::PostId;
+use socialhub_projections::notifications::ids_about;
 
 use super::{
     ahead::marks_of,
@@ -16,10 +18,12 @@ use super::{
     tables::Tables,
     wishes::Wishes,
 };
-use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, insert_new};
+use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, find_all, insert_new, write};
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
+/// The notifications about so many posts are settled together.
+const POSTS: usize = 100;
 
 impl Tables {
     /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say.
@@ -93,20 +97,82 @@ impl Tables {
                 .keys
                 .find_in(&self.notifications, "_id", &ids, &doc! {})
                 .await?;
-            if missing.is_none() {
-                let there: HashSet<&str> = found.iter().map(|told| &*told.id).collect();
-                let absent = ids.iter().filter(|id| !there.contains(id.as_str()));
-                missing = Some(absent.cloned().collect());
-            }
-            let found: Vec<&Told> = found.iter().collect();
-            let wishes = self.wishes_about(&found).await?;
-            let wanting = self.wanting(&found, &wishes).await?;
+            missing.get_or_insert_with(|| {
+                let mut absent = ids.clone();
+                found.iter().for_each(|told| {
+                    absent.remove(&told.id);
+                });
+                absent
+            });
             ids.clear();
+            let wanting = self.wanted_of(&found).await?;
             self.change(wanting, &mut ids).await?;
         }
-        Err(Fault::Unavailable(
-            "others keep changing the same notifications".to_owned(),
-        ))
+        Err(busy())
+    }
+
+    /// The same for the notifications about posts, which are found and changed together.
+    pub(super) async fn settle_posts(&self, mut posts: HashSet<PostId>) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            let mut changed = HashSet::new();
+            for part in Vec::from_iter(posts).chunks(POSTS) {
+                let mut queries = Vec::new();
+                for post in part {
+                    queries.push(self.told_about(*post));
+                }
+                let found = stream::iter(queries).buffer_unordered(SIDE_BY_SIDE);
+                let found: Vec<(PostId, Vec<Told>)> = found.try_collect().await?;
+                let all: Vec<Told> = found.iter().flat_map(|(_, told)| told.clone()).collect();
+                let wanting = self.wanted_of(&all).await?;
+                for (post, told) in &found {
+                    if self.change_about(*post, told, &wanting).await? {
+                        changed.insert(*post);
+                    }
+                }
+            }
+            if changed.is_empty() {
+                return Ok(());
+            }
+            posts = changed;
+        }
+        Err(busy())
+    }
+
+    async fn told_about(&self, post: PostId) -> Result<(PostId, Vec<Told>), Fault> {
+        let found = find_all(&self.notifications, about(post)).await?;
+        Ok((post, found))
+    }
+
+    /// Changes the notifications about a post to what they should say; whether there was anything to change.
+    async fn change_about(
+        &self,
+        post: PostId,
+        told: &[Told],
+        wanting: &HashMap<State, HashSet<String>>,
+    ) -> Result<bool, Fault> {
+        let mut changed = false;
+        for (state, ids) in wanting {
+            let ids = told
+                .iter()
+                .map(|told| &told.id)
+                .filter(|id| ids.contains(*id));
+            let ids: Vec<&str> = ids.map(String::as_str).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let filter = doc! { "post": post.to_string(), "_id": { "$in": ids } };
+            let update = self.notifications.update_many(filter, state.as_update());
+            write(update).await?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// What notifications should say that do not.
+    async fn wanted_of(&self, found: &[Told]) -> Result<HashMap<State, HashSet<String>>, Fault> {
+        let found: Vec<&Told> = found.iter().collect();
+        let wishes = self.wishes_about(&found).await?;
+        self.wanting(&found, &wishes).await
     }
 
     /// Makes marked notifications say so; notes the marks that are ahead of theirs. The marks are inserted already.
@@ -185,6 +251,19 @@ impl Tables {
             }
         }
         Ok(wanting)
+    }
+}
+
+fn busy() -> Fault {
+    Fault::Unavailable("others keep changing the same notifications".to_owned())
+}
+
+/// What the notifications about a post have in common. Their ids lie together, so MongoDB needs no index of posts.
+fn about(post: PostId) -> Document {
+    let ids = ids_about(post);
+    doc! {
+        "post": post.to_string(),
+        "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
     }
 }
 

@@ -171,7 +171,7 @@ impl Tables {
         write(self.notifications.create_index(list)).await?;
         let of_actor = index(doc! { "actor": 1 });
         write(self.notifications.create_index(of_actor)).await?;
-        if self.keys.lists_are_slow().await? {
+        if self.keys.lists_read_all().await? {
             // Where a range of ids is not looked up, either.
             let of_post = index(doc! { "post": 1 });
             write(self.notifications.create_index(of_post)).await?;

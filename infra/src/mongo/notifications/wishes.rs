@@ -86,7 +86,7 @@ impl Tables {
                 .push(announcement);
         }
         let authors: Vec<&str> = by_author.keys().copied().collect();
-        let together = if self.keys.lists_are_slow().await? {
+        let together = if self.keys.lists_read_all().await? {
             1
         } else {
             TOGETHER
@@ -99,18 +99,24 @@ impl Tables {
             };
             parts.push(self.announce_to(filter, &by_author));
         }
-        stream::iter(parts)
-            .buffer_unordered(SIDE_BY_SIDE)
-            .try_for_each(|()| async { Ok(()) })
-            .await
+        let mut told = Vec::new();
+        let mut rest = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
+        while let Some(more) = rest.try_next().await? {
+            told.extend(more);
+            if told.len() >= INSERT {
+                self.tell(std::mem::take(&mut told)).await?;
+            }
+        }
+        self.tell(told).await
     }
 
-    /// Goes through the wishes pair by pair: an author may have more followers than should be kept in memory.
+    /// Goes through the wishes pair by pair: an author may have more followers than should be kept in memory. Answers the
+    /// few that are still to be told.
     async fn announce_to(
         &self,
         filter: Document,
         by_author: &BTreeMap<&str, Vec<&Announcement>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<Told>, Fault> {
         let sorted = doc! { "author": 1, "follower": 1, "position": 1 };
         let mut wishes = write(self.wishes.find(filter).sort(sorted)).await?;
         let (mut pair, mut told): (Vec<Wish>, Vec<Told>) = (Vec::new(), Vec::new());
@@ -128,7 +134,7 @@ impl Tables {
             }
             match next {
                 Some(wish) => pair.push(wish),
-                None => return self.tell(told).await,
+                None => return Ok(told),
             }
         }
     }

@@ -7,7 +7,7 @@ use mongodb::bson::{Document, doc};
 use socialhub_domain::{NotificationId, PostId, personal::ERASED_TEXT};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    notifications::{About, NotificationChange, comment_id, ids_about},
+    notifications::{About, NotificationChange, comment_id},
     projection::Projected,
 };
 
@@ -133,9 +133,8 @@ impl Effects {
         if let Some(reach) = reach {
             tables.has_reached(&reach).await?;
         }
-        let mut marked = self.marked;
-        marked.extend(tables.about_posts(&self.gone_posts).await?);
-        tables.settle_marked(marked, &self.marks).await
+        tables.settle_posts(self.gone_posts).await?;
+        tables.settle_marked(self.marked, &self.marks).await
     }
 }
 
@@ -195,34 +194,5 @@ impl Tables {
         })
         .await?;
         Ok(found.iter().filter_map(id_of).collect())
-    }
-
-    /// The ids of the notifications about posts. Ids about one post lie together, so no index of posts is needed.
-    async fn about_posts(&self, posts: &HashSet<PostId>) -> Result<HashSet<String>, Fault> {
-        let about = |post: &PostId| {
-            let ids = ids_about(*post);
-            doc! {
-                "post": post.to_string(),
-                "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
-            }
-        };
-        let filters: Vec<Document> = posts.iter().map(about).collect();
-        let mut found = HashSet::new();
-        let few = filters.len() <= self.keys.one_by_one().await?;
-        let together = if few { 1 } else { INSERT / 10 };
-        for part in filters.chunks(together) {
-            let filter = match part {
-                [one] => one.clone(),
-                many => doc! { "$or": many },
-            };
-            let ids: Vec<Document> = write(async {
-                let ids = self.notifications.clone_with_type::<Document>();
-                let ids = ids.find(filter).projection(doc! { "_id": 1 }).await?;
-                ids.try_collect().await
-            })
-            .await?;
-            found.extend(ids.iter().filter_map(id_of));
-        }
-        Ok(found)
     }
 }

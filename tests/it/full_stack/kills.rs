@@ -67,7 +67,7 @@ async fn a_relay_that_hangs_is_replaced_and_cannot_speak_any_more() {
         let (_, position) = write(&author, "told by another").await;
         let path = format!("/posts/user/{}", author.id);
         let what = format!("the log is told on while {} hangs", member.name);
-        within(120, &what, || async {
+        within(20, &what, || async {
             let page = read_at(&author, &path, &position).await.expect_status(200);
             (page.header("x-stale") != "true").then_some(())
         })
