@@ -74,6 +74,7 @@ impl ChatLog for MemoryChatLog {
             if erased.contains(&new.user.id) {
                 new.user.username = ERASED_TEXT.into();
                 ERASED_TEXT.clone_into(&mut new.text);
+                new.client_id = None;
             }
             rooms.entry(new.room.clone()).or_default().append(new)
         };

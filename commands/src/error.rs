@@ -99,6 +99,8 @@ impl From<AppendError> for CommandError {
             AppendError::Unavailable(reason) => Self::Unavailable(reason),
             AppendError::OutcomeUnknown => Self::OutcomeUnknown,
             AppendError::VersionConflict { .. } => Self::Contended,
+            // Their token is dead; this request came in before it was.
+            AppendError::ActorErased => Self::UNAUTHORIZED,
             // The executor reads the winner's answer itself, so that this is never told.
             AppendError::AnswerExists(_) => Self::StillRunning,
         }

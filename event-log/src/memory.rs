@@ -324,6 +324,9 @@ impl State {
         if let Some(first) = self.commands.get(&append.command_id) {
             return Ok(first.clone());
         }
+        if append.metadata.actor.is_some_and(|who| self.is_erased(who)) {
+            return Err(AppendError::ActorErased);
+        }
         for side in &append.side {
             self.check_side(side)?;
         }
@@ -349,6 +352,11 @@ impl State {
         let appended = Appended { position, version };
         self.commands.insert(append.command_id, appended.clone());
         Ok(appended)
+    }
+
+    fn is_erased(&self, user: UserId) -> bool {
+        let key = self.keys.get(&user);
+        self.erasures.contains_key(&user) || key.is_some_and(|key| key.erased_at.is_some())
     }
 
     fn record(&self, append: &Append, version: u64) -> Result<Vec<RecordedEvent>, AppendError> {

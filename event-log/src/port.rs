@@ -62,6 +62,9 @@ pub enum AppendError {
     /// Username or e-mail is taken.
     #[error("credentials are taken")]
     CredentialsTaken(CredentialField),
+    /// Whoever acts is erased: nothing of theirs is written any more, whenever their request began.
+    #[error("who acts is erased")]
+    ActorErased,
     /// The idempotency key has an answer already.
     #[error("the idempotency key has an answer already")]
     AnswerExists(Box<StoredAnswer>),

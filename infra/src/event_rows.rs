@@ -19,10 +19,6 @@ pub(crate) struct EncodedAppend {
     pub expected_version: u64,
     pub events: Vec<EncodedEvent>,
     /// Who acted, if it was a person.
-    #[cfg_attr(
-        not(feature = "distributed"),
-        expect(dead_code, reason = "only Postgres has an index by it")
-    )]
     pub actor: Option<UserId>,
     pub side: Vec<SideWrite>,
 }

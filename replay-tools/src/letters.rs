@@ -4,7 +4,7 @@ use std::{collections::HashSet, io::Write};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
@@ -46,6 +46,9 @@ enum Command {
         /// Only the event at this position
         #[arg(long)]
         position: Option<Position>,
+        /// Print JSON, one line for each event
+        #[arg(long)]
+        json: bool,
     },
     /// Forget one for good and apply what waits behind it: the model will differ from the log; the server must be stopped
     Discard {
@@ -56,6 +59,9 @@ enum Command {
         /// Really forget it
         #[arg(long)]
         yes: bool,
+        /// Print JSON, one line for each event
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -92,20 +98,68 @@ pub(crate) async fn run(
             position,
             json,
         } => show(&**target.model(&name)?, target, position, json, out).await,
-        Command::Retry { name, position } => {
-            retry(&**target.model(&name)?, target, position, out).await
+        Command::Retry {
+            name,
+            position,
+            json,
+        } => {
+            let model = target.model(&name)?;
+            retry(&**model, target, position, &mut Said { out, json }).await
         }
         Command::Discard {
             name,
             position,
             yes,
+            json,
         } => {
             let model = target.model(&name)?;
             if !yes {
                 return Err(ReplayError::NotConfirmed("discarding an event"));
             }
-            discard(&**model, target, position, out).await
+            discard(&**model, target, position, &mut Said { out, json }).await
         }
+    }
+}
+
+/// What became of a letter.
+enum Fate {
+    Discarded,
+    Applied,
+    StaysParked(String),
+    StaysBehind,
+}
+
+/// Says what became of letters, one line each.
+struct Said<'a> {
+    out: &'a mut (dyn Write + Send),
+    json: bool,
+}
+
+impl Said<'_> {
+    fn say(
+        &mut self,
+        model: ModelName,
+        position: Position,
+        fate: &Fate,
+    ) -> Result<(), ReplayError> {
+        let (word, error) = match fate {
+            Fate::Discarded => ("discarded", None),
+            Fate::Applied => ("applied", None),
+            Fate::StaysParked(error) => ("parked", Some(error)),
+            Fate::StaysBehind => ("behind", None),
+        };
+        if self.json {
+            let line =
+                json!({ "model": model, "position": position, "outcome": word, "error": error });
+            return show::json_line(self.out, &line);
+        }
+        let text = match fate {
+            Fate::Discarded => format!("the event at position {position} was discarded."),
+            Fate::Applied => format!("position {position} was applied."),
+            Fate::StaysParked(error) => format!("position {position} stays parked: {error}"),
+            Fate::StaysBehind => format!("position {position} stays behind an earlier one."),
+        };
+        Ok(writeln!(self.out, "{model}: {text}")?)
     }
 }
 
@@ -221,22 +275,18 @@ async fn discard(
     model: &dyn ModelControl,
     target: &ReplayTarget,
     position: Position,
-    out: &mut (dyn Write + Send),
+    said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
     let letters = model.letters().await?;
     let letter = parked_at(model, &letters, position)?;
     model.discard_letter(position).await?;
-    writeln!(
-        out,
-        "{}: the event at position {position} was discarded.",
-        model.name()
-    )?;
+    said.say(model.name(), position, &Fate::Discarded)?;
     let mut verdict = Verdict::Clean;
     let mut blocked = sequence_of(letter, &letters).any(|other| other.position < position);
     for waiting in sequence_of(letter, &letters).filter(|other| other.position > position) {
         if blocked {
-            say_behind(model.name(), waiting.position, out)?;
-        } else if apply(model, target, waiting.position, out).await? == Verdict::Wrong {
+            said.say(model.name(), waiting.position, &Fate::StaysBehind)?;
+        } else if apply(model, target, waiting.position, said).await? == Verdict::Wrong {
             (blocked, verdict) = (true, Verdict::Wrong);
         }
     }
@@ -248,30 +298,14 @@ async fn apply(
     model: &dyn ModelControl,
     target: &ReplayTarget,
     position: Position,
-    out: &mut (dyn Write + Send),
+    said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
-    let name = model.name();
-    match model.retry_letter(&target.log, position).await {
-        Ok(()) => {
-            writeln!(out, "{name}: position {position} was applied.")?;
-            Ok(Verdict::Clean)
-        }
-        Err(error) => {
-            writeln!(out, "{name}: position {position} stays parked: {error}")?;
-            Ok(Verdict::Wrong)
-        }
-    }
-}
-
-fn say_behind(
-    model: ModelName,
-    position: Position,
-    out: &mut (dyn Write + Send),
-) -> Result<(), ReplayError> {
-    Ok(writeln!(
-        out,
-        "{model}: position {position} stays behind an earlier one."
-    )?)
+    let (fate, verdict) = match model.retry_letter(&target.log, position).await {
+        Ok(()) => (Fate::Applied, Verdict::Clean),
+        Err(error) => (Fate::StaysParked(error.to_string()), Verdict::Wrong),
+    };
+    said.say(model.name(), position, &fate)?;
+    Ok(verdict)
 }
 
 fn view(model: ModelName, letter: &ParkedLetter) -> Result<LetterView<'_>, ReplayError> {
@@ -315,7 +349,7 @@ async fn retry(
     model: &dyn ModelControl,
     target: &ReplayTarget,
     only: Option<Position>,
-    out: &mut (dyn Write + Send),
+    said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
     let mut blocked = HashSet::new();
     let mut verdict = Verdict::Clean;
@@ -329,9 +363,9 @@ async fn retry(
         if only.is_some_and(|only| only != position) {
             blocked.insert(sequence);
         } else if blocked.contains(&sequence) {
-            say_behind(model.name(), position, out)?;
+            said.say(model.name(), position, &Fate::StaysBehind)?;
             verdict = Verdict::Wrong;
-        } else if apply(model, target, position, out).await? == Verdict::Wrong {
+        } else if apply(model, target, position, said).await? == Verdict::Wrong {
             blocked.insert(sequence);
             verdict = Verdict::Wrong;
         }

@@ -258,7 +258,7 @@ fn advice_on_log(error: &LogError) -> &'static str {
     }
 }
 
-const AGAIN: &str = "; see that the database answers, then run the same command again";
+const AGAIN: &str = "; see that the database answers and that its disk is not full, then run the same command again";
 
 /// Runs a command. Results go to `out`, progress and remarks to standard error. Cancelling `stop` ends a rebuild
 /// (which can be resumed) and a followed tail.

@@ -3,12 +3,14 @@
 use std::io::Write;
 
 use clap::Args;
+use serde_json::json;
 use socialhub_projections::runtime::{Filling, rebuild::rebuild};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ReplayError, ReplayTarget, Selection, Verdict, progress,
     rebuild::{Outcomes, report, verdict},
+    show,
 };
 
 /// Options of `rollback`.
@@ -29,6 +31,9 @@ pub(crate) struct PruneOptions {
     /// Really remove them
     #[arg(long)]
     yes: bool,
+    /// Print JSON, one line for each model
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) async fn roll_back(
@@ -61,6 +66,10 @@ pub(crate) async fn prune(
     for model in models {
         let dropped = model.prune().await?;
         match dropped.as_slice() {
+            dropped if options.json => {
+                let line = json!({ "model": model.name(), "removed": dropped });
+                show::json_line(out, &line)?;
+            }
             [] => writeln!(out, "{}: nothing to remove.", model.name())?,
             dropped => {
                 for generation in dropped {

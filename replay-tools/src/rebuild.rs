@@ -3,14 +3,13 @@
 use std::{io::Write, time::Instant};
 
 use clap::Args;
-use serde_json::json;
 use socialhub_projections::{
     ModelName,
     runtime::{Filling, RebuildError, RebuildReport, rebuild::rebuild},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, progress, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, progress, show};
 
 /// Options of `rebuild`.
 #[derive(Debug, Args)]
@@ -75,10 +74,8 @@ pub(crate) fn report(
         match outcome {
             Ok(report) if json => show::json_line(out, report)?,
             Ok(report) => say(report, out)?,
-            Err(error) if json => {
-                show::json_line(out, &json!({ "model": model, "error": error.to_string() }))?;
-            }
-            Err(error) => writeln!(out, "{model}: not switched: {error}")?,
+            Err(error) if json => show::failure(out, *model, error)?,
+            Err(error) => writeln!(out, "{model}: not switched: {error}{}", advice(error))?,
         }
     }
     Ok(())

@@ -63,7 +63,7 @@ fn report_failure(
 ) -> Result<(), ReplayError> {
     let name = model.name();
     if json {
-        return show::json_line(out, &json!({ "model": name, "error": error.to_string() }));
+        return show::failure(out, name, error);
     }
     Ok(writeln!(
         out,

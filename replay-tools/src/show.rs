@@ -4,11 +4,12 @@ use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{Metadata, RecordedEvent};
+use socialhub_projections::{ModelName, runtime::RebuildError};
 
-use crate::ReplayError;
+use crate::{ReplayError, advice};
 
 /// A time as RFC 3339 in UTC.
 pub(crate) fn time(timestamp: Timestamp) -> String {
@@ -35,6 +36,16 @@ pub(crate) fn json_line<T: Serialize>(
 ) -> Result<(), ReplayError> {
     let line = serde_json::to_string(value)?;
     Ok(writeln!(out, "{line}")?)
+}
+
+/// What could not be done to a model, with what to do, as JSON.
+pub(crate) fn failure(
+    out: &mut (dyn Write + Send),
+    model: ModelName,
+    error: &RebuildError,
+) -> Result<(), ReplayError> {
+    let error = format!("{error}{}", advice(error));
+    json_line(out, &json!({ "model": model, "error": error }))
 }
 
 /// An event of the log as JSON.

@@ -32,8 +32,12 @@ pub(crate) async fn run(
             Ok(report) => report,
             Err(error) => {
                 // The other models are still worth a look.
-                let (name, advice) = (model.name(), advice(&error));
-                writeln!(out, "{name}: cannot be verified: {error}{advice}")?;
+                if options.json {
+                    show::failure(out, model.name(), &error)?;
+                } else {
+                    let (name, advice) = (model.name(), advice(&error));
+                    writeln!(out, "{name}: cannot be verified: {error}{advice}")?;
+                }
                 verdict = Verdict::Wrong;
                 continue;
             }

@@ -14,6 +14,10 @@ use socialhub_tests::support::{
     client::{PASSWORD, fresh_name},
     eventually,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::kafka::topic::kcat;
 
@@ -312,6 +316,58 @@ async fn check_answers(story: &Story, before: &[Value], after: &[Value]) {
         .expect_status(200);
     assert_eq!(said.text("/messages/0/message"), "[erased]");
     assert_eq!(said.text("/messages/0/username"), "[erased]");
+}
+
+/// A post whose body has begun and not ended: the text and the file's first half are there.
+async fn begin_upload(server: &Server, who: &Client) -> TcpStream {
+    let part = |name: &str, more: &str| {
+        format!("--cut\r\ncontent-disposition: form-data; name=\"{name}\"{more}\r\n\r\n")
+    };
+    let file = "; filename=\"qlorname.png\"\r\ncontent-type: image/png";
+    let begin = format!("{}qlorpost\r\n{}", part("content", ""), part("files", file));
+    let head = format!(
+        "POST /posts/ HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nidempotency-key: slow\r\n\
+         content-type: multipart/form-data; boundary=cut\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+        who.token
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port()))
+        .await
+        .unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0qlorfile";
+    let body = [begin.as_bytes(), png, &[b'.'; 1_000_000]].concat();
+    send_chunk(&mut stream, &body).await;
+    stream
+}
+
+async fn send_chunk(stream: &mut TcpStream, body: &[u8]) {
+    let size = format!("{:x}\r\n", body.len());
+    let chunk = [size.as_bytes(), body, b"\r\n"].concat();
+    stream.write_all(&chunk).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_ends_after_its_senders_erasure_leaves_nothing() {
+    let server = Server::start().await;
+    let eve = server.client().sign_up("qlorva").await;
+    let words = ["qlorpost", "qlorfile", "qlorname", &eve.username].map(str::to_owned);
+    let mut stream = begin_upload(&server, &eve).await;
+    eventually("the file is on its way", || async {
+        let found = search(&server, &words).await;
+        found.contains_key("qlorfile").then_some(())
+    })
+    .await;
+    erase(&eve, PASSWORD).await.expect_status(204);
+    erased_everywhere(&server, &eve.id).await;
+    send_chunk(&mut stream, b"\r\n--cut--\r\n").await;
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(answer.contains("\"error\":\"Unauthorized\""), "{answer}");
+    assert_eq!(search(&server, &words).await, BTreeMap::new());
+    server.verify_all().await;
 }
 
 #[tokio::test]

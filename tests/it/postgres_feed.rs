@@ -553,3 +553,33 @@ async fn an_operator_rebuilds_rolls_back_and_verifies_beside_the_projector() {
     stop.cancel();
     running.task.await.unwrap();
 }
+
+/// A rebuild whose host hangs with the fence up: the server ends its session, and everybody goes on.
+#[tokio::test]
+async fn a_fence_of_somebody_who_hangs_falls() {
+    let place = OnPostgres::new(SMALL).await;
+    let generations = place.generations();
+    generations.refresh().await.unwrap();
+    let claim = generations.claim().await.unwrap().unwrap();
+    let _fence = generations.fence(&claim).await.unwrap();
+    let url = place.url.clone();
+    let held = async || -> i64 {
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let sql = "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND state = 'idle in transaction'";
+        sqlx::query_scalar(sql)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    };
+    assert_eq!(held().await, 1);
+    let told = std::time::Instant::now();
+    while held().await > 0 {
+        assert!(told.elapsed() < Duration::from_secs(90), "it is still held");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(
+        told.elapsed() > Duration::from_secs(30),
+        "a rebuild has no time for its last mile"
+    );
+}

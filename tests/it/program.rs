@@ -141,6 +141,16 @@ fn a_bad_setting_is_refused_by_name() {
             &[("REDIS_URL", "redis://localhost/")],
             "REDIS_URL",
         ),
+        (
+            &["serve"],
+            &[
+                ("DATABASE_URL", "postgres://localhost/x"),
+                ("KAFKA_BROKERS", ""),
+                ("MONGODB_URL", "mongodb://localhost/x"),
+                ("REDIS_URL", "redis://localhost/"),
+            ],
+            "KAFKA_BROKERS",
+        ),
         (&["relay"], &[], "DATABASE_URL"),
         (&["service", "nosuch"], &[], "nosuch"),
         (&["project", "nosuch"], &[], "nosuch"),
@@ -154,6 +164,91 @@ fn a_bad_setting_is_refused_by_name() {
             "{arguments:?} {environment:?}: {text}"
         );
         assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+/// An address of nobody, with a password that must not be seen.
+fn nobody(scheme: &str) -> String {
+    format!("{scheme}://somebody:verysecret@127.0.0.1:1/social")
+}
+
+/// Databases that answer, and let this program not in: the program ends and says which.
+#[tokio::test]
+async fn a_database_that_turns_the_program_away_ends_it_by_name() {
+    for setting in ["DATABASE_URL", "READ_MODEL_URL", "CHAT_DATABASE_URL"] {
+        let server = Server::prepare(&[], Profile::Distributed.environment().await);
+        let (front, _) = server.setting("DATABASE_URL").rsplit_once('/').unwrap();
+        let (_, host) = front
+            .rsplit_once('@')
+            .unwrap_or(front.split_once("//").unwrap());
+        for (url, wanted) in [
+            (format!("{front}/nosuchdatabase"), "nosuchdatabase"),
+            (
+                format!("postgres://nosuchperson:verysecret@{host}/postgres"),
+                "nosuchperson",
+            ),
+        ] {
+            let mut command = server.prepare_command(&["serve", "--listen", "127.0.0.1:0"]);
+            command.env(setting, url);
+            let output = tokio::task::spawn_blocking(move || command.output());
+            let output = output.await.unwrap().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{setting}: {said}");
+            let line = said
+                .lines()
+                .find(|line| line.contains(&format!("{setting}: Postgres does not")));
+            assert!(
+                line.is_some_and(|line| line.contains(wanted)),
+                "{setting}: {said}"
+            );
+            assert!(!said.contains("verysecret"), "{said}");
+        }
+    }
+}
+
+/// Servers that are away are waited for, and each is named by its setting and its place.
+#[tokio::test]
+async fn a_server_that_is_away_is_named_and_its_password_is_not() {
+    for (setting, url) in [
+        ("DATABASE_URL", nobody("postgres")),
+        ("READ_MODEL_URL", nobody("postgres")),
+        ("CHAT_DATABASE_URL", nobody("postgres")),
+        ("MONGODB_URL", nobody("mongodb")),
+        ("REDIS_URL", nobody("redis").replace("/social", "/0")),
+        ("KAFKA_BROKERS", "127.0.0.1:1".to_owned()),
+    ] {
+        let server = Server::prepare(&[], Profile::Distributed.environment().await);
+        // What migrates waits for the chat's database; a service does not.
+        let arguments = match setting {
+            "KAFKA_BROKERS" => &["relay"][..],
+            _ => &["service", "feed", "--listen", "127.0.0.1:0"],
+        };
+        let migrated = server.command(&["migrate"]).await;
+        assert!(migrated.status.success(), "{migrated:?}");
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut command = server.prepare_command(arguments);
+        command
+            .env(setting, url)
+            .stdout(log.reopen().unwrap())
+            .stderr(log.reopen().unwrap());
+        let mut child = command.spawn().unwrap();
+        let what = format!("the server of {setting} is named");
+        eventually(&what, || async {
+            let said = std::fs::read_to_string(log.path()).unwrap();
+            let mut lines = said.lines();
+            lines
+                .any(|line| line.contains(setting) && line.contains("127.0.0.1:1"))
+                .then_some(())
+        })
+        .await;
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "{setting}: it has ended"
+        );
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        assert!(!said.contains("verysecret"), "{setting}: {said}");
     }
 }
 

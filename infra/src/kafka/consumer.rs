@@ -45,6 +45,8 @@ use crate::kafka::{KafkaSettings, complain, headers, millis, tails};
 
 /// How many records are handed over at once at most.
 const BATCH: usize = 1024;
+/// How many bytes of values are handed over at once at most, one record aside: a process may have many partitions.
+const BATCH_BYTES: usize = 1 << 20;
 /// How many batches of a partition may be on their way to its writer.
 const AHEAD: usize = 2;
 /// How often the thread looks around when nothing wakes it.
@@ -330,10 +332,14 @@ impl Member {
 impl Part {
     fn next_batch(&self) -> KafkaResult<Vec<Delivered>> {
         let mut delivered = Vec::new();
-        while delivered.len() < BATCH {
+        let mut bytes = 0;
+        while delivered.len() < BATCH && bytes < BATCH_BYTES {
             match self.queue.poll(Duration::ZERO) {
                 None => break,
-                Some(Ok(message)) => delivered.extend(read(self.topic, &message)),
+                Some(Ok(message)) => {
+                    bytes += message.payload_len();
+                    delivered.extend(read(self.topic, &message));
+                }
                 Some(Err(error)) if delivered.is_empty() => return Err(error),
                 // What came before it is handed over first; it comes again.
                 Some(Err(_)) => break,
@@ -448,7 +454,7 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
         .set("fetch.error.backoff.ms", "100")
         // What is fetched ahead of the writers, for each partition.
         .set("queued.min.messages", "8192")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", "4096")
         .set("fetch.queue.backoff.ms", "10");
     config
 }

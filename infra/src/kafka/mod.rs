@@ -8,9 +8,16 @@ mod tails;
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, error::KafkaError, message::Headers};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::KafkaError,
+    message::Headers,
+};
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::WireHeaders;
+use socialhub_projections::runtime::SourceError;
 
 pub use consumer::{KafkaSource, KafkaSources};
 pub use publisher::KafkaPublisher;
@@ -92,9 +99,34 @@ impl KafkaSettings {
     }
 }
 
+/// Looks whether a broker answers. Blocks for as long as `patience`.
+///
+/// # Errors
+/// [`SourceError`].
+pub fn look(settings: &KafkaSettings, patience: Duration) -> Result<(), SourceError> {
+    let told = |error: KafkaError| SourceError(error.to_string());
+    let config = settings.client("socialhub-look");
+    let consumer: BaseConsumer<Silent> = config.create_with_context(Silent).map_err(told)?;
+    // Of one topic, whether it is there or not: of all would be more than is wanted.
+    let topic = settings.topic(Topic::ALL[0].name());
+    let answer = consumer.fetch_metadata(Some(&topic), patience);
+    answer.map(|_| ()).map_err(told)
+}
+
+/// Whoever looks is answered.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for Silent {}
+
 /// What librdkafka reports by itself, beside the answers to calls.
 fn complain(error: &KafkaError, reason: &str) {
-    tracing::warn!(%error, reason, "the brokers do not answer as they should");
+    tracing::warn!(%error, reason, "the brokers do not answer as they should: see KAFKA_BROKERS");
 }
 
 fn millis(duration: Duration) -> String {

@@ -4,6 +4,8 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -20,20 +22,30 @@ use crate::clock::{RandomIds, SystemClock};
 /// The host part of the sender's address; reserved for what never leaves the machine.
 const HOST: &str = "socialhub.localhost";
 
-/// Writes each mail as an `.eml` file (RFC 5322) into a folder.
+/// How long a mail is kept. With several instances an erasure removes mails in its own instance's folder alone; what the
+/// others have goes with this.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// What the name of a mail begins with that is not written to its end.
+const UNFINISHED: &str = ".unfinished-";
+/// Between two looks for mails that have had their time.
+const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Writes each mail as an `.eml` file (RFC 5322) into a folder, and keeps it for a day.
 #[derive(Debug, Clone)]
 pub struct EmlMailer {
-    folder: PathBuf,
+    folder: Arc<PathBuf>,
 }
 
 impl EmlMailer {
-    /// A mailer into `folder`, which is made if it is not there.
+    /// A mailer into `folder`, which is made if it is not there. Must be called within a tokio runtime: as long as the
+    /// mailer lives, old mails are removed.
     ///
     /// # Errors
     /// When the folder cannot be made.
     pub fn new(folder: impl Into<PathBuf>) -> io::Result<Self> {
-        let folder = folder.into();
-        fs::create_dir_all(&folder)?;
+        let folder = Arc::new(folder.into());
+        fs::create_dir_all(&*folder)?;
+        tokio::spawn(remove_old_ones(Arc::downgrade(&folder)));
         Ok(Self { folder })
     }
 }
@@ -65,6 +77,47 @@ impl Mailer for EmlMailer {
             .map_err(|_| PortError("the mails were not removed".to_owned()))?
             .map_err(|error| PortError(format!("the mails were not removed: {error}")))
     }
+}
+
+async fn remove_old_ones(folder: Weak<PathBuf>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(folder) = folder.upgrade() else {
+            return;
+        };
+        let before = SystemClock.now().0 - KEPT.as_millis() as i64;
+        let removed = tokio::task::spawn_blocking(move || remove_older(&folder, Timestamp(before)));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(%error, "old mails could not be removed");
+        }
+    }
+}
+
+/// Removes mails last written before a time, and what a killed process left of one.
+fn remove_older(folder: &Path, before: Timestamp) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.ends_with(".eml") && !name.starts_with(UNFINISHED) {
+            continue;
+        }
+        let age = entry.metadata().and_then(|data| data.modified());
+        let written = match age {
+            Ok(time) => time.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            // Somebody else removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if (written.as_millis() as i64) < before.0 {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes every mail in a folder whose header names an address.
@@ -109,7 +162,9 @@ fn file_name(now: Timestamp, id: Uuid) -> String {
 /// Whole or not there; readable by the owner alone, for it may hold a code.
 fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(folder)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -161,6 +216,33 @@ mod tests {
             mailer.forget(to).await.unwrap();
             assert_eq!(count(), left, "{to}");
         }
+    }
+
+    #[tokio::test]
+    async fn mails_that_have_had_their_time_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = i64::try_from(KEPT.as_millis()).unwrap();
+        let written = |name: &str, age: i64| {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            let time = SystemClock.now().0 - age;
+            let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(time).unwrap());
+            file.set_modified(time).unwrap();
+        };
+        written("old.eml", kept + 60_000);
+        written(".unfinished-1", kept + 60_000);
+        written("young.eml", kept - 60_000);
+        written("another's.txt", 2 * kept);
+        let _mailer = EmlMailer::new(folder.path()).unwrap();
+        let names = || {
+            let entries = fs::read_dir(folder.path()).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        while names().len() > 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(names(), ["another's.txt", "young.eml"]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(super) const SCHEMA: Schema = Schema {
     migrations: &[
         include_str!("../../../migrations/postgres/chat/0001_chat.sql"),
         include_str!("../../../migrations/postgres/chat/0002_erasure.sql"),
+        include_str!("../../../migrations/postgres/chat/0003_nothing_of_the_erased.sql"),
     ],
 };
 
@@ -352,14 +353,16 @@ impl Group {
 
 fn read_outcome(new: NewMessage, row: &PgRow) -> Result<Appended, sqlx::Error> {
     let seq = from_sql(row.try_get(1)?);
-    if !row.try_get::<bool, _>(2)? {
+    let duplicate = row.try_get(2)?;
+    // A message as it stands in the log is told of a repeat, and of what comes of the erased.
+    let Some(id) = row.try_get(3)? else {
         return Ok(Appended {
             message: Message::placed(new, seq),
-            duplicate: false,
+            duplicate,
         });
-    }
+    };
     let message = Message {
-        id: row.try_get(3)?,
+        id,
         seq,
         room_id: new.room,
         user_id: new.user.id,
@@ -367,10 +370,7 @@ fn read_outcome(new: NewMessage, row: &PgRow) -> Result<Appended, sqlx::Error> {
         message: text(row, 5)?,
         timestamp: Timestamp(row.try_get(6)?),
     };
-    Ok(Appended {
-        message,
-        duplicate: true,
-    })
+    Ok(Appended { message, duplicate })
 }
 
 pub(super) fn text(row: &PgRow, index: usize) -> Result<String, sqlx::Error> {

@@ -5,6 +5,7 @@ use std::{str::FromStr, time::Duration};
 use socialhub_event_log::UnfinishedCopy;
 use sqlx::{
     Connection, Executor, PgConnection, PgPool,
+    error::DatabaseError,
     postgres::{PgConnectOptions, PgPoolOptions, PgSeverity},
 };
 
@@ -23,6 +24,9 @@ pub enum OpenError {
     /// It did not answer, or refused us.
     #[error("Postgres cannot be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
+    /// It answers, and takes no such person, password or database: that does not pass by itself.
+    #[error("Postgres does not let this program in: {0}")]
+    Refused(#[source] sqlx::Error),
     /// A newer program wrote it.
     #[error(
         "the schema of the {component} has version {found}, this program knows up to {known}: the database was written by a newer SocialHub, use that one"
@@ -61,6 +65,32 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Why there is no connection.
+    fn connecting(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        // Invalid authorization, and a database that is not there.
+        let refused = code.is_some_and(|code| code.starts_with("28") || code.starts_with("3D"));
+        if refused {
+            Self::Refused(error)
+        } else {
+            Self::Unreachable(error)
+        }
+    }
+}
+
+/// Looks whether a database lets this program in.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn look(url: &str) -> Result<(), OpenError> {
+    let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
+    let connection = connect(&options).await.map_err(OpenError::connecting)?;
+    // It is there: how the connection ends is nobody's concern.
+    let _ = connection.close().await;
+    Ok(())
+}
+
 /// Reads an address. `name` is what the connections are called in the server's lists.
 ///
 /// Statements run for `statement_timeout` and wait for locks for `lock_timeout` at most, so that one that is stuck is
@@ -72,20 +102,31 @@ pub(super) fn options(
     lock_timeout: Duration,
 ) -> Result<PgConnectOptions, OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
-    let millis = |time: Duration| time.as_millis().to_string();
+    let options = missing_peers(options, Duration::from_secs(10));
     Ok(options.application_name(name).options([
         ("statement_timeout", millis(statement_timeout)),
         ("lock_timeout", millis(lock_timeout)),
-        ("idle_in_transaction_session_timeout", "10000".to_owned()),
-        ("tcp_user_timeout", "10000".to_owned()),
-        ("tcp_keepalives_idle", "10".to_owned()),
-        ("tcp_keepalives_interval", "5".to_owned()),
-        ("tcp_keepalives_count", "3".to_owned()),
         // Look-ups by key; see append_events for why no plan may scan.
         ("enable_seqscan", "off".to_owned()),
         ("plan_cache_mode", "force_generic_plan".to_owned()),
         ("jit", "off".to_owned()),
     ]))
+}
+
+/// Lets the server notice a peer that has vanished in seconds, not hours, and end a session that does nothing in an open
+/// transaction for so long: what that one has locked, others wait for.
+pub(super) fn missing_peers(options: PgConnectOptions, idle: Duration) -> PgConnectOptions {
+    options.options([
+        ("idle_in_transaction_session_timeout", millis(idle)),
+        ("tcp_user_timeout", "10000".to_owned()),
+        ("tcp_keepalives_idle", "10".to_owned()),
+        ("tcp_keepalives_interval", "5".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+    ])
+}
+
+fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
 }
 
 /// A pool that opens its connections when they are needed, so that a process starts while the server is down.
@@ -165,7 +206,7 @@ impl Schema {
     /// Brings a database to today's version, all steps or none. Several may try at once: one does it.
     pub async fn migrate(&self, url: &str) -> Result<(), OpenError> {
         let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
-        let mut connection = connect(&options).await.map_err(OpenError::Unreachable)?;
+        let mut connection = connect(&options).await.map_err(OpenError::connecting)?;
         let failed = |error| OpenError::Migration {
             component: self.component,
             error,
@@ -201,7 +242,7 @@ impl Schema {
 
     /// Makes sure that a database answers and has exactly today's version.
     pub async fn require_current(&self, options: &PgConnectOptions) -> Result<(), OpenError> {
-        let mut connection = connect(options).await.map_err(OpenError::Unreachable)?;
+        let mut connection = connect(options).await.map_err(OpenError::connecting)?;
         let there = "SELECT to_regclass('schema_versions') IS NOT NULL";
         let there: bool = sqlx::query_scalar(there)
             .fetch_one(&mut connection)

@@ -293,6 +293,12 @@ fn append_one(
 ) -> rusqlite::Result<Appended> {
     let user = id_bytes(new.user.id.0);
     let seq = place.last_seq + 1;
+    let mut new = new;
+    if is_erased(transaction, user)? {
+        new.user.username = ERASED_TEXT.into();
+        ERASED_TEXT.clone_into(&mut new.text);
+        new.client_id = None;
+    }
     if let Some(client_id) = &new.client_id {
         let inserted = transaction
             .prepare_cached("INSERT OR IGNORE INTO client_ids VALUES (?1, ?2, ?3, ?4)")?
@@ -304,11 +310,6 @@ fn append_one(
                 duplicate: true,
             });
         }
-    }
-    let mut new = new;
-    if is_erased(transaction, user)? {
-        new.user.username = ERASED_TEXT.into();
-        ERASED_TEXT.clone_into(&mut new.text);
     }
     transaction
         .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?

@@ -21,6 +21,11 @@ use crate::record::PublicRecord;
 
 /// How many events one read brings.
 pub const READ_LIMIT: usize = 1024;
+/// How many bytes of payloads a chunk holds, as far as that can be told before it is read: what a rebuild has in memory at
+/// a time does not grow with the length of what people write.
+pub const CHUNK_BYTES: usize = 8 << 20;
+/// How many events one read brings at most of which it is not known how long they are.
+const UNSEEN: usize = 4 * READ_LIMIT;
 /// How many reads the tail remembers for followers that are a little behind.
 const REMEMBERED: usize = 32;
 /// How many chunks a follower has decoded ahead of its writer.
@@ -59,7 +64,8 @@ impl Chunk {
     }
 }
 
-/// Reads and decodes the next events of the log; an empty chunk at its end.
+/// Reads and decodes the next events of the log, at most so many and no more than [`CHUNK_BYTES`] or so; an empty chunk at
+/// its end.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -68,7 +74,7 @@ pub async fn read_chunk(
     after: Position,
     limit: usize,
 ) -> Result<Chunk, LogError> {
-    let events = log.read_all(after, limit).await?;
+    let events = read_events(log, after, limit).await?;
     let records = if events.len() < DECODE_APART {
         decode(&events)
     } else {
@@ -77,6 +83,29 @@ pub async fn read_chunk(
             .map_err(|_| LogError::Unavailable("the program is closing".to_owned()))?
     };
     Ok(Chunk { records, from: 0 })
+}
+
+/// Reads little first, then as much as those were long.
+async fn read_events(
+    log: &Arc<dyn EventLog>,
+    after: Position,
+    limit: usize,
+) -> Result<Vec<RecordedEvent>, LogError> {
+    let mut wanted = limit.min(READ_LIMIT);
+    let mut events = log.read_all(after, wanted).await?;
+    let mut bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+    let mut came = events.len();
+    while came == wanted && events.len() < limit && bytes < CHUNK_BYTES {
+        let Some(last) = events.last() else { break };
+        let average = (bytes / events.len()).max(1);
+        let room = ((CHUNK_BYTES - bytes) / average).max(1);
+        wanted = room.min(limit - events.len()).min(UNSEEN);
+        let more = log.read_all(last.position, wanted).await?;
+        bytes += more.iter().map(|event| event.payload.len()).sum::<usize>();
+        came = more.len();
+        events.extend(more);
+    }
+    Ok(events)
 }
 
 fn decode(events: &[RecordedEvent]) -> Arc<[PublicRecord]> {
@@ -247,5 +276,69 @@ impl Follower {
             self.after = last;
         }
         self.sender.send(Ok(chunk)).await.map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socialhub_domain::{PostId, StreamId, Timestamp, UserId, event::PostDeleted, testing::id};
+    use socialhub_event_log::{Append, MemoryEventLog, Metadata, NewEvent};
+
+    use super::*;
+
+    /// A log of so many events, each with a payload of so many bytes.
+    async fn log_of(events: u128, bytes: usize) -> Arc<dyn EventLog> {
+        let log = MemoryEventLog::new();
+        let event = |nth: u128| NewEvent {
+            event_id: id(nth),
+            event: PostDeleted {
+                post_id: PostId(id(nth)),
+                user_id: UserId(id(1)),
+                timestamp: Timestamp(1),
+            }
+            .into(),
+            payload: Some(" ".repeat(bytes)),
+        };
+        let append = Append {
+            command_id: id(1),
+            stream: StreamId::new("post", id(1)),
+            expected_version: 0,
+            events: (1..=events).map(event).collect(),
+            metadata: Metadata::default(),
+            side: Vec::new(),
+        };
+        log.append(append).await.unwrap();
+        Arc::new(log)
+    }
+
+    #[tokio::test]
+    async fn a_chunk_is_bounded_by_what_is_asked_for_and_by_its_bytes() {
+        let short = log_of(20_000, 10).await;
+        for wanted in [1, 1_024, 1_025, 16_384] {
+            let chunk = read_chunk(&short, 0, wanted).await.unwrap();
+            assert_eq!(chunk.last_position(), Some(wanted as u64));
+        }
+        let rest = read_chunk(&short, 19_000, 16_384).await.unwrap();
+        assert_eq!(rest.records().len(), 1_000);
+        assert!(
+            read_chunk(&short, 20_000, 9)
+                .await
+                .unwrap()
+                .records()
+                .is_empty()
+        );
+
+        let long = log_of(3_000, 10_000).await;
+        let (mut after, mut chunks) = (0, 0);
+        while let Some(last) = read_chunk(&long, after, 16_384)
+            .await
+            .unwrap()
+            .last_position()
+        {
+            // The first read is made before anything is known.
+            assert!((last - after) as usize <= READ_LIMIT.max(CHUNK_BYTES / 10_000) + 1);
+            (after, chunks) = (last, chunks + 1);
+        }
+        assert_eq!((after, chunks), (3_000, 3));
     }
 }

@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -19,6 +20,7 @@ use socialhub_domain::{
     personal::{ERASED_TEXT, redacted},
 };
 use socialhub_event_log::{EventLog, LogError, Position};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,6 +43,10 @@ pub const PARTITION_BATCH: usize = 1024;
 pub const BULK_BATCH: usize = 16_384;
 /// A record that has been tried this often and still takes the process down is parked.
 pub const MAX_ATTEMPTS: u32 = 3;
+
+/// How long whoever fills a generation goes on trying while its store does nothing but fail. A live projector never gives
+/// up: it has nobody to tell. A rebuild has, and what it wrote so far stays.
+pub const BULK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is told what happens while a batch is written.
 pub(crate) trait Observer: Send + Sync {
@@ -94,6 +100,8 @@ pub(crate) struct BatchWriter<P: Projection> {
     letters: u64,
     /// How many records a transaction may hold.
     batch: usize,
+    /// How long a store that only fails is tried again; for ever, where nobody waits for an end.
+    patience: Option<Duration>,
     /// How many records are still to be handled one by one: as many as the writer before may have had in hand.
     one_by_one: usize,
 }
@@ -108,7 +116,7 @@ struct Prepared<C> {
 enum Outcome {
     Written,
     /// Nothing was written; the observer has been told.
-    Unavailable,
+    Unavailable(StoreError),
     Rejected(String),
 }
 
@@ -146,6 +154,10 @@ impl<P: Projection> BatchWriter<P> {
             letters: 0,
             one_by_one: if clean { 0 } else { batch },
             batch,
+            patience: match mode {
+                WriteMode::Bulk => Some(BULK_PATIENCE),
+                WriteMode::Live => None,
+            },
         };
         writer.read_letters().await?;
         Ok(writer)
@@ -270,12 +282,12 @@ impl<P: Projection> BatchWriter<P> {
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<u32, WriteError> {
-        let mut backoff = Backoff::new();
+        let mut retry = Retry::new(self.patience);
         loop {
             match self.store.record_attempt(&self.source, position).await {
                 Err(error @ StoreError::Unavailable(_)) => {
                     observer.failing(&error);
-                    wait(&mut backoff, stop).await?;
+                    retry.wait(error, stop).await?;
                 }
                 other => return Ok(other?),
             }
@@ -290,7 +302,7 @@ impl<P: Projection> BatchWriter<P> {
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let mut backoff = Backoff::new();
+        let mut retry = Retry::new(self.patience);
         let mut ranges: Vec<Range<usize>> = Vec::from([Range {
             start: 0,
             end: records.len(),
@@ -305,10 +317,10 @@ impl<P: Projection> BatchWriter<P> {
                 Err(Panicked) => Outcome::Rejected("the projection panicked".to_owned()),
             };
             match outcome {
-                Outcome::Written => backoff.reset(),
+                Outcome::Written => retry.reset(),
                 // Nothing of it was written: the same part is prepared again.
-                Outcome::Unavailable => {
-                    wait(&mut backoff, stop).await?;
+                Outcome::Unavailable(error) => {
+                    retry.wait(error, stop).await?;
                     ranges.push(range);
                 }
                 Outcome::Rejected(reason) if part.len() == 1 => {
@@ -334,13 +346,13 @@ impl<P: Projection> BatchWriter<P> {
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let mut backoff = Backoff::new();
+        let mut retry = Retry::new(self.patience);
         loop {
             let mut prepared = self.prepared(entry, 0);
             self.add_letter(&mut prepared, entry.record, reason.to_owned(), attempts);
             match self.apply(prepared, parked, observer).await? {
                 Outcome::Written => return Ok(()),
-                Outcome::Unavailable => wait(&mut backoff, stop).await?,
+                Outcome::Unavailable(error) => retry.wait(error, stop).await?,
                 // A letter has nothing in it that could be wrong.
                 Outcome::Rejected(reason) => return Err(StoreError::Unusable(reason).into()),
             }
@@ -364,7 +376,7 @@ impl<P: Projection> BatchWriter<P> {
             Err(StoreError::Rejected { reason, .. }) => return Ok(Outcome::Rejected(reason)),
             Err(error @ StoreError::Unavailable(_)) => {
                 observer.failing(&error);
-                return Ok(Outcome::Unavailable);
+                return Ok(Outcome::Unavailable(error));
             }
             Err(error) => return Err(error.into()),
         }
@@ -478,10 +490,45 @@ impl<P: Projection> BatchWriter<P> {
 
 struct Panicked;
 
-async fn wait(backoff: &mut Backoff, stop: &CancellationToken) -> Result<(), WriteError> {
-    tokio::select! {
-        () = stop.cancelled() => Err(WriteError::Stopped),
-        () = backoff.wait() => Ok(()),
+/// Waits before a store that failed is tried again, longer each time, and knows when that is of no use any more.
+struct Retry {
+    backoff: Backoff,
+    patience: Option<Duration>,
+    failing_since: Option<Instant>,
+}
+
+impl Retry {
+    fn new(patience: Option<Duration>) -> Self {
+        Self {
+            backoff: Backoff::new(),
+            patience,
+            failing_since: None,
+        }
+    }
+
+    /// It does something again.
+    fn reset(&mut self) {
+        self.backoff.reset();
+        self.failing_since = None;
+    }
+
+    /// Waits; fails with the store's own error when it has failed for too long.
+    async fn wait(
+        &mut self,
+        error: StoreError,
+        stop: &CancellationToken,
+    ) -> Result<(), WriteError> {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        if self
+            .patience
+            .is_some_and(|patience| since.elapsed() >= patience)
+        {
+            return Err(error.into());
+        }
+        tokio::select! {
+            () = stop.cancelled() => Err(WriteError::Stopped),
+            () = self.backoff.wait() => Ok(()),
+        }
     }
 }
 

@@ -374,6 +374,16 @@ mod tests {
         };
         let message = refused(postgres);
         assert!(message.starts_with(missing), "{message}");
+        for brokers in ["", " ", "one:9092,,two:9092", ":9092"] {
+            let no_broker = Settings {
+                database_url: Some("postgres://x".into()),
+                mongodb_url: Some("mongodb://x".into()),
+                redis_url: Some("redis://x".into()),
+                kafka_brokers: Some(brokers.to_owned()),
+                ..Settings::default()
+            };
+            assert!(refused(no_broker).starts_with(missing), "{brokers:?}");
+        }
         let lonely = Settings {
             redis_url: Some("redis://x".into()),
             ..Settings::default()

@@ -125,7 +125,7 @@ fn servers(settings: &Settings) -> Result<Servers, ConfigError> {
     Ok(Servers {
         read_model_url: or_the_log("READ_MODEL_URL", &settings.read_model_url)?,
         chat_database_url: or_the_log("CHAT_DATABASE_URL", &settings.chat_database_url)?,
-        kafka_brokers: needed("KAFKA_BROKERS", &settings.kafka_brokers, &[""])?,
+        kafka_brokers: brokers(needed("KAFKA_BROKERS", &settings.kafka_brokers, &[""])?)?,
         kafka_partitions,
         kafka_retention: Duration::from_secs(retention),
         mongodb_url: needed(
@@ -137,6 +137,22 @@ fn servers(settings: &Settings) -> Result<Servers, ConfigError> {
         namespace,
         database_url,
     })
+}
+
+/// Brokers, each by its name.
+fn brokers(list: String) -> Result<String, ConfigError> {
+    let is_broker = |broker: &str| {
+        let broker = broker.trim();
+        !broker.is_empty() && !broker.starts_with(':') && !broker.contains(char::is_whitespace)
+    };
+    if list.split(',').all(is_broker) {
+        Ok(list)
+    } else {
+        Err(bad(
+            "KAFKA_BROKERS",
+            "must be one or more HOST:PORT, separated by commas",
+        ))
+    }
 }
 
 fn log_file(url: Option<&str>, data_dir: &Path) -> Result<PathBuf, ConfigError> {

@@ -110,6 +110,8 @@ pub struct Workers {
     pub relay: Option<Arc<RelayStatus>>,
     /// This process's analytics consumer, if it has one.
     pub analytics: Option<Arc<AnalyticsStatus>>,
+    /// What else must be as it should.
+    pub further: Vec<Arc<dyn Readiness>>,
 }
 
 impl Workers {
@@ -120,6 +122,7 @@ impl Workers {
             projectors: Vec::new(),
             relay: None,
             analytics: None,
+            further: Vec::new(),
         }
     }
 }
@@ -157,6 +160,9 @@ impl Readiness for Workers {
         if let Some(reason) = analytics.and_then(|status| status.trouble()) {
             let name = "analytics".to_owned();
             parts.push(NotReady { name, reason });
+        }
+        for further in &self.further {
+            parts.extend(further.not_ready().await);
         }
         parts
     }

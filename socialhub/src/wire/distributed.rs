@@ -3,12 +3,16 @@
 //! Everything but the event log connects when it is used, so a process starts, and does what it can, while a server is
 //! away. Without the log nothing can be done, so it is waited for.
 
+mod servers;
 pub mod transfer;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use socialhub_api::Positions;
+use socialhub_api::{
+    Positions,
+    readiness::{NotReady, Readiness},
+};
 use socialhub_commands::ports::{PortError, Tokens};
 use socialhub_domain::{Clock, IdGenerator, UserId, topic::Topic};
 use socialhub_event_log::{EventLog, Firehose, FrontierReader, Position, Relay, RelaySettings};
@@ -26,8 +30,8 @@ use socialhub_infra::{
         relay_store::PgRelayStore,
     },
     redis::{
-        LastPositions, RedisGenerations, RedisLastWrites, RedisLimits, RedisLink, RedisOtps,
-        keep_filled,
+        LastPositions, RedisFault, RedisGenerations, RedisLastWrites, RedisLimits, RedisLink,
+        RedisOtps, keep_filled,
     },
     redis_chat::{self, RedisBus},
     security::{JwtTokens, derive_key},
@@ -125,8 +129,10 @@ pub async fn start(
     if *roles == Roles::all() {
         migrate(servers).await?;
     }
-    let log =
-        Arc::new(connected(|| PgEventLog::connect(&servers.database_url, clock.clone())).await?);
+    let (setting, url) = ("DATABASE_URL", &servers.database_url);
+    let log = connected(setting, url, || PgEventLog::connect(url, clock.clone())).await?;
+    let log = Arc::new(log);
+    servers::let_in(servers).await?;
     let sealed = sealed(&log);
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let stores = Stores::open(servers, &clock).await?;
@@ -163,8 +169,13 @@ pub async fn start(
     let secret = secret(config, b"socialhub codes and limits in redis");
     let bus = RedisBus::start(&servers.redis_url, &prefix, redis_chat::LEASE)
         .map_err(|error| format!("REDIS_URL: {error}"))?;
-    let chat_log = PgChatLog::lazy(&servers.chat_database_url)
-        .map_err(|error| format!("CHAT_DATABASE_URL: {error}"))?;
+    let (setting, url) = servers::chat(servers);
+    let chat_log = PgChatLog::lazy(url).map_err(|error| format!("{setting}: {error}"))?;
+    workers.further.push(Arc::new(RedisPolicy(link.clone())));
+    let looks = servers::looks(servers, kafka(servers), &stores, &link);
+    background
+        .tasks
+        .extend(looks.map(|look| tokio::spawn(look.run(background.stop.clone()))));
     let parts = Parts {
         credentials: log.clone(),
         tokens,
@@ -207,12 +218,18 @@ pub async fn start(
 /// # Errors
 /// A line for the operator.
 pub async fn migrate(servers: &Servers) -> Result<(), String> {
-    connected(|| PgEventLog::migrate(&servers.database_url)).await?;
-    connected(|| PgChatLog::migrate(&servers.chat_database_url)).await
+    let url = &servers.database_url;
+    connected("DATABASE_URL", url, || PgEventLog::migrate(url)).await?;
+    let (setting, url) = servers::chat(servers);
+    connected(setting, url, || PgChatLog::migrate(url)).await
 }
 
-/// Tries until the database answers.
-async fn connected<T, F>(mut connect: impl FnMut() -> F) -> Result<T, String>
+/// Tries until the database answers. `setting` is what says where it is.
+async fn connected<T, F>(
+    setting: &'static str,
+    url: &str,
+    mut connect: impl FnMut() -> F,
+) -> Result<T, String>
 where
     F: Future<Output = Result<T, OpenError>>,
 {
@@ -220,10 +237,11 @@ where
         match connect().await {
             Ok(done) => return Ok(done),
             Err(error @ OpenError::Unreachable(_)) => {
-                tracing::warn!(%error, "waiting for the database");
+                let server = servers::place(url);
+                tracing::warn!(setting, server, %error, "waiting for the database");
                 tokio::time::sleep(CONNECT_EVERY).await;
             }
-            Err(error) => return Err(format!("DATABASE_URL: {error}")),
+            Err(error) => return Err(format!("{setting}: {error}")),
         }
     }
 }
@@ -325,6 +343,22 @@ impl CheckpointReader for NotificationsAt {
 impl CheckpointReader for CountersAt {
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, ReadError> {
         self.0.current_checkpoints().await.map_err(unread)
+    }
+}
+
+/// Whether Redis may throw away what must stay. One that is away is another matter, which a service bears.
+struct RedisPolicy(RedisLink);
+
+#[async_trait]
+impl Readiness for RedisPolicy {
+    async fn not_ready(&self) -> Vec<NotReady> {
+        match self.0.check_server().await {
+            Err(error @ RedisFault::Unsafe(_)) => vec![NotReady {
+                name: "redis".to_owned(),
+                reason: format!("REDIS_URL: {error}"),
+            }],
+            _ => Vec::new(),
+        }
     }
 }
 

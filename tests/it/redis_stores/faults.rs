@@ -18,7 +18,7 @@ use socialhub_projections::{
 };
 use socialhub_tests::{
     contract::history::{history, post, user},
-    support::{eventually, servers::redis_url},
+    support::{Profile, Server as Program, eventually, servers::redis_url},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -254,6 +254,47 @@ async fn a_server_that_evicts_is_refused() {
     let refused = link.check_server().await.unwrap_err();
     assert!(matches!(refused, RedisFault::Unsafe(_)), "{refused:?}");
     assert!(refused.to_string().contains("noeviction"));
+}
+
+#[tokio::test]
+async fn nobody_counts_on_a_server_that_evicts_until_it_no_longer_does() {
+    let redis = Server::start().await;
+    let policy = async |policy: &str| {
+        redis
+            .run(&["CONFIG", "SET", "maxmemory-policy", policy])
+            .await;
+    };
+    let mut environment = Profile::Distributed.environment().await;
+    for (name, value) in &mut environment {
+        if name == "REDIS_URL" {
+            *value = redis.url();
+        }
+    }
+    let server = Program::start_in(&["--rate-limits", "off"], environment).await;
+    let ready = async || server.client().get("/readyz").await;
+    policy("allkeys-lru").await;
+    let told = ready().await.expect_status(503).json.to_string();
+    assert!(
+        told.contains("REDIS_URL") && told.contains("noeviction"),
+        "{told}"
+    );
+    // Nor does a rebuild, which throws nothing away.
+    let rebuild = ["replay", "rebuild", "counters"];
+    let output = server.command(&rebuild).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("noeviction"),
+        "{said}"
+    );
+    policy("noeviction").await;
+    eventually("it is ready again", || async {
+        (ready().await.status == 200).then_some(())
+    })
+    .await;
+    let output = server.command(&rebuild).await;
+    assert!(output.status.success(), "{output:?}");
+    server.verify_all().await;
 }
 
 #[tokio::test]

@@ -130,6 +130,11 @@ async fn a_parked_event_is_shown_with_what_waits_and_retried_in_order() {
             .await
             .contains("stays behind an earlier one")
     );
+    let as_json = lines(&server.fail(&[&single[..], &["--json"]].concat()).await);
+    assert_eq!(
+        as_json,
+        [json!({ "model": "feed", "position": first, "outcome": "behind", "error": null })]
+    );
     let said = server.succeed(&retry).await;
     let places: Vec<usize> = [like, first, second]
         .iter()
@@ -156,10 +161,21 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
         .succeed(&["replay", "dead-letters", "discard", "feed", &later, "--yes"])
         .await;
     assert!(!said.contains("applied"), "{said}");
-    let said = server.succeed(&[&discard[..], &["--yes"]].concat()).await;
-    assert!(
-        said.contains(&format!("position {first} was applied")),
-        "{said}"
+    let told = lines(
+        &server
+            .succeed(&[&discard[..], &["--yes", "--json"]].concat())
+            .await,
+    );
+    let outcomes: Vec<_> = told
+        .iter()
+        .map(|line| (&line["position"], &line["outcome"]))
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            (&json!(like), &json!("discarded")),
+            (&json!(first), &json!("applied"))
+        ]
     );
     assert_eq!(world.parked().await, Vec::<u64>::new());
     reject_likes(server, false).await;

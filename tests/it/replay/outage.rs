@@ -1,11 +1,14 @@
 //! A database that goes away in the middle of `verify`, `as-of` and `repair`: it is said, with what to do, and what is
 //! served is not touched.
 
-use std::{collections::BTreeSet, process::Output};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output, Stdio},
+};
 
 use futures::{StreamExt, stream};
 use serde_json::Value;
-use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
+use socialhub_tests::support::{Profile, Server, binary, printed, proxy::Proxy};
 
 use super::{
     damage::{all, lines},
@@ -48,7 +51,8 @@ async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) ->
     );
     assert!(!said.contains("panicked"), "{arguments:?} {share}: {said}");
     assert!(
-        said.contains("see that the database answers, then run the same command again"),
+        said.contains("see that the database answers")
+            && said.contains("run the same command again"),
         "{arguments:?} {share}: {said}"
     );
     said
@@ -92,6 +96,13 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
         let said = cut_off(&server, &verify, carried, share).await;
         assert!(said.contains("cannot be verified: "), "{said}");
     }
+
+    // The same as one line of JSON for each model.
+    let as_json = ["replay", "verify", "--all", "--json"];
+    let said = cut_off(&server, &as_json, carried, 0.5).await;
+    let told = lines(&said);
+    let failed = told.iter().filter(|line| line["error"].is_string());
+    assert!(failed.count() > 0, "{said}");
 
     let folder = tempfile::tempdir().unwrap();
     let into = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -137,4 +148,63 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
         server.succeed(&repair).await;
         server.verify_all().await;
     }
+    rebuilds_go_on_when_it_is_back(&server).await;
+}
+
+/// A rebuild that meets nobody any more ends, and the next one takes what it has left.
+async fn rebuilds_go_on_when_it_is_back(server: &Server) {
+    let rebuild = ["replay", "rebuild", "feed"];
+    let (whole, carried) = run(server, &rebuild, u64::MAX).await;
+    assert!(whole.status.success(), "{}", printed(&whole));
+    for share in [0.3, 0.7] {
+        let said = cut_off(server, &rebuild, carried, share).await;
+        assert!(said.contains("feed: not switched: "), "{said}");
+        server.verify_all().await;
+        server.succeed(&rebuild).await;
+        server.verify_all().await;
+    }
+}
+
+/// Runs a command for which no file may become greater than this many times 512 bytes.
+async fn with_small_files(server: &Server, arguments: &[&str], most: u32) -> Output {
+    let mut command = Command::new("sh");
+    let limited = format!("trap '' XFSZ; ulimit -f {most}; exec \"$@\"");
+    command
+        .args(["-c", &limited, "sh"])
+        .arg(binary())
+        .args(arguments)
+        .arg("--data-dir")
+        .arg(server.data_dir())
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output());
+    output.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_a_rebuild_and_it_goes_on_when_there_is_room() {
+    let environment = Profile::Embedded.environment().await;
+    let server = Server::start_in(&["--rate-limits", "off"], environment).await;
+    let anna = server.client().sign_up("anna").await;
+    for nth in 0..80 {
+        let long = format!("{nth} {}", "so much to say ".repeat(600));
+        anna.write_post(&long, "public").await;
+    }
+    let rebuild = ["replay", "rebuild", "feed"];
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("past").to_str().unwrap().to_owned();
+    let as_of = ["replay", "as-of", "feed", "--at", "80", "--into", &into];
+    let outputs = tokio::join!(
+        with_small_files(&server, &rebuild, 800),
+        with_small_files(&server, &as_of, 800)
+    );
+    for output in [outputs.0, outputs.1] {
+        let said = printed(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+        assert!(said.contains("its disk is not full"), "{said}");
+        assert!(said.contains("run the same command again"), "{said}");
+    }
+    server.verify_all().await;
+    server.succeed(&rebuild).await;
+    server.verify_all().await;
 }

@@ -296,7 +296,12 @@ pub async fn what_the_erased_wrote_is_gone_and_numbers_stay(store: &impl ChatSto
     for _ in 0..2 {
         log.erase(erased).await.unwrap();
     }
-    send(4, 1).await;
+    // Nobody is told what it said, and their own name for it is not kept: the same one again is another message.
+    for seq in [4, 5] {
+        let late = send(4, 1).await;
+        assert_eq!((late.seq, &*late.message), (seq, ERASED_TEXT));
+        assert_eq!(&*late.username, ERASED_TEXT);
+    }
     send(5, 2).await;
     store.restart().await;
     let query = HistoryQuery {
@@ -307,7 +312,7 @@ pub async fn what_the_erased_wrote_is_gone_and_numbers_stay(store: &impl ChatSto
     };
     let history = store.instance().await.read(&room, query).await.unwrap();
     let seqs: Vec<u64> = history.messages.iter().map(|message| message.seq).collect();
-    assert_eq!((seqs, history.last_seq), (vec![1, 2, 3, 4, 5], 5));
+    assert_eq!((seqs, history.last_seq), (vec![1, 2, 3, 4, 5, 6], 6));
     for message in &history.messages {
         let gone = message.user_id == erased;
         assert_eq!(&*message.username == ERASED_TEXT, gone, "{message:?}");

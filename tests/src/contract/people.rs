@@ -48,6 +48,7 @@ macro_rules! people_contract {
                     keys_are_paged_and_restored,
                     an_erasure_takes_credentials_and_answers_along,
                     an_erasure_that_was_not_asked_for_here_is_pending,
+                    nobody_acts_after_their_erasure,
                     who_has_no_key_and_is_not_erased_in_the_log_is_told,
                     what_is_personal_stands_sealed_and_reads_as_it_was,
                     the_erased_read_as_tombstones_and_nobody_else_does,
@@ -329,6 +330,65 @@ pub async fn an_erasure_that_was_not_asked_for_here_is_pending<S: People>(
     store.complete(&pending, Timestamp(12)).await?;
     assert!(store.pending(0).await?.is_empty());
     assert_eq!(store.raised_epochs().await?, [(id, ERASED_EPOCH)]);
+    Ok(())
+}
+
+/// A command of somebody on a stream of its own, whose answer is kept.
+fn acts(actor: UserId, key: &str) -> Append {
+    let answer = SideWrite::StoreAnswer {
+        key: answer_key(&actor.to_string(), key),
+        answer: stored("{\"content\":\"in clear\"}"),
+    };
+    let mut command = append(&StreamId::new("post", id()), 0, 1);
+    command.metadata.actor = Some(actor);
+    command.side.push(answer);
+    command
+}
+
+/// A command that comes to the log after `user.erased`, or with a key that is destroyed, writes nothing; also when both
+/// come at once. What was done before answers as it did.
+///
+/// # Errors
+/// When the store cannot answer.
+pub async fn nobody_acts_after_their_erasure<S: People>(store: Arc<S>) -> TestResult {
+    let (ada, bob) = (user(), user());
+    let first = acts(ada, "first");
+    let done = store.append(first.clone()).await?;
+    store.append(erase(ada, 0)).await?;
+    let refused = |outcome| matches!(outcome, Err(AppendError::ActorErased));
+    assert!(refused(store.append(acts(ada, "second")).await));
+    let mut without_events = acts(ada, "third");
+    without_events.events.clear();
+    assert!(refused(store.append(without_events).await));
+    assert_eq!(store.append(first).await?, done);
+    // By an import, that is, before the erasure is noted here.
+    store.destroy(bob, 1).await?;
+    assert!(refused(store.append(acts(bob, "first")).await));
+    store.append(acts(user(), "another's")).await?;
+
+    let eve = user();
+    let commands = (0..32).map(|nth| match nth {
+        16 => erase(eve, 0),
+        _ => acts(eve, &format!("command {nth}")),
+    });
+    let commands: Vec<_> = commands
+        .map(|command| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.append(command).await })
+        })
+        .collect();
+    for (nth, outcome) in try_join_all(commands).await?.into_iter().enumerate() {
+        assert!(outcome.is_ok() || (nth != 16 && refused(outcome)), "{nth}");
+        // Of those that came before it none is kept, either.
+        let key = answer_key(&eve.to_string(), &format!("command {nth}"));
+        assert_eq!(store.find_answer(&key, Timestamp(6)).await?, None);
+    }
+    let events = store.read_all(0, 100).await?;
+    let of_eve = |event: &&socialhub_event_log::RecordedEvent| {
+        event.metadata.actor == Some(eve) || event.stream.aggregate_id == eve.to_string()
+    };
+    let last = events.iter().rfind(of_eve).ok_or("nothing of hers")?;
+    assert_eq!(last.event_type, "user.erased");
     Ok(())
 }
 

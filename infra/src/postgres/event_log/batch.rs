@@ -53,17 +53,39 @@ enum Shared<'c> {
     Answer(&'c AnswerKey),
 }
 
-/// The wave of each command: the first, or the one after the last command before it that it shares anything with.
+/// The wave of each command: the first, or the one after the last command before it that it shares anything with. An
+/// erasure and what its person does share that person; two other commands of one person share nothing by that.
 pub(super) fn waves<'c>(commands: impl Iterator<Item = &'c EncodedAppend>) -> Vec<i32> {
-    let mut last = HashMap::new();
+    let mut last: HashMap<Shared<'c>, i32> = HashMap::new();
+    let (mut acted, mut erased) = (HashMap::new(), HashMap::new());
     let wave = |command: &'c EncodedAppend| {
         let shared = shared(command);
-        let before = shared.iter().filter_map(|what| last.get(what)).max();
-        let wave = before.copied().unwrap_or(0) + 1;
+        let before = shared.iter().filter_map(|what| last.get(what));
+        let erasure = command.actor.and_then(|actor| erased.get(&actor));
+        let acts = erased_by(command).filter_map(|user| acted.get(&user));
+        let wave = before
+            .chain(erasure)
+            .chain(acts)
+            .max()
+            .copied()
+            .unwrap_or(0)
+            + 1;
         last.extend(shared.into_iter().map(|what| (what, wave)));
+        erased.extend(erased_by(command).map(|user| (user, wave)));
+        if let Some(actor) = command.actor {
+            let latest = acted.entry(actor).or_insert(wave);
+            *latest = wave.max(*latest);
+        }
         wave
     };
     commands.map(wave).collect()
+}
+
+fn erased_by(command: &EncodedAppend) -> impl Iterator<Item = UserId> {
+    command.side.iter().filter_map(|side| match side {
+        SideWrite::Erase { user_id } => Some(*user_id),
+        _ => None,
+    })
 }
 
 fn shared(command: &EncodedAppend) -> Vec<Shared<'_>> {
@@ -149,6 +171,7 @@ fn read_outcome(command: &EncodedAppend, row: OutcomeRow) -> Outcome {
             Err(AppendError::AnswerExists(Box::new(answer)))
         }
         6 => Err(AppendError::Unavailable("no such credentials".to_owned())),
+        7 => Err(AppendError::ActorErased),
         _ => Err(AppendError::OutcomeUnknown),
     }
 }

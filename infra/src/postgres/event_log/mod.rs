@@ -66,6 +66,7 @@ pub(super) const SCHEMA: Schema = Schema {
         include_str!("../../../../migrations/postgres/event_log/0003_relay.sql"),
         include_str!("../../../../migrations/postgres/event_log/0004_erasure.sql"),
         include_str!("../../../../migrations/postgres/event_log/0005_unfinished_copy.sql"),
+        include_str!("../../../../migrations/postgres/event_log/0006_refuse_the_erased.sql"),
     ],
 };
 

@@ -21,11 +21,14 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, OnceCell, watch};
 
-use crate::postgres::model::{
-    PgModel, PgModelStore, catalogue, execute,
-    fault::{is_missing, outside},
-    locks::{Key, Purpose},
-    tables,
+use crate::postgres::{
+    connect::missing_peers,
+    model::{
+        PgModel, PgModelStore, catalogue, execute,
+        fault::{is_missing, outside},
+        locks::{Key, Purpose},
+        tables,
+    },
 };
 
 /// How often the pointer is read anew: another process may have moved it.
@@ -40,6 +43,9 @@ const READERS: u32 = 12;
 const TRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a fence waits for the batches in hand.
 const GATE_TIMEOUT: &str = "30s";
+/// How long a session may do nothing in an open transaction before the server ends it. Longer than the last mile of a
+/// rebuild, which is written behind a fence; a host that has vanished with a fence up holds everybody up no longer.
+const FENCE_IDLE: Duration = Duration::from_secs(60);
 
 /// Queries are written for index look-ups from small to large. Plans made while a table was new and empty are kept, so
 /// the planner is not to prefer a scan of it then.
@@ -92,7 +98,7 @@ impl<M: PgModel> PgGenerations<M> {
     /// # Errors
     /// When the URL cannot be read.
     pub fn with_model(url: &str, model: M, clock: Arc<dyn Clock>) -> sqlx::Result<Arc<Self>> {
-        let options = PgConnectOptions::from_str(url)?
+        let options = missing_peers(PgConnectOptions::from_str(url)?, FENCE_IDLE)
             .application_name(&format!("socialhub-{}", M::Projection::NAME))
             .disable_statement_logging();
         let catalogue = PgPoolOptions::new()

@@ -37,13 +37,21 @@ pub async fn keep_filled(
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
+    let mut told = None;
     while !stop.is_cancelled() {
         // An outage is the projector's to report.
         if let Ok(true) = generations.needs_filling().await {
             match fill(&generations, &log, &frontier, &clock, &stop).await {
                 Ok(()) | Err(RebuildError::AlreadyRunning(_) | RebuildError::Interrupted) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the counters are missing from Redis and could not be filled; trying again");
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            error,
+                            "the counters are missing from Redis and could not be filled; trying again"
+                        );
+                    }
+                    told = Some(error);
                 }
             }
         }

@@ -62,7 +62,7 @@ pub(super) struct Shared {
 
 impl RedisGenerations {
     /// The counters on the server at `url`, under keys that begin with `prefix` (`socialhub`). Nothing is sent yet: the
-    /// server may be away. Call [`RedisGenerations::check_server`] at start.
+    /// server may be away. Whoever opens a generation for writing is refused by a server that would throw counters away.
     ///
     /// # Errors
     /// When the address is none.
@@ -79,14 +79,6 @@ impl RedisGenerations {
             }),
             following: Once::new(),
         }))
-    }
-
-    /// Checks that the server does not throw counters away when its memory is full; see [`RedisLink::check_server`].
-    ///
-    /// # Errors
-    /// [`RedisFault::Unsafe`]; [`RedisFault::Unavailable`].
-    pub async fn check_server(&self) -> Result<(), RedisFault> {
-        self.shared.link.check_server().await
     }
 
     /// A reader of whichever generation is current, on a connection of its own.
@@ -271,6 +263,9 @@ impl Generations<Counters> for RedisGenerations {
             ));
         }
         let shared = &self.shared;
+        // Nothing is wrong with what is there, so it is not for throwing away.
+        let safe = shared.link.check_server().await;
+        safe.map_err(|fault| StoreError::Unavailable(fault.to_string()))?;
         let mut ask = redis::cmd("HMGET");
         ask.arg(shared.keys(id).state()).arg("token").arg("format");
         let (token, format): (Option<String>, Option<String>) = shared.link.query(&ask).await?;

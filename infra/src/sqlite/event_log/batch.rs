@@ -52,6 +52,11 @@ impl<'t> Batch<'t> {
         if let Some(first) = self.find_command(command)? {
             return Ok(Ok(first));
         }
+        if let Some(actor) = command.actor
+            && self.is_erased(actor)?
+        {
+            return Ok(Err(AppendError::ActorErased));
+        }
         for row in &command.side {
             if let Some(refusal) = self.check_side(row)? {
                 return Ok(Err(refusal));
@@ -97,6 +102,13 @@ impl<'t> Batch<'t> {
         let without_events = "SELECT position, version FROM commands WHERE command_id = ?1";
         let mut statement = self.transaction.prepare_cached(without_events)?;
         statement.query_row([id], read).optional()
+    }
+
+    /// Also where nobody asked for it here: their key is gone, then.
+    fn is_erased(&self, user: UserId) -> rusqlite::Result<bool> {
+        let sql = "SELECT 1 FROM erasures WHERE user_id = ?1
+             UNION ALL SELECT 1 FROM person_keys WHERE user_id = ?1 AND erased_at IS NOT NULL";
+        self.exists(sql, &id_bytes(user.0))
     }
 
     fn version(&self, command: &EncodedAppend) -> rusqlite::Result<u64> {
