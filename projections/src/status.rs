@@ -99,7 +99,8 @@ pub struct StatusReport {
     pub head: Position,
     /// How many events it is behind.
     pub lag_events: u64,
-    /// How long ago the last event it wrote happened, in seconds; 0 when it is not behind.
+    /// For how long it has been behind, in seconds: since the last event it wrote happened, at most since it was last not
+    /// behind. 0 when it is not.
     pub lag_seconds: f64,
     /// How many events are parked with it.
     pub parked: u64,
@@ -126,6 +127,8 @@ struct Inner {
     event_time: Option<Timestamp>,
     /// Since when it has had work without moving.
     behind_since: Option<Instant>,
+    /// When it was last not behind, or this process began.
+    caught_up: Instant,
     heartbeat: Instant,
 }
 
@@ -143,6 +146,7 @@ impl ProjectionStatus {
                 last_error: None,
                 event_time: None,
                 behind_since: None,
+                caught_up: Instant::now(),
                 heartbeat: Instant::now(),
             }),
         }
@@ -178,7 +182,7 @@ impl ProjectionStatus {
             position,
             head,
             lag_events: head.saturating_sub(position),
-            lag_seconds: lag_seconds(position, head, inner.event_time, clock),
+            lag_seconds: inner.lag_seconds(head > position, clock),
             parked: inner.parked,
             heartbeat_seconds: inner.heartbeat.elapsed().as_secs_f64(),
             last_error: inner.last_error.clone(),
@@ -246,6 +250,9 @@ impl ProjectionStatus {
         let mut inner = self.inner.lock();
         inner.heartbeat = now;
         inner.behind_since = behind.then_some(now);
+        if !behind {
+            inner.caught_up = now;
+        }
     }
 
     /// Takes note of new work: from here on it is expected to move.
@@ -254,6 +261,7 @@ impl ProjectionStatus {
         let mut inner = self.inner.lock();
         if !behind {
             inner.behind_since = None;
+            inner.caught_up = Instant::now();
         } else if inner.behind_since.is_none() {
             inner.behind_since = Some(Instant::now());
         }
@@ -278,12 +286,12 @@ impl ProjectionStatus {
 
     /// Publishes the model's gauges.
     pub(crate) fn publish(&self, clock: &dyn Clock) {
+        self.observe_head();
         let (position, head) = (*self.position.borrow(), *self.head.borrow());
-        let (parked, event_time) = {
+        let (parked, lag) = {
             let inner = self.inner.lock();
-            (inner.parked, inner.event_time)
+            (inner.parked, inner.lag_seconds(head > position, clock))
         };
-        let lag = lag_seconds(position, head, event_time, clock);
         let model = self.model.0;
         metrics::gauge!("socialhub_projection_last_position", "model" => model)
             .set(position as f64);
@@ -302,15 +310,17 @@ impl ProjectionStatus {
     }
 }
 
-fn lag_seconds(
-    position: Position,
-    head: Position,
-    event_time: Option<Timestamp>,
-    clock: &dyn Clock,
-) -> f64 {
-    match event_time {
-        Some(time) if head > position => (clock.now().0 - time.0).max(0) as f64 / 1000.0,
-        _ => 0.0,
+impl Inner {
+    fn lag_seconds(&self, behind: bool, clock: &dyn Clock) -> f64 {
+        if !behind {
+            return 0.0;
+        }
+        // After a quiet hour the last event is an hour old, and the new one is not.
+        let at_most = self.caught_up.elapsed().as_secs_f64();
+        self.event_time.map_or(at_most, |time| {
+            let since_event = (clock.now().0 - time.0).max(0) as f64 / 1000.0;
+            since_event.min(at_most)
+        })
     }
 }
 
@@ -399,6 +409,40 @@ mod tests {
         let handled = [checkpoint(post(0), 40), checkpoint(post(1), 70)];
         assert_eq!(reached(&handled, &topics, &published), 70);
         assert_eq!(reached(&handled[..1], &topics, &published), 0);
+    }
+
+    /// A clock at a moment.
+    struct At(i64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_never_moved_is_behind_for_longer_and_longer() {
+        let (head, watched) = watch::channel(0);
+        let status = ProjectionStatus::new(ModelName("feed"), watched);
+        head.send_replace(7);
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert!(status.report(&At(0)).lag_seconds >= 90.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_quiet_hour_a_new_event_is_not_an_hour_behind() {
+        let (head, watched) = watch::channel(7);
+        let status = ProjectionStatus::new(ModelName("feed"), watched);
+        status.committed(7, 0, Some(Timestamp(0)));
+        let hour = Duration::from_secs(3_600);
+        tokio::time::advance(hour).await;
+        let now = At(3_600_000);
+        assert!(status.report(&now).lag_seconds < f64::EPSILON);
+        head.send_replace(8);
+        assert!(status.report(&now).lag_seconds < 1.0);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let lag = status.report(&At(3_605_000)).lag_seconds;
+        assert!((5.0..6.0).contains(&lag), "{lag}");
     }
 
     #[test]

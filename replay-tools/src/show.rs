@@ -29,6 +29,11 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// Events a second, where they were counted.
+pub(crate) fn rate(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"))
+}
+
 /// One JSON value on a line of its own.
 pub(crate) fn json_line<T: Serialize>(
     out: &mut (dyn Write + Send),

@@ -1,14 +1,18 @@
 //! `replay status`.
 
-use std::{io::Write, time::Duration};
+use std::{
+    collections::HashSet,
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use serde::Serialize;
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{LogError, Position};
 use socialhub_projections::{
-    GenerationId, ModelName,
-    runtime::{Generation, GenerationState},
+    GenerationId, ModelName, ParkedLetter,
+    runtime::{Generation, GenerationState, ModelControl, RebuildError},
 };
 
 use crate::{
@@ -46,6 +50,9 @@ struct StatusView {
 #[serde(rename_all = "camelCase")]
 struct ModelView {
     model: ModelName,
+    /// Why nothing is known of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unavailable: Option<String>,
     generations: Vec<GenerationView>,
 }
 
@@ -59,7 +66,12 @@ struct GenerationView {
     position: Position,
     lag_events: u64,
     lag_seconds: f64,
+    /// Events a second it has moved by between two looks, when there was a reason to look twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
     parked: u64,
+    /// Sequences that wait behind a parked event, with the event.
+    parked_sequences: usize,
     has_writer: bool,
     bytes: u64,
     sources: Vec<SourceView>,
@@ -105,23 +117,22 @@ impl Activity {
     }
 }
 
+/// The generations of a model and where they are, or why that cannot be known.
+type Places = Result<Vec<(Generation, Position)>, RebuildError>;
+
 /// Everything at one moment.
 struct Moment {
+    at: Instant,
     head: Position,
     relay: Option<Look>,
-    models: Vec<(ModelName, Vec<(Generation, Position)>)>,
+    models: Vec<(ModelName, Places)>,
 }
 
 impl Moment {
     async fn of(target: &ReplayTarget) -> Result<Self, ReplayError> {
         let mut models = Vec::new();
         for model in &target.models {
-            let mut places = Vec::new();
-            for generation in model.generations().await? {
-                let position = model.place(&generation).await?;
-                places.push((generation, position));
-            }
-            models.push((model.name(), places));
+            models.push((model.name(), places(&**model).await));
         }
         let relay = match &target.relay {
             Some(relay) => Some(Look::at(relay).await?),
@@ -130,6 +141,7 @@ impl Moment {
         // Read after the positions, so that nothing seems to be ahead of the log.
         let head = target.log.head().await?;
         Ok(Self {
+            at: Instant::now(),
             head,
             relay,
             models,
@@ -143,12 +155,14 @@ impl Moment {
             || self
                 .models
                 .iter()
-                .any(|(_, places)| has_work(places, self.head) || is_changing_over(places))
+                .filter_map(|(_, places)| places.as_ref().ok())
+                .any(|places| has_work(places, self.head) || is_changing_over(places))
     }
 
     fn position(&self, model: ModelName, id: GenerationId) -> Option<Position> {
         let (_, places) = self.models.iter().find(|(name, _)| *name == model)?;
-        let found = places.iter().find(|(generation, _)| generation.id == id);
+        let mut places = places.as_ref().ok()?.iter();
+        let found = places.find(|(generation, _)| generation.id == id);
         found.map(|(_, position)| *position)
     }
 
@@ -181,6 +195,15 @@ impl Moment {
             (GenerationState::Previous, false) => Activity::Kept,
         }
     }
+}
+
+async fn places(model: &dyn ModelControl) -> Places {
+    let mut places = Vec::new();
+    for generation in model.generations().await? {
+        let position = model.place(&generation).await?;
+        places.push((generation, position));
+    }
+    Ok(places)
 }
 
 /// Whether somebody writes the current generation and has not come to the head.
@@ -217,7 +240,12 @@ pub(crate) async fn run(
     } else {
         print(&view, options.sources, out)?;
     }
-    Ok(Verdict::Clean)
+    let unknown = view.models.iter().any(|model| model.unavailable.is_some());
+    Ok(if unknown {
+        Verdict::Wrong
+    } else {
+        Verdict::Clean
+    })
 }
 
 async fn view(
@@ -226,29 +254,18 @@ async fn view(
     target: &ReplayTarget,
 ) -> Result<StatusView, ReplayError> {
     let mut models = Vec::new();
-    for (model, places) in &now.models {
-        let mut generations = Vec::new();
-        for (generation, position) in places {
-            let earlier = before.position(*model, generation.id);
-            let activity = now.activity(earlier, generation, *position);
-            let lag_seconds = lag_seconds(target, *position, now.head).await?;
-            generations.push(GenerationView {
-                generation: generation.id,
-                state: generation.state,
-                activity,
-                created_at: generation.created_at,
-                position: *position,
-                lag_events: now.head.saturating_sub(*position),
-                lag_seconds,
-                parked: generation.parked,
-                has_writer: generation.has_writer,
-                bytes: generation.bytes,
-                sources: sources(generation),
-            });
-        }
-        models.push(ModelView {
-            model: *model,
-            generations,
+    for (model, (name, places)) in target.models.iter().zip(&now.models) {
+        models.push(match places {
+            Ok(places) => ModelView {
+                model: *name,
+                unavailable: None,
+                generations: generations(before, now, &**model, places, target).await?,
+            },
+            Err(error) => ModelView {
+                model: *name,
+                unavailable: Some(error.to_string()),
+                generations: Vec::new(),
+            },
         });
     }
     let relay = match (&before.relay, &now.relay) {
@@ -264,6 +281,48 @@ async fn view(
         erasures: erasures::view(&*target.log, &*target.erasures, target.clock.now()).await?,
         models,
     })
+}
+
+async fn generations(
+    before: &Moment,
+    now: &Moment,
+    model: &dyn ModelControl,
+    places: &[(Generation, Position)],
+    target: &ReplayTarget,
+) -> Result<Vec<GenerationView>, ReplayError> {
+    let mut views = Vec::new();
+    for (generation, position) in places {
+        let earlier = before.position(model.name(), generation.id);
+        let between = (now.at - before.at).as_secs_f64();
+        let rate = earlier.filter(|_| between > 0.0);
+        let rate = rate.map(|earlier| position.saturating_sub(earlier) as f64 / between);
+        let current = generation.state == GenerationState::Current;
+        views.push(GenerationView {
+            generation: generation.id,
+            state: generation.state,
+            activity: now.activity(earlier, generation, *position),
+            created_at: generation.created_at,
+            position: *position,
+            lag_events: now.head.saturating_sub(*position),
+            lag_seconds: lag_seconds(target, *position, now.head).await?,
+            rate,
+            parked: generation.parked,
+            parked_sequences: if current && generation.parked > 0 {
+                parked_sequences(&model.letters().await?)
+            } else {
+                0
+            },
+            has_writer: generation.has_writer,
+            bytes: generation.bytes,
+            sources: sources(generation),
+        });
+    }
+    Ok(views)
+}
+
+fn parked_sequences(letters: &[ParkedLetter]) -> usize {
+    let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+    sequences.collect::<HashSet<_>>().len()
 }
 
 /// The age of the first event after a position; 0 when there is none.
@@ -304,20 +363,24 @@ fn print(
     erasures::print(&view.erasures, out)?;
     writeln!(
         out,
-        "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>9} {:>7} {:>10}  activity",
-        "model", "gen", "state", "position", "behind", "lag", "parked", "size"
+        "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>9} {:>8} {:>7} {:>10}  activity",
+        "model", "gen", "state", "position", "behind", "lag", "events/s", "parked", "size"
     )?;
     for model in &view.models {
+        if let Some(reason) = &model.unavailable {
+            writeln!(out, "{:<14}   -  unavailable: {reason}", model.model.0)?;
+        }
         for generation in &model.generations {
             writeln!(
                 out,
-                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>7} {:>10}  {}",
+                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>8} {:>7} {:>10}  {}",
                 model.model.0,
                 generation.generation.0,
                 generation.state.to_string(),
                 generation.position,
                 generation.lag_events,
                 generation.lag_seconds,
+                show::rate(generation.rate),
                 generation.parked,
                 show::size(generation.bytes),
                 generation.activity.words(),

@@ -3,7 +3,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Turn, client::PASSWORD};
+use socialhub_tests::support::{Client, Turn, client::PASSWORD, printed};
 
 use super::{
     all_is_well, everything_moves, follow,
@@ -119,6 +119,14 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
         list.header("retry-after").parse::<u64>().is_ok(),
         "{list:?}"
     );
+    let told = stack.command(&["replay", "status", "--json"]).await;
+    assert_eq!(told.status.code(), Some(1), "{}", printed(&told));
+    let status: Value = serde_json::from_slice(&told.stdout).unwrap();
+    for model in status["models"].as_array().unwrap() {
+        let away = model["model"] == "notifications";
+        assert_eq!(model["unavailable"].is_string(), away, "{model}");
+        assert_eq!(model["generations"] == json!([]), away, "{model}");
+    }
     let (_, position) = write(&me, "in the feed model at once").await;
     let path = format!("/posts/user/{}", me.id);
     within(120, "the feed model goes on", || async {
