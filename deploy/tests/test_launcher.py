@@ -173,6 +173,19 @@ class Stack(unittest.TestCase):
         self.stack("status")
         self.assertEqual(postgres("show fsync") + postgres("show synchronous_commit"), "onon")
 
+    def test_documents_are_looked_up_by_an_index(self):
+        database = urllib.parse.urlsplit(self.stack.environment()["env"]["DATABASE_URL"])._replace(path="/ferretdb")
+        # As FerretDB makes a collection, an index of it, and a query for one value of a field.
+        made = """create schema probe;
+            create table probe.documents (_jsonb jsonb);
+            insert into probe.documents select jsonb_build_object('_id', n::text) from generate_series(1, 20000) n;
+            create unique index documents_id on probe.documents (((_jsonb -> '_id')));
+            prepare one(text, jsonb) as select _jsonb from probe.documents where _jsonb -> $1 @> $2;"""
+        ask = """explain (costs off) execute one('_id', '"17"');"""
+        # After five times Postgres may take to a plan that is right for any field.
+        plans = subprocess.check_output(["psql", "-XAtq", database.geturl(), "-c", made + ask * 8], text=True)
+        self.assertEqual(plans.count("Bitmap Index Scan on lookup_"), 8, plans)
+
     def test_nobody_elses_process_is_touched(self):
         innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
         try:
