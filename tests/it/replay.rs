@@ -1,6 +1,7 @@
 //! `socialhub replay`, on a stopped server's folder and beside a running one.
 
 mod damage;
+mod kills;
 mod letters;
 mod outage;
 mod past;

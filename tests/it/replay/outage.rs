@@ -8,32 +8,33 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde_json::Value;
-use socialhub_tests::support::{Profile, Server, binary, printed, proxy::Proxy};
+use socialhub_tests::support::{
+    Profile, Server, binary, printed,
+    proxy::{Proxy, host_of},
+};
 
 use super::{
     damage::{all, lines},
     repair::{busy_life, seen},
 };
 
+/// The setting of the log's database.
+const LOG: &str = "DATABASE_URL";
+
 /// Posts, besides a busy life: so that the log is read in many pieces.
 const POSTS: usize = 400;
 
-/// The address of a database, by another way.
-fn through(url: &str, proxy: &Proxy) -> String {
+/// The address of a server, by another way.
+pub fn through(url: &str, proxy: &Proxy) -> String {
     url.replace(host_of(url), &proxy.address())
 }
 
-fn host_of(url: &str) -> &str {
-    let rest = url.rsplit_once('@').unwrap().1;
-    rest.split_once('/').unwrap().0
-}
-
-/// Runs a command to which the database says so many bytes at most. Answers how many it said.
-async fn run(server: &Server, arguments: &[&str], most: u64) -> (Output, u64) {
-    let url = server.setting("DATABASE_URL");
-    let proxy = Proxy::start(host_of(url), most).await;
+/// Runs a command to which the server of a setting says so many bytes at most. Answers how many it said.
+pub async fn run(server: &Server, setting: &str, arguments: &[&str], most: u64) -> (Output, u64) {
+    let url = server.setting(setting);
+    let proxy = Proxy::to(url, most).await;
     let mut command = server.prepare_command(arguments);
-    command.env("DATABASE_URL", through(url, &proxy));
+    command.env(setting, through(url, &proxy));
     let output = tokio::task::spawn_blocking(move || command.output());
     (output.await.unwrap().unwrap(), proxy.carried())
 }
@@ -41,7 +42,7 @@ async fn run(server: &Server, arguments: &[&str], most: u64) -> (Output, u64) {
 /// Cuts a command off when it has heard this share of what it hears when it is left alone.
 async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) -> String {
     let most = (whole as f64 * share) as u64;
-    let (output, carried) = run(server, arguments, most).await;
+    let (output, carried) = run(server, LOG, arguments, most).await;
     let said = printed(&output);
     assert!(carried > most, "{arguments:?} {share}: not cut off: {said}");
     assert_eq!(
@@ -58,7 +59,8 @@ async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) ->
     said
 }
 
-async fn world() -> Server {
+/// A server with something to rebuild.
+pub async fn world() -> Server {
     let server = Server::start().await;
     let [anna, ..] = busy_life(&server).await;
     let posts = stream::iter(0..POSTS).map(|nth| {
@@ -90,7 +92,7 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
     }
     let server = world().await;
     let verify = ["replay", "verify", "--all"];
-    let (whole, carried) = run(&server, &verify, u64::MAX).await;
+    let (whole, carried) = run(&server, LOG, &verify, u64::MAX).await;
     assert!(whole.status.success(), "{}", printed(&whole));
     for share in [0.3, 0.5, 0.8] {
         let said = cut_off(&server, &verify, carried, share).await;
@@ -109,7 +111,13 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
     let as_of =
         |into: &str| ["replay", "as-of", "--all", "--at", "400", "--into", into].map(str::to_owned);
     let all_there = as_of(&into("whole"));
-    let (whole, carried) = run(&server, &all_there.each_ref().map(String::as_str), u64::MAX).await;
+    let (whole, carried) = run(
+        &server,
+        LOG,
+        &all_there.each_ref().map(String::as_str),
+        u64::MAX,
+    )
+    .await;
     assert!(whole.status.success(), "{}", printed(&whole));
     for share in [0.4, 0.7] {
         let half = into(&format!("half {share}"));
@@ -136,7 +144,7 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
     damage.inflict(&server, 1).await;
     let inflicted = differences(&server).await;
     assert!(!inflicted.is_empty());
-    let (whole, carried) = run(&server, &repair, u64::MAX).await;
+    let (whole, carried) = run(&server, LOG, &repair, u64::MAX).await;
     assert!(whole.status.success(), "{}", printed(&whole));
     for share in [0.3, 0.7] {
         damage.inflict(&server, 1).await;
@@ -154,7 +162,7 @@ async fn a_database_that_goes_away_is_told_and_the_models_stay_as_they_are() {
 /// A rebuild that meets nobody any more ends, and the next one takes what it has left.
 async fn rebuilds_go_on_when_it_is_back(server: &Server) {
     let rebuild = ["replay", "rebuild", "feed"];
-    let (whole, carried) = run(server, &rebuild, u64::MAX).await;
+    let (whole, carried) = run(server, LOG, &rebuild, u64::MAX).await;
     assert!(whole.status.success(), "{}", printed(&whole));
     for share in [0.3, 0.7] {
         let said = cut_off(server, &rebuild, carried, share).await;

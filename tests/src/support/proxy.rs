@@ -22,7 +22,22 @@ pub struct Proxy {
     gone: watch::Sender<bool>,
 }
 
+/// The `host:port` of an address.
+///
+/// # Panics
+/// When it is no address of a server.
+pub fn host_of(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").unwrap();
+    let place = rest.split_once('/').map_or(rest, |(place, _)| place);
+    place.rsplit_once('@').map_or(place, |(_, host)| host)
+}
+
 impl Proxy {
+    /// Starts one to the server of an address.
+    pub async fn to(url: &str, most: u64) -> Self {
+        Self::start(host_of(url), most).await
+    }
+
     /// Starts one to `host:port` that carries so many bytes at most.
     ///
     /// # Panics
@@ -59,6 +74,12 @@ impl Proxy {
     /// Its `host:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Waits until it has carried enough and is cut.
+    pub async fn cut(&self) {
+        // Never an error: the sender is ours.
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
     }
 
     /// How many bytes of the server it has carried.

@@ -34,6 +34,10 @@ use crate::redis::{
 
 /// How often the pointer is read anew.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks at whether the holder of a claim renews it.
+const LOOK_AT_HOLDER: Duration = Duration::from_millis(200);
+/// What Redis says of a key that does not run out.
+const NO_END: i64 = -1;
 
 /// Instead of a generation: none is there, or none is known yet.
 pub(super) const MISSING: GenerationId = GenerationId(0);
@@ -282,6 +286,7 @@ impl Generations<Counters> for RedisGenerations {
         Ok(Arc::new(store))
     }
 
+    /// Looks at another holder for as long as it takes to know whether it is alive.
     async fn claim(&self) -> Result<Option<Claim>, StoreError> {
         let shared = &self.shared;
         let (key, token) = (claim_key(&shared.catalogue), token());
@@ -291,9 +296,17 @@ impl Generations<Counters> for RedisGenerations {
             .arg("NX")
             .arg("PX")
             .arg(TIME_TO_LIVE.as_millis() as u64);
-        let taken: Option<String> = shared.link.query(&take).await?;
-        if taken.is_none() {
-            return Ok(None);
+        let mut rest = redis::cmd("PTTL");
+        rest.arg(&key);
+        let mut left = i64::MAX;
+        while shared.link.query::<Option<String>>(&take).await?.is_none() {
+            let now: i64 = shared.link.query(&rest).await?;
+            // Who lives renews it; a key without an end is none of ours, and stays.
+            if now > left || now == NO_END {
+                return Ok(None);
+            }
+            left = now;
+            tokio::time::sleep(LOOK_AT_HOLDER).await;
         }
         *shared.claim.lock() = Some(token.clone());
         let held = shared.hold(key, token.clone());
