@@ -12,7 +12,7 @@ use super::{Bench, Found, table::Row};
 use crate::{
     client::{BenchError, Connection},
     load::{Rotation, Sample, paced},
-    people::{Person, post_body, text_at, write_posts},
+    people::{Person, post_body, sign_up, text_at, write_posts},
 };
 
 /// Commands a second beside which is looked.
@@ -37,8 +37,11 @@ struct Probe<'a> {
 impl Bench {
     /// `row` says where it is looked: in a follower's feed, in the author's notifications, or at a post's count.
     pub(super) async fn visible(&self, row: Row) -> Result<Found, BenchError> {
-        let [author, follower, reader, others @ ..] = self.people.as_slice() else {
-            return Err(BenchError::Usage("it needs more people".to_owned()));
+        // People of their own: nobody's posts but the author's come into the follower's feed, whatever ran before.
+        let prefix = format!("{}-{row:?}", self.prefix).to_lowercase();
+        let own = sign_up(&self.target, &prefix, 3).await?;
+        let [author, follower, reader] = own.as_slice() else {
+            return Err(BenchError::Usage("it needs three people".to_owned()));
         };
         let mut probe = Probe {
             bench: self,
@@ -49,7 +52,7 @@ impl Bench {
             looking: self.target.connect().await?,
         };
         probe.follow().await?;
-        let mut scripts = self.commands(others).await?;
+        let mut scripts = self.commands(&self.people).await?;
         let mut found = Found::default();
         for _ in 0..self.runs {
             let shape = self.with_connections(COMMANDERS);
@@ -89,7 +92,6 @@ impl Bench {
 }
 
 impl Probe<'_> {
-    /// The follower has followed the author since an earlier row, or does so now.
     async fn follow(&mut self) -> Result<(), BenchError> {
         let path = format!("/users/follow/{}", self.author.id);
         let token = Some(self.follower.token.as_str());
