@@ -401,10 +401,8 @@ mod tests {
             assert!(found.rows >= 50, "{found:?}");
         }
         // The models were made in a folder of their own, which is gone.
-        let left = fs::read_dir(folder.path()).unwrap();
-        assert!(
-            left.into_iter()
-                .all(|entry| entry.unwrap().path().is_file())
-        );
+        let mut left = fs::read_dir(folder.path()).unwrap();
+        // What SQLite keeps beside the log may go away while we look.
+        assert!(!left.any(|entry| entry.unwrap().path().is_dir()));
     }
 }
