@@ -38,7 +38,7 @@ const READ_FOR_ONE_KEY: usize = 12;
 /// How long the size of a collection is taken for the same: asking for it makes the server look at a sample.
 const SIZE_HOLDS: Duration = Duration::from_secs(10);
 /// How many keys go into one query.
-const MANY: usize = 4_000;
+pub(super) const MANY: usize = 4_000;
 
 /// The code of a duplicate key.
 const DUPLICATE: i32 = 11_000;
@@ -320,15 +320,17 @@ impl Keys {
         Ok(found.iter().filter_map(id_of).collect())
     }
 
-    /// Changes the documents with these ids. Never many statements in one command: FerretDB keeps a connection for each
+    /// Changes the documents with these ids that are as they are said to be. Never many statements in one command: FerretDB keeps a connection for each
     /// and stops for ever when it has no more.
     pub(super) async fn update_ids<T: Send + Sync>(
         &self,
         collection: &Collection<T>,
         ids: &HashSet<String>,
+        also: &Document,
         update: &Document,
     ) -> Result<(), Fault> {
-        let change = |filter| async move {
+        let change = |mut filter: Document| async move {
+            filter.extend(also.clone());
             write(collection.update_many(filter, update.clone())).await?;
             Ok(Vec::<()>::new())
         };

@@ -2,8 +2,8 @@
 //!
 //! A mark may come before its notification, an erasure before what the person did, a post before a wish that is older. That
 //! is rare: topics are read side by side, so what is first in the log is mostly first here. What does come ahead is noted.
-//! Whoever inserts a notification or a wish looks at the notes, once for thousands of documents, instead of looking for
-//! every fact there might be.
+//! Whoever inserts notifications looks at the notes, once for a thousand of them, instead of looking for every fact there
+//! might be; whoever inserts wishes looks at how far announcements reach.
 //!
 //! That somebody wrote their own side before they looked at the other holds for notes, too: a mark that does not find its
 //! notification is noted, then looks again. A note may stay behind; it costs a look-up, and says nothing by itself.

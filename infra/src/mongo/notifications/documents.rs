@@ -55,7 +55,29 @@ pub(super) struct State {
     pub erased: bool,
 }
 
+/// A change of what is derived: only of a document that still is as it was looked at. Who is too late changes nothing, so
+/// a look that has grown stale takes nothing back; whoever changed it meanwhile has looked at newer facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Step {
+    pub from: State,
+    pub to: State,
+}
+
 impl State {
+    /// What finds documents that are in this state, but for the name.
+    pub(super) fn as_filter(self) -> Document {
+        let mut filter = Document::new();
+        for (name, value) in [
+            ("told", self.told),
+            ("read", self.read),
+            ("removed", self.removed),
+            ("gone", self.gone),
+        ] {
+            filter.insert(name, value);
+        }
+        filter
+    }
+
     /// What leads here. What only ever becomes true is set only when it is: a stale look must not take it back.
     pub(super) fn as_update(self) -> Document {
         let mut set = Document::new();

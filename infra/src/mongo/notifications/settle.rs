@@ -14,11 +14,11 @@ use socialhub_projections::notifications::ids_about;
 
 use super::{
     ahead::marks_of,
-    documents::{ERASED, GONE, READ, REMOVED, State, Told, fact_id},
+    documents::{ERASED, GONE, READ, REMOVED, Step, Told, fact_id},
     tables::Tables,
     wishes::Wishes,
 };
-use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, find_all, insert_new, write};
+use crate::mongo::connection::{Fault, INSERT, MANY, SIDE_BY_SIDE, find_all, insert_new, write};
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
@@ -66,22 +66,21 @@ impl Tables {
                 done.extend(notes);
             }
         }
-        again.extend(self.of_gone_posts(&fresh).await?);
+        again.extend(self.of_what_is_gone(&fresh).await?);
         self.settle(again).await?;
         // Those of erased people are for all that is to come.
         done.retain(|note| !note.starts_with(ERASED));
         self.forget(&done).await
     }
 
-    /// The ids of those of some notifications whose post is gone. A like may come after its post's deletion: it is written
-    /// to a stream of its own. A comment comes before its own.
-    async fn of_gone_posts(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
-        let gone = |told: &Told| told.post.as_ref().map(|post| fact_id(GONE, post));
-        let facts = told.iter().filter_map(|told| gone(told)).collect();
+    /// The ids of those of some notifications whose post or comment is gone. A like may come after its post's deletion, since
+    /// it is written to a stream of its own; a parked comment may be brought in after its deletion was.
+    async fn of_what_is_gone(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
+        let facts = told.iter().flat_map(|told| gone_ids(told)).collect();
         let facts = self.existing_facts(&facts).await?;
         let of_gone = told
             .iter()
-            .filter(|told| gone(told).is_some_and(|fact| facts.contains(&fact)));
+            .filter(|told| gone_ids(told).any(|fact| facts.contains(&fact)));
         Ok(of_gone.map(|told| told.id.clone()).collect())
     }
 
@@ -148,28 +147,28 @@ impl Tables {
         &self,
         post: PostId,
         told: &[Told],
-        wanting: &HashMap<State, HashSet<String>>,
+        wanting: &HashMap<Step, HashSet<String>>,
     ) -> Result<bool, Fault> {
         let mut changed = false;
-        for (state, ids) in wanting {
+        for (step, ids) in wanting {
             let ids = told
                 .iter()
                 .map(|told| &told.id)
                 .filter(|id| ids.contains(*id));
             let ids: Vec<&str> = ids.map(String::as_str).collect();
-            if ids.is_empty() {
-                continue;
+            for part in ids.chunks(MANY) {
+                let mut filter = doc! { "post": post.to_string(), "_id": { "$in": part } };
+                filter.extend(step.from.as_filter());
+                let update = self.notifications.update_many(filter, step.to.as_update());
+                write(update).await?;
+                changed = true;
             }
-            let filter = doc! { "post": post.to_string(), "_id": { "$in": ids } };
-            let update = self.notifications.update_many(filter, state.as_update());
-            write(update).await?;
-            changed = true;
         }
         Ok(changed)
     }
 
     /// What notifications should say that do not.
-    async fn wanted_of(&self, found: &[Told]) -> Result<HashMap<State, HashSet<String>>, Fault> {
+    async fn wanted_of(&self, found: &[Told]) -> Result<HashMap<Step, HashSet<String>>, Fault> {
         let found: Vec<&Told> = found.iter().collect();
         let wishes = self.wishes_about(&found).await?;
         self.wanting(&found, &wishes).await
@@ -208,13 +207,13 @@ impl Tables {
     /// Changes notifications to what they should say, and notes them to be looked at again.
     async fn change(
         &self,
-        wanting: HashMap<State, HashSet<String>>,
+        wanting: HashMap<Step, HashSet<String>>,
         changed: &mut HashSet<String>,
     ) -> Result<(), Fault> {
-        for (state, ids) in wanting {
-            let update = state.as_update();
+        for (step, ids) in wanting {
+            let (from, update) = (step.from.as_filter(), step.to.as_update());
             self.keys
-                .update_ids(&self.notifications, &ids, &update)
+                .update_ids(&self.notifications, &ids, &from, &update)
                 .await?;
             changed.extend(ids);
         }
@@ -226,7 +225,7 @@ impl Tables {
         &self,
         told: &[&Told],
         wishes: &Wishes,
-    ) -> Result<HashMap<State, HashSet<String>>, Fault> {
+    ) -> Result<HashMap<Step, HashSet<String>>, Fault> {
         let mut facts = HashSet::with_capacity(told.len() * 4);
         for told in told {
             facts.extend(marks_of(&told.id));
@@ -234,7 +233,7 @@ impl Tables {
             facts.extend(gone_ids(told));
         }
         let facts = self.existing_facts(&facts).await?;
-        let mut wanting: HashMap<State, HashSet<String>> = HashMap::new();
+        let mut wanting: HashMap<Step, HashSet<String>> = HashMap::new();
         for told in told {
             let mut state = told.state();
             state.read |= facts.contains(&fact_id(READ, &told.id));
@@ -246,8 +245,10 @@ impl Tables {
             }
             // A lost change may have been of what sums the others up.
             let shown = state.told && !state.removed && !state.gone;
-            if state != told.state() || shown != told.shown {
-                wanting.entry(state).or_default().insert(told.id.clone());
+            let from = told.state();
+            if state != from || shown != told.shown {
+                let step = Step { from, to: state };
+                wanting.entry(step).or_default().insert(told.id.clone());
             }
         }
         Ok(wanting)
