@@ -82,17 +82,7 @@ pub async fn measure(
         .spawn()?;
     let mut running = Running(child);
     let target = Target { authority };
-    while !is_ready(&target).await {
-        if let Some(status) = running.0.try_wait()? {
-            return Err(BenchError::Usage(format!("the server ended: {status}")));
-        }
-        if begin.elapsed() > PATIENCE {
-            return Err(BenchError::Usage(
-                "the server does not get ready".to_owned(),
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until_ready(&mut running, &target, "the server").await?;
     let ready = begin.elapsed();
     wait_until_idle(running.0.id()).await?;
     let status = fs::read_to_string(format!("/proc/{}/status", running.0.id()))?;
@@ -129,6 +119,28 @@ fn ticks(process: u32) -> Result<u64, BenchError> {
         .take(2)
         .filter_map(|field| field.parse::<u64>().ok())
         .sum())
+}
+
+/// Waits until a process that was just started says that it is ready.
+///
+/// # Errors
+/// When it ends before, or is not ready in time.
+pub(crate) async fn until_ready(
+    process: &mut Running,
+    target: &Target,
+    what: &str,
+) -> Result<(), BenchError> {
+    let begin = Instant::now();
+    while !is_ready(target).await {
+        if let Some(status) = process.0.try_wait()? {
+            return Err(BenchError::Usage(format!("{what} ended: {status}")));
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(BenchError::Usage(format!("{what} does not get ready")));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
 }
 
 async fn is_ready(target: &Target) -> bool {

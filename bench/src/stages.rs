@@ -6,7 +6,7 @@
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::{
     client::{BenchError, Target},
     offline::{fill, sealed, usage},
-    process::Running,
+    process::{Running, until_ready},
 };
 
 /// The read models.
@@ -153,7 +153,8 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     if head == 0 {
         // Counters that are missing beside a log are filled from it, not from the topics: they must be there, and empty.
         for role in [&["relay"] as &[&str], &["project", "counters"]] {
-            be_ready(&args.binary, role).await?;
+            let (mut process, target) = start(&args.binary, role, &[])?;
+            until_ready(&mut process, &target, &role.join(" ")).await?;
         }
         eprintln!("filling the log");
         let begin = Instant::now();
@@ -166,34 +167,6 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     Ok((head, filled))
 }
 
-/// Runs a process until it is ready.
-async fn be_ready(binary: &Path, role: &[&str]) -> Result<(), BenchError> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let authority = format!("127.0.0.1:{port}");
-    let mut process = Running(start(binary, role, &[], &authority)?);
-    let target = Target { authority };
-    let began = Instant::now();
-    while !is_ready(&target).await {
-        if let Some(status) = process.0.try_wait()? {
-            return Err(usage(format!("{} ended: {status}", role.join(" "))));
-        }
-        if began.elapsed() > PATIENCE {
-            return Err(usage(format!("{} is not ready", role.join(" "))));
-        }
-        sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-async fn is_ready(target: &Target) -> bool {
-    let Ok(mut connection) = target.connect().await else {
-        return false;
-    };
-    let request = target.request("GET", "/readyz", None, None);
-    let answer = connection.send(&request).await;
-    answer.is_ok_and(|answer| answer.status == 200)
-}
-
 /// Runs a process until its position is the log's head. What counts is the time from its first step on: before it, a
 /// projector waits for its group to be formed.
 async fn work_off(
@@ -203,10 +176,7 @@ async fn work_off(
     metric: &str,
     head: Position,
 ) -> Result<Measured, BenchError> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let authority = format!("127.0.0.1:{port}");
-    let mut process = Running(start(binary, role, settings, &authority)?);
-    let target = Target { authority };
+    let (mut process, target) = start(binary, role, settings)?;
     let mut moved = Instant::now();
     let (mut first, mut last): (Option<(Instant, Position)>, Position) = (None, 0);
     loop {
@@ -230,20 +200,22 @@ async fn work_off(
     }
 }
 
+/// Starts a process, and says where its metrics are.
 fn start(
     binary: &Path,
     role: &[&str],
     settings: &[(&str, String)],
-    metrics: &str,
-) -> Result<Child, BenchError> {
+) -> Result<(Running, Target), BenchError> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let authority = format!("127.0.0.1:{port}");
     let child = Command::new(binary)
         .args(role)
         .envs(settings.iter().cloned())
-        .env("METRICS_LISTEN", metrics)
+        .env("METRICS_LISTEN", &authority)
         .env("LOG", "warn")
         .stdout(Stdio::null())
         .spawn()?;
-    Ok(child)
+    Ok((Running(child), Target { authority }))
 }
 
 /// A gauge of a process; none while it does not answer or has not set it.

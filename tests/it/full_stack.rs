@@ -8,36 +8,11 @@ mod outages;
 mod shares;
 mod topics;
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Value, json};
-use socialhub_tests::support::{Answer, Client, stack::Stack};
+use socialhub_tests::support::{Answer, Client, stack::Stack, within};
 
 use load::Load;
-
-/// Waits for a condition, longer than `eventually`: what was away needs its time.
-#[track_caller]
-fn within<T, F: Future<Output = Option<T>>>(
-    seconds: u64,
-    what: &str,
-    mut condition: impl FnMut() -> F,
-) -> impl Future<Output = T> {
-    let (place, what) = (std::panic::Location::caller(), what.to_owned());
-    async move {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(seconds);
-        loop {
-            if let Some(value) = condition().await {
-                return value;
-            }
-            assert!(
-                tokio::time::Instant::now() < give_up,
-                "{place}: never came true within {seconds} s: {what}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
 
 /// A post of somebody and the position it was written at.
 async fn write(author: &Client, content: &str) -> (String, String) {

@@ -320,8 +320,8 @@ impl Keys {
         Ok(found.iter().filter_map(id_of).collect())
     }
 
-    /// Changes the documents with these ids that are as they are said to be. Never many statements in one command: FerretDB keeps a connection for each
-    /// and stops for ever when it has no more.
+    /// Changes the documents with these ids of which something else is so, too. Never many statements in one command:
+    /// FerretDB keeps a connection for each and stops for ever when it has no more.
     pub(super) async fn update_ids<T: Send + Sync>(
         &self,
         collection: &Collection<T>,

@@ -28,7 +28,25 @@ pub fn printed(output: &Output) -> String {
 /// # Panics
 /// When the condition did not come true in time.
 #[track_caller]
-pub fn eventually<'a, T, F, C>(what: &'a str, mut condition: C) -> impl Future<Output = T> + 'a
+pub fn eventually<'a, T, F, C>(what: &'a str, condition: C) -> impl Future<Output = T> + 'a
+where
+    C: FnMut() -> F + 'a,
+    F: Future<Output = Option<T>> + 'a,
+    T: 'a,
+{
+    within(60, what, condition)
+}
+
+/// The same within so many seconds, for what needs its time.
+///
+/// # Panics
+/// When the condition did not come true in time.
+#[track_caller]
+pub fn within<'a, T, F, C>(
+    seconds: u64,
+    what: &'a str,
+    mut condition: C,
+) -> impl Future<Output = T> + 'a
 where
     C: FnMut() -> F + 'a,
     F: Future<Output = Option<T>> + 'a,
@@ -36,14 +54,14 @@ where
 {
     let place = std::panic::Location::caller();
     async move {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(60);
+        let give_up = tokio::time::Instant::now() + Duration::from_secs(seconds);
         loop {
             if let Some(value) = condition().await {
                 return value;
             }
             assert!(
                 tokio::time::Instant::now() < give_up,
-                "{place}: never came true: {what}"
+                "{place}: never came true within {seconds} s: {what}"
             );
             // Between two looks at the condition, not instead of one.
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -10,7 +10,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     ReadError,
     notifications::{NotificationPage, NotificationReader, NotificationView},
-    page::{Page, PageRequest, PageStart},
+    page::{Page, PageRequest},
 };
 
 use super::{
@@ -77,14 +77,6 @@ fn shown(user: UserId) -> Document {
     doc! { "user": user.to_string(), "shown": true }
 }
 
-/// The position below which a page starts.
-fn start(page: &PageRequest) -> i64 {
-    match &page.start {
-        PageStart::After(key) => key.parse().map_or(i64::MAX, to_stored),
-        PageStart::Page(_) => i64::MAX,
-    }
-}
-
 fn views(found: &[Told], read_up_to: Position) -> Result<Vec<NotificationView>, Fault> {
     found.iter().map(|told| told.view(read_up_to)).collect()
 }
@@ -109,15 +101,9 @@ impl Tables {
             };
             tokio::try_join!(self.page(shown(user), page), counted)?
         };
-        let more = found.len() > page.limit;
-        let mut items = views(&found, read_up_to)?;
-        items.truncate(page.limit);
-        let next = items
-            .last()
-            .filter(|_| more)
-            .map(|item| item.position.to_string());
+        let items = views(&found, read_up_to)?;
         Ok(NotificationPage {
-            page: Page { items, next },
+            page: Page::cut(items, page.limit, |item| item.position.to_string()),
             unread_count,
         })
     }
@@ -142,7 +128,7 @@ impl Tables {
 
     /// One more than the page holds, to know whether there is another.
     async fn page(&self, mut filter: Document, page: &PageRequest) -> Result<Vec<Told>, Fault> {
-        let below = start(page);
+        let below = to_stored(page.beyond(Position::MAX));
         if below < i64::MAX {
             match filter.get_document_mut("position") {
                 Ok(bounds) => {
@@ -158,7 +144,7 @@ impl Tables {
             .find(filter)
             .sort(doc! { "position": -1 })
             .skip(page.offset().min(i64::MAX as u64))
-            .limit(to_stored(page.limit as u64 + 1));
+            .limit(to_stored(page.one_more() as u64));
         read(async { found.await?.try_collect().await }).await
     }
 

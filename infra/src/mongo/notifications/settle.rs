@@ -104,7 +104,7 @@ impl Tables {
                 absent
             });
             ids.clear();
-            let wanting = self.wanted_of(&found).await?;
+            let wanting = self.wanted_of(&found.iter().collect::<Vec<_>>()).await?;
             self.change(wanting, &mut ids).await?;
         }
         Err(busy())
@@ -121,7 +121,7 @@ impl Tables {
                 }
                 let found = stream::iter(queries).buffer_unordered(SIDE_BY_SIDE);
                 let found: Vec<(PostId, Vec<Told>)> = found.try_collect().await?;
-                let all: Vec<Told> = found.iter().flat_map(|(_, told)| told.clone()).collect();
+                let all: Vec<&Told> = found.iter().flat_map(|(_, told)| told).collect();
                 let wanting = self.wanted_of(&all).await?;
                 for (post, told) in &found {
                     if self.change_about(*post, told, &wanting).await? {
@@ -168,10 +168,9 @@ impl Tables {
     }
 
     /// What notifications should say that do not.
-    async fn wanted_of(&self, found: &[Told]) -> Result<HashMap<Step, HashSet<String>>, Fault> {
-        let found: Vec<&Told> = found.iter().collect();
-        let wishes = self.wishes_about(&found).await?;
-        self.wanting(&found, &wishes).await
+    async fn wanted_of(&self, found: &[&Told]) -> Result<HashMap<Step, HashSet<String>>, Fault> {
+        let wishes = self.wishes_about(found).await?;
+        self.wanting(found, &wishes).await
     }
 
     /// Makes marked notifications say so; notes the marks that are ahead of theirs. The marks are inserted already.

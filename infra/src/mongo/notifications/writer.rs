@@ -172,6 +172,9 @@ impl Tables {
 
     /// The same for announcements that came after their author's erasure. They are inserted already.
     async fn rename_announcers(&self, announced: &[Announcement]) -> Result<(), Fault> {
+        if announced.is_empty() {
+            return Ok(());
+        }
         let authors: HashSet<&str> = announced.iter().map(|post| &*post.author).collect();
         let erased = self.erased_of(authors.iter().copied()).await?;
         for author in authors {
