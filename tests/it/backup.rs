@@ -172,27 +172,9 @@ impl Network {
     }
 }
 
-/// The read models are at the log's head, whoever asks.
-async fn caught_up(server: &Server) {
-    eventually("the read models are at the log's head", || async {
-        let output = server.command(&["replay", "status", "--json"]).await;
-        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let models = status["models"].as_array()?;
-        let behind = models
-            .iter()
-            .flat_map(|model| model["generations"].as_array().unwrap());
-        let behind: u64 = behind
-            .filter(|generation| generation["state"] == "current")
-            .map(|generation| generation["lagEvents"].as_u64().unwrap())
-            .sum();
-        (models.len() == 3 && behind == 0).then_some(())
-    })
-    .await;
-}
-
 /// What was there, with nothing more and nothing less.
 async fn is_all_there(server: &Server, old: &Network, answers: &BTreeMap<String, Value>) {
-    caught_up(server).await;
+    server.caught_up().await;
     let restored = old.on(server).await;
     assert_eq!(restored.answers().await, *answers);
     let picture = restored.bob.get(&restored.picture).await.expect_status(200);
@@ -218,7 +200,7 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
     let mut server = fresh(profile).await;
     server.restart().await;
     let network = network(&server).await;
-    caught_up(&server).await;
+    server.caught_up().await;
     let answers = network.answers().await;
     let exports = Exports::new();
     let folder = exports.name("backup");
@@ -962,7 +944,7 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     let mut old = fresh(Profile::Embedded).await;
     old.restart().await;
     let network = network(&old).await;
-    caught_up(&old).await;
+    old.caught_up().await;
     let answers = network.answers().await;
     let mut new = fresh(Profile::Distributed).await;
     let from = format!("sqlite:{}", old.data_dir().display());

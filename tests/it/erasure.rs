@@ -210,7 +210,8 @@ async fn nothing_is_left_of_somebody_who_is_erased_and_counts_stay() {
     let mut server = Server::start().await;
     let story = Story::tell(&server).await;
     let (eve, bob) = (&story.eve, &story.bob);
-    // A generation that is kept for a rollback, with all of it.
+    // A generation that is kept for a rollback, with all of it. Readers may use it for a second more.
+    server.caught_up().await;
     server.succeed(&["replay", "rebuild", "--all"]).await;
     let before = story.seen().await;
     let found = search(&server, &story.words()).await;

@@ -271,6 +271,24 @@ impl Server {
         command
     }
 
+    /// Waits until the read models are at the log's head, whoever asks.
+    pub async fn caught_up(&self) {
+        eventually("the read models are at the log's head", || async {
+            let output = self.command(&["replay", "status", "--json"]).await;
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let models = status["models"].as_array()?;
+            let behind = models
+                .iter()
+                .flat_map(|model| model["generations"].as_array().unwrap());
+            let behind: u64 = behind
+                .filter(|generation| generation["state"] == "current")
+                .map(|generation| generation["lagEvents"].as_u64().unwrap())
+                .sum();
+            (models.len() == 3 && behind == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Proves every read model against the log; fails the test with what it printed if one differs.
     #[track_caller]
     pub fn verify_all(&self) -> impl Future<Output = ()> + '_ {
