@@ -16,7 +16,7 @@ use std::{
 use node::{LEASE, Node, SECRET, SharedLog};
 use person::{Person, connect, id_of, names};
 use serde_json::json;
-use socialhub_tests::support::{client::fresh_name, eventually, server::free_port, servers};
+use socialhub_tests::support::{client::fresh_name, eventually, free_port, servers};
 use tempfile::TempDir;
 use uuid::Uuid;
 

@@ -37,7 +37,7 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
-    support::{eventually, servers},
+    support::{eventually, free_port, servers},
 };
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -209,9 +209,7 @@ fn host(url: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_starts_while_the_server_is_away_and_recovers() {
     let subject = OnMongo::new();
-    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
+    let address = format!("127.0.0.1:{}", free_port());
     let url = format!("mongodb://{address}/");
     let generations = MongoGenerations::open(&url, &subject.database, Arc::new(SystemClock))
         .await
@@ -237,7 +235,7 @@ async fn a_process_starts_while_the_server_is_away_and_recovers() {
         "{unopened:?}"
     );
 
-    let listener = TcpListener::bind(address).await.unwrap();
+    let listener = TcpListener::bind(&address).await.unwrap();
     let forwarding = tokio::spawn(forward(listener, host(&subject.url)));
     let known = &generations;
     eventually("the server is found", || async {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -22,7 +23,7 @@ use socialhub_infra::{
     postgres::event_log::PgEventLog,
 };
 use socialhub_projections::analytics::{CommitLog, Row, RowFormat};
-use socialhub_tests::support::{Client, Profile, binary, eventually, server::free_port};
+use socialhub_tests::support::{Client, Profile, binary, eventually, free_port, running};
 use tempfile::TempDir;
 
 /// Servers of a test's own corner, and where the files go.
@@ -35,28 +36,30 @@ pub struct World {
 
 /// A process that is killed when the test is over.
 pub struct Process {
-    pub child: Child,
+    child: Mutex<Child>,
     metrics: u16,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let child = self.child.get_mut();
         // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
 impl Process {
     /// Kills it at once (SIGKILL).
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        let child = self.child.get_mut();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.lock().id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status();
         assert!(sent.unwrap().success());
     }
@@ -64,11 +67,12 @@ impl Process {
     /// Asks it to stop, and waits for it.
     pub fn stop(&mut self) {
         self.signal("TERM");
-        assert!(self.child.wait().unwrap().success());
+        assert!(self.child.get_mut().wait().unwrap().success());
     }
 
     /// What it says when it is asked whether it is ready and is not.
     pub async fn not_ready(&self) -> Option<String> {
+        running(&mut self.child.lock());
         let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
         let request = client.request(Method::GET, "/readyz");
         let answer = request.send().await.ok()?;
@@ -80,6 +84,7 @@ impl Process {
 
     /// A metric of it; 0 while it has none or does not answer.
     pub async fn metric(&self, name: &str) -> f64 {
+        running(&mut self.child.lock());
         let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
         let request = client.request(Method::GET, "/metrics");
         let Ok(answer) = request.send().await else {
@@ -171,7 +176,10 @@ impl World {
             .env("LOG", "warn,socialhub_projections=info")
             .spawn()
             .unwrap();
-        Process { child, metrics }
+        Process {
+            child: Mutex::new(child),
+            metrics,
+        }
     }
 
     /// Runs a command to its end.

@@ -1,11 +1,8 @@
 //! A server that a test may stop, empty and set up as it likes.
 
-use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
+use std::process::{Child, Command, Stdio};
 
-use socialhub_tests::support::eventually;
+use socialhub_tests::support::{eventually, free_port};
 use tempfile::TempDir;
 
 /// A Redis server of this test alone.
@@ -35,10 +32,7 @@ fn start(folder: &TempDir, port: u16) -> Child {
 
 impl Server {
     pub(super) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let process = start(&folder, port);
         let server = Self {
             folder,

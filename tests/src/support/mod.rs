@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod fake_cloudinary;
+pub mod ports;
 pub mod postgres;
 pub mod profile;
 pub mod proxy;
@@ -12,15 +13,30 @@ pub mod smtp_server;
 pub mod stack;
 
 pub use client::{Answer, Client};
+pub use ports::free_port;
 pub use profile::Profile;
 pub use server::{Server, binary};
 pub use stack::{Stack, Turn};
 
-use std::{future::Future, process::Output, time::Duration};
+use std::{
+    future::Future,
+    process::{Child, Output},
+    time::Duration,
+};
 
 /// Everything a command printed.
 pub fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Fails the test when a process has ended that it still needs: what it waits for would never come.
+///
+/// # Panics
+/// When it has ended.
+pub fn running(process: &mut Child) {
+    if let Some(status) = process.try_wait().unwrap() {
+        panic!("process {} has ended: {status}", process.id());
+    }
 }
 
 /// Waits until `condition` answers something. Fails the test after 60 seconds, saying what it waited for.

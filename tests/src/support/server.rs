@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Client, Profile, eventually, printed};
+use crate::support::{Client, Profile, eventually, free_port, printed, running};
 
 /// A running server.
 pub struct Server {
@@ -107,11 +107,15 @@ impl Server {
         self.process = Some(child);
     }
 
-    async fn ready(&self) {
+    async fn ready(&mut self) {
         let client = self.client();
-        eventually("the server is ready", || async {
-            let answer = client.try_get("/readyz").await?;
-            (answer.status == 200).then_some(())
+        let process = self.process.as_mut().unwrap();
+        eventually("the server is ready", || {
+            running(process);
+            async {
+                let answer = client.try_get("/readyz").await?;
+                (answer.status == 200).then_some(())
+            }
         })
         .await;
     }
@@ -306,15 +310,6 @@ impl Drop for Server {
             eprintln!("--- the server's log ---\n{}", self.log());
         }
     }
-}
-
-/// A port nobody listens on now.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// How long a client waits for an answer.
