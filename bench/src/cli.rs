@@ -80,6 +80,14 @@ struct RunArgs {
     /// The data folder to start that binary on; an empty one when left out. No other server may be using it.
     #[arg(long, requires = "binary")]
     data_dir: Option<PathBuf>,
+    /// The program that rebuilds the server's read models while `beside-rebuild` is measured; it finds the same servers or
+    /// data folder in its environment as the server does.
+    #[arg(long)]
+    rebuild_with: Option<PathBuf>,
+    /// The server with the notifications, to compare their pages with what it does at most.
+    #[cfg(feature = "distributed")]
+    #[arg(long, env = "MONGODB_URL", hide_env_values = true)]
+    mongodb_url: Option<String>,
     /// Only measure the binary, no rows.
     #[arg(long, requires = "binary")]
     binary_only: bool,
@@ -149,6 +157,7 @@ async fn measure_rows(args: &RunArgs, report: &mut Report) -> Result<(), BenchEr
         people: people::sign_up(&target, &prefix, people).await?,
         prefix,
         target,
+        rebuild_with: args.rebuild_with.clone(),
     };
     for row in rows {
         eprintln!("measuring {row:?}");
@@ -174,6 +183,16 @@ async fn measure_limits(args: &RunArgs, rows: &[Row]) -> Result<Limits, BenchErr
         eprintln!("limit: bare routes");
         let (small, page) = limits::bare_routes(args.connections.max(1)).await?;
         (found.bare_route, found.bare_page) = (Some(small), Some(page));
+    }
+    #[cfg(feature = "distributed")]
+    if let Some(url) = args.mongodb_url.as_ref()
+        && needs(rows, LimitKind::IndexedFind)
+    {
+        eprintln!("limit: an indexed find");
+        let (each, page) = (crate::rows::NOTIFICATIONS, crate::rows::PAGE);
+        let clients = args.connections.max(1);
+        let finds = crate::documents::indexed_finds(url, each, page, clients);
+        found.indexed_finds = Some(finds.await.map_err(offline::usage)?);
     }
     Ok(found)
 }

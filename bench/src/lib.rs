@@ -9,6 +9,8 @@ pub mod archive;
 pub mod chat;
 pub mod cli;
 pub mod client;
+#[cfg(feature = "distributed")]
+pub mod documents;
 pub mod limits;
 pub mod load;
 pub mod mix;

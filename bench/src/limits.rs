@@ -35,6 +35,9 @@ pub struct Limits {
     pub bare_route: Option<f64>,
     /// The same with as many bytes as a page of twenty posts.
     pub bare_page: Option<f64>,
+    /// First pages of a person's documents a second that the MongoDB server finds by an index; same number of clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indexed_finds: Option<f64>,
 }
 
 /// Hashes on every core for a while.

@@ -2,18 +2,25 @@
 //! to be compared with.
 
 mod auth;
+mod beside;
 mod chat;
 mod reads;
 mod table;
 mod visible;
 mod writes;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
-pub use self::table::{LimitKind, Row, needs};
 use self::table::{counted, report};
+pub use self::{
+    reads::{NOTIFICATIONS, PAGE},
+    table::{LimitKind, Row, needs},
+};
 use crate::{
     client::{BenchError, Target},
     limits::Limits,
@@ -35,6 +42,8 @@ pub struct Bench {
     pub prefix: String,
     /// People who are there already; at least as many as there are connections.
     pub people: Vec<Person>,
+    /// The program that rebuilds the server's read models.
+    pub rebuild_with: Option<PathBuf>,
 }
 
 /// What a row found: the runs, and what else there is to say.
@@ -65,6 +74,8 @@ impl Bench {
             Row::Notifications => self.notifications().await,
             Row::Chat => self.chat().await,
             Row::ChatPaced => self.chat_paced().await,
+            Row::FollowNotified => self.follow_notified().await,
+            Row::BesideRebuild => self.beside_rebuild().await,
             Row::VisibleFeed | Row::VisibleNotification | Row::VisibleCount => {
                 self.visible(row).await
             }

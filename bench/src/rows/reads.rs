@@ -8,10 +8,10 @@ use crate::{
 };
 
 /// Notifications of the person whose page is read.
-const NOTIFICATIONS: usize = 2_000;
+pub const NOTIFICATIONS: usize = 2_000;
 
 /// Entries of a page.
-const PAGE: usize = 20;
+pub const PAGE: usize = 20;
 
 impl Bench {
     /// `readers` people who all follow the same `authors`, who together wrote `posts`.

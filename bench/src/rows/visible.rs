@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// Commands a second beside which is looked.
-const COMMANDS_PER_SECOND: u32 = 500;
+pub(super) const COMMANDS_PER_SECOND: u32 = 500;
 /// Connections that they come over.
-const COMMANDERS: usize = 16;
+pub(super) const COMMANDERS: usize = 16;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// What has not shown by then never will.
@@ -76,7 +76,7 @@ impl Bench {
     }
 
     /// Posts and likes in turn.
-    async fn commands(&self, people: &[Person]) -> Result<Vec<Rotation>, BenchError> {
+    pub(super) async fn commands(&self, people: &[Person]) -> Result<Vec<Rotation>, BenchError> {
         let (posts, _) = write_posts(&self.target, people, 4 * COMMANDERS).await?;
         let requests = people.iter().enumerate().flat_map(|(number, person)| {
             let token = Some(person.token.as_str());

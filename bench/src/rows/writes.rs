@@ -8,7 +8,7 @@ use super::{Bench, Found};
 use crate::{
     client::BenchError,
     load::{Rotation, Sample},
-    people::{Person, post_body, read_at, write_posts},
+    people::{Furthest, Person, post_body, read_at, write_posts},
     random::Random,
 };
 
@@ -77,18 +77,68 @@ impl Bench {
     /// Each connection is one person, who follows everybody, and then unfollows everybody.
     pub(super) async fn follow(&self) -> Result<Found, BenchError> {
         let lists = self.actors().iter().map(|person| {
-            let others = self.people.iter().filter(|other| other.id != person.id);
-            let verbs = [("POST", "follow"), ("DELETE", "unfollow")];
-            let requests = verbs.iter().flat_map(|(method, verb)| {
-                let paths = others
-                    .clone()
-                    .map(move |o| format!("/users/{verb}/{}", o.id));
-                paths.map(|path| self.act(person, method, &path))
-            });
-            requests.collect()
+            let mut requests = self.with_everybody(person, "POST", "follow");
+            requests.extend(self.with_everybody(person, "DELETE", "unfollow"));
+            requests
         });
         let mut scripts = Rotation::own(lists);
         self.repeat(&mut scripts).await
+    }
+
+    /// What one person sends to follow, or unfollow, everybody else.
+    fn with_everybody(&self, person: &Person, method: &str, verb: &str) -> Vec<Vec<u8>> {
+        let others = self.people.iter().filter(|other| other.id != person.id);
+        let paths = others.map(|other| format!("/users/{verb}/{}", other.id));
+        paths.map(|path| self.act(person, method, &path)).collect()
+    }
+
+    /// Each connection is one person who follows everybody, once. What counts is the time until the notifications have all
+    /// of it.
+    pub(super) async fn follow_notified(&self) -> Result<Found, BenchError> {
+        let mut found = Found::default();
+        self.all_at_once("DELETE", "unfollow").await?;
+        for _ in 0..self.runs {
+            self.settle().await?;
+            let begin = Instant::now();
+            let (mut sample, furthest) = self.all_at_once("POST", "follow").await?;
+            let token = &self.people[0].token;
+            read_at(
+                &self.target,
+                "/notify/notifications?limit=1",
+                token,
+                furthest,
+            )
+            .await?;
+            sample.elapsed = begin.elapsed();
+            found.runs.push(sample.summary());
+            self.all_at_once("DELETE", "unfollow").await?;
+        }
+        self.settle().await?;
+        Ok(found)
+    }
+
+    /// Everybody who acts does the same to everybody else, each over a connection; answers where the log stood then.
+    async fn all_at_once(&self, method: &str, verb: &str) -> Result<(Sample, u64), BenchError> {
+        let acting = self.actors().iter().map(|person| async move {
+            let mut connection = self.target.connect().await?;
+            let (mut sample, mut furthest) = (Sample::default(), Furthest::default());
+            for request in self.with_everybody(person, method, verb) {
+                let sent = Instant::now();
+                let answer = connection.send(&request).await?;
+                furthest.note(&answer);
+                match answer.status {
+                    200..300 => sample.success(sent.elapsed()),
+                    status => sample.error(format!("status {status}")),
+                }
+            }
+            Ok::<_, BenchError>((sample, furthest.0))
+        });
+        let (mut all, mut last) = (Sample::default(), 0);
+        for (sample, furthest) in try_join_all(acting).await? {
+            all.merge(sample);
+            last = last.max(furthest);
+        }
+        Ok((all, last))
     }
 
     pub(super) async fn toggles(&self) -> Result<Found, BenchError> {

@@ -1,9 +1,14 @@
 //! The stages of the distributed profile by themselves: the relay and each projector as a process of its own, working off
-//! a log that is there already; then the rebuild of each model.
+//! a log that is there already; then the rebuild and the proof of each model, and a copy of the log. Beside them, in the
+//! same run, what the same servers do with the same rows and documents when nobody has to find out what they are.
 //!
 //! Where the servers are is said by the environment, as it is to the processes themselves.
 
+mod peers;
+
 use std::{
+    fs,
+    io::{Read as _, Seek as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -20,7 +25,7 @@ use tokio::time::sleep;
 use crate::{
     client::{BenchError, Target},
     offline::{fill, sealed, usage},
-    process::{Running, until_ready},
+    process::{Running, mib, until_ready},
 };
 
 /// The read models.
@@ -39,6 +44,12 @@ pub struct StagesArgs {
     /// The event log; filled with the standard mix when it is empty.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
+    /// The database of the feed, when it is not the log's.
+    #[arg(long, env = "READ_MODEL_URL", hide_env_values = true)]
+    read_model_url: Option<String>,
+    /// The server with the notifications.
+    #[arg(long, env = "MONGODB_URL", hide_env_values = true)]
+    mongodb_url: String,
     /// Events of the mix; the network of 210,000 events comes before it.
     #[arg(long, default_value_t = 100_000)]
     events: usize,
@@ -54,18 +65,35 @@ pub struct StagesArgs {
 #[derive(Debug, Serialize)]
 struct Measured {
     stage: String,
-    events: Position,
+    count: u64,
+    unit: &'static str,
     seconds: f64,
-    events_per_second: f64,
+    per_second: f64,
+    /// The most memory that the process held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_mib: Option<f64>,
+    /// Its rate divided by that of what it is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 impl Measured {
-    fn new(stage: String, events: Position, seconds: f64) -> Self {
+    fn new(stage: impl Into<String>, unit: &'static str, count: u64, seconds: f64) -> Self {
         Self {
-            stage,
-            events,
+            stage: stage.into(),
+            count,
+            unit,
             seconds,
-            events_per_second: events as f64 / seconds,
+            per_second: count as f64 / seconds,
+            peak_mib: None,
+            ratio: None,
+        }
+    }
+
+    fn events(stage: impl Into<String>, count: Position, ran: &Ran) -> Self {
+        Self {
+            peak_mib: Some(ran.peak_mib),
+            ..Self::new(stage, "events", count, ran.seconds)
         }
     }
 }
@@ -100,7 +128,17 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
     found.note(work_off(&args.binary, &["analytics"], &settings, rows, head).await);
     for model in MODELS {
         eprintln!("measuring the rebuild of {model}");
-        found.note(rebuild(&args.binary, model));
+        found.note(rebuild(&args.binary, model).await);
+    }
+    eprintln!("measuring what they are compared with");
+    found.compare(args).await;
+    for model in MODELS {
+        eprintln!("measuring the proof of {model}");
+        found.note(verify(&args.binary, model, head).await);
+    }
+    eprintln!("measuring a copy of the log");
+    if let Err(error) = copy(args, head, &mut found).await {
+        found.note(Err(error));
     }
     print(&found.stages, args.json)?;
     found.failed.map_or(Ok(()), Err)
@@ -123,6 +161,42 @@ impl Found {
             }
         }
     }
+
+    fn seconds_of(&self, stage: &str) -> Option<f64> {
+        let found = self.stages.iter().find(|measured| measured.stage == stage);
+        found.map(|measured| measured.seconds)
+    }
+
+    /// Adds what the same servers do without events, and the ratios to it.
+    async fn compare(&mut self, args: &StagesArgs) {
+        let url = args.read_model_url.as_ref().unwrap_or(&args.database_url);
+        let rows = async {
+            let mut rows = peers::FeedRows::newest(url).await?;
+            Ok::<_, BenchError>((rows.rows, rows.copy().await?))
+        };
+        match rows.await {
+            Ok((rows, peer)) => {
+                let seconds = self.seconds_of("rebuild feed");
+                self.stages.extend(seconds.map(|seconds| {
+                    let mut ours = Measured::new("rebuild feed, its rows", "rows", rows, seconds);
+                    ours.ratio = Some(ours.per_second / peer.per_second);
+                    ours
+                }));
+                self.stages.push(peer);
+            }
+            Err(error) => self.note(Err(error)),
+        }
+        let peer = peers::plain_inserts(&args.mongodb_url).await;
+        if let Ok(peer) = &peer {
+            let notifications = ["project notifications", "rebuild notifications"];
+            for ours in &mut self.stages {
+                if notifications.contains(&ours.stage.as_str()) {
+                    ours.ratio = Some(ours.per_second / peer.per_second);
+                }
+            }
+        }
+        self.note(peer);
+    }
 }
 
 fn print(found: &[Measured], json: bool) -> Result<(), BenchError> {
@@ -130,12 +204,20 @@ fn print(found: &[Measured], json: bool) -> Result<(), BenchError> {
         println!("{}", serde_json::to_string_pretty(found).map_err(usage)?);
         return Ok(());
     }
-    println!("| stage | events | s | events/s |");
-    println!("|---|---|---|---|");
+    println!("| stage | | s | a second | peak MiB | ratio to its peer |");
+    println!("|---|---|---|---|---|---|");
     for stage in found {
+        let peak = stage.peak_mib.map(|mib| format!("{mib:.0}"));
+        let ratio = stage.ratio.map(|ratio| format!("{ratio:.2}"));
         println!(
-            "| {} | {} | {:.1} | {:.0} |",
-            stage.stage, stage.events, stage.seconds, stage.events_per_second
+            "| {} | {} {} | {:.1} | {:.0} | {} | {} |",
+            stage.stage,
+            stage.count,
+            stage.unit,
+            stage.seconds,
+            stage.per_second,
+            peak.unwrap_or_default(),
+            ratio.unwrap_or_default()
         );
     }
     Ok(())
@@ -161,7 +243,7 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
         fill(&sealed(&log), args.seed, args.events).await?;
         let seconds = begin.elapsed().as_secs_f64();
         head = log.head().await.map_err(usage)?;
-        filled = Some(Measured::new("append".to_owned(), head, seconds));
+        filled = Some(Measured::new("append", "events", head, seconds));
     }
     log.close().await;
     Ok((head, filled))
@@ -179,7 +261,9 @@ async fn work_off(
     let (mut process, target) = start(binary, role, settings)?;
     let mut moved = Instant::now();
     let (mut first, mut last): (Option<(Instant, Position)>, Position) = (None, 0);
+    let mut peak_mib = 0.0;
     loop {
+        peak_mib = peak_of(&process).unwrap_or(peak_mib);
         if let Some(status) = process.0.try_wait()? {
             return Err(usage(format!("{} ended: {status}", role.join(" "))));
         }
@@ -190,7 +274,8 @@ async fn work_off(
         }
         if let Some((begin, from)) = first.filter(|_| now >= head) {
             let seconds = begin.elapsed().as_secs_f64();
-            return Ok(Measured::new(role.join(" "), head - from, seconds));
+            let ran = Ran { seconds, peak_mib };
+            return Ok(Measured::events(role.join(" "), head - from, &ran));
         }
         if moved.elapsed() > PATIENCE {
             let what = format!("{} stays at {last} of {head}", role.join(" "));
@@ -241,24 +326,80 @@ struct Rebuilt {
     seconds: f64,
 }
 
-fn rebuild(binary: &Path, model: &str) -> Result<Measured, BenchError> {
-    let output = Command::new(binary)
-        .args(["replay", "rebuild", model, "--json"])
-        .env("LOG", "warn")
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err(usage(format!("the rebuild of {model}: {}", output.status)));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().next().unwrap_or_default();
+async fn rebuild(binary: &Path, model: &str) -> Result<Measured, BenchError> {
+    let (mut ran, said) = run(binary, &["replay", "rebuild", model, "--json"], &[]).await?;
+    let line = said.lines().next().unwrap_or_default();
     let rebuilt: Rebuilt = serde_json::from_str(line).map_err(usage)?;
+    // Without the start of the process.
+    ran.seconds = rebuilt.seconds;
     let events = rebuilt.position - rebuilt.from;
-    Ok(Measured::new(
-        format!("rebuild {model}"),
-        events,
-        rebuilt.seconds,
-    ))
+    Ok(Measured::events(format!("rebuild {model}"), events, &ran))
+}
+
+async fn verify(binary: &Path, model: &str, head: Position) -> Result<Measured, BenchError> {
+    let (ran, _) = run(binary, &["replay", "verify", model], &[]).await?;
+    Ok(Measured::events(format!("verify {model}"), head, &ran))
+}
+
+/// The log as an export, and the export as a log in a database of its own.
+async fn copy(args: &StagesArgs, head: Position, found: &mut Found) -> Result<(), BenchError> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path().join("export").display().to_string();
+    let (ran, _) = run(&args.binary, &["replay", "export", &place], &[]).await?;
+    found.stages.push(Measured::events("export", head, &ran));
+    let beside = peers::Beside::make(&args.database_url).await?;
+    let settings = [("DATABASE_URL", beside.url.clone())];
+    let imported = run(&args.binary, &["replay", "import", &place], &settings).await;
+    beside.remove().await?;
+    let (ran, _) = imported?;
+    found.stages.push(Measured::events("import", head, &ran));
+    Ok(())
+}
+
+/// A command that ran to its end.
+struct Ran {
+    seconds: f64,
+    peak_mib: f64,
+}
+
+/// Runs a command to its end; answers what it printed, too.
+async fn run(
+    binary: &Path,
+    arguments: &[&str],
+    settings: &[(&str, String)],
+) -> Result<(Ran, String), BenchError> {
+    // A pipe would hold up whoever fills it.
+    let mut said = tempfile::tempfile()?;
+    let begin = Instant::now();
+    let child = Command::new(binary)
+        .args(arguments)
+        .envs(settings.iter().cloned())
+        .env("LOG", "warn")
+        .stdin(Stdio::null())
+        .stdout(said.try_clone()?)
+        .spawn()?;
+    let (mut process, mut peak_mib) = (Running(child), 0.0);
+    let status = loop {
+        peak_mib = peak_of(&process).unwrap_or(peak_mib);
+        if let Some(status) = process.0.try_wait()? {
+            break status;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut text = String::new();
+    said.rewind()?;
+    said.read_to_string(&mut text)?;
+    if !status.success() {
+        return Err(usage(format!("{}: {status}\n{text}", arguments.join(" "))));
+    }
+    Ok((Ran { seconds, peak_mib }, text))
+}
+
+/// The most memory that a process has held so far; none when it has ended.
+fn peak_of(process: &Running) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).ok()?;
+    Some(mib(&status, "VmHWM:")).filter(|peak| *peak > 0.0)
 }
 
 #[cfg(test)]

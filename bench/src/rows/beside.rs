@@ -1,0 +1,85 @@
+//! How much longer commands take while every read model is rebuilt beside them.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::{
+    Bench, Found,
+    visible::{COMMANDERS, COMMANDS_PER_SECOND},
+};
+use crate::{
+    client::BenchError,
+    load::{Rotation, Sample, Shape, paced},
+    process::Running,
+};
+
+/// How often it is looked whether the rebuild has ended.
+const WINDOW: Duration = Duration::from_secs(1);
+
+impl Bench {
+    /// Commands at a steady pace, first alone, then beside a rebuild. Each run is one of both.
+    pub(super) async fn beside_rebuild(&self) -> Result<Found, BenchError> {
+        let Some(program) = &self.rebuild_with else {
+            let what = "beside-rebuild needs --rebuild-with, the program that rebuilds";
+            return Err(BenchError::Usage(what.to_owned()));
+        };
+        let mut scripts = self.commands(&self.people).await?;
+        let shape = self.with_connections(COMMANDERS);
+        let (mut found, mut notes) = (Found::default(), Vec::new());
+        for _ in 0..self.runs {
+            let alone = paced(&self.target, shape, COMMANDS_PER_SECOND, &mut scripts).await?;
+            self.settle().await?;
+            let beside = self.while_rebuilding(program, &mut scripts).await?;
+            let (took, alone, beside) = (beside.elapsed, alone.summary(), beside.summary());
+            notes.push(format!(
+                "alone p50 {:.1}, p99 {:.1} ms, beside it p50 {:.1}, p99 {:.1} ms, for {:.0} s",
+                alone.p50_ms,
+                alone.p99_ms,
+                beside.p50_ms,
+                beside.p99_ms,
+                took.as_secs_f64()
+            ));
+            found.runs.push(beside);
+            self.settle().await?;
+        }
+        found.note = notes.join("; ");
+        Ok(found)
+    }
+
+    /// The commands of every whole second in which the rebuild was going on.
+    async fn while_rebuilding(
+        &self,
+        program: &Path,
+        scripts: &mut [Rotation],
+    ) -> Result<Sample, BenchError> {
+        let window = Shape {
+            connections: COMMANDERS,
+            warm_up: Duration::ZERO,
+            measured: WINDOW,
+        };
+        let child = Command::new(program)
+            .args(["replay", "rebuild", "--all"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let (mut rebuild, mut beside) = (Running(child), Sample::default());
+        let mut counted = Duration::ZERO;
+        let status = loop {
+            let sample = paced(&self.target, window, COMMANDS_PER_SECOND, scripts).await?;
+            if let Some(status) = rebuild.0.try_wait()? {
+                break status;
+            }
+            beside.merge(sample);
+            counted += WINDOW;
+        };
+        beside.elapsed = counted;
+        if status.success() && !counted.is_zero() {
+            return Ok(beside);
+        }
+        let what = format!("the rebuild ended with {status} after {counted:?}: fill the log first");
+        Err(BenchError::Usage(what))
+    }
+}
