@@ -206,7 +206,11 @@ fn load(settings: Settings, file: Option<&Path>) -> Result<Config, String> {
 fn in_runtime(work: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    runtime.block_on(work)
+    let outcome = runtime.block_on(work);
+    // The process ends now, and with it the runtime's threads. Taken apart before, it would let MongoDB's client panic, which
+    // ends its sessions in a task of its own and finds its pool gone. What had to be closed, `work` has closed.
+    std::mem::forget(runtime);
+    outcome
 }
 
 #[cfg(test)]
