@@ -18,6 +18,7 @@ pub mod keys;
 pub mod memory;
 pub mod memory_relay;
 pub mod port;
+pub mod processes;
 pub mod relay;
 pub mod relay_store;
 pub mod sealing;
@@ -36,9 +37,10 @@ pub use keys::{KeyRecord, KeyState, PersonKey, PersonKeys};
 pub use memory::MemoryEventLog;
 pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
+pub use processes::{HeardOf, MemoryProcessReports, PartReport, ProcessReport, ProcessReports};
 pub use relay::{
     Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,
-    RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, rewind,
+    RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, divided_anew, rewind,
 };
 pub use relay_store::{Lease, RelayStore};
 pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows};

@@ -19,6 +19,7 @@ pub mod media;
 pub mod mongo;
 #[cfg(feature = "distributed")]
 pub mod postgres;
+pub mod process_file;
 #[cfg(feature = "distributed")]
 pub mod redis;
 #[cfg(feature = "distributed")]

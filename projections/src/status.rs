@@ -374,6 +374,7 @@ mod tests {
             position,
             event_id: Uuid::nil(),
             next_offset: None,
+            partitions: None,
         }
     }
 

@@ -75,6 +75,9 @@ pub struct Checkpoint {
     pub event_id: Uuid,
     /// The offset after it, where the source has offsets.
     pub next_offset: Option<i64>,
+    /// Into how many partitions the topic was divided then; none for the log, or when the relay had not said. Divided anew,
+    /// a key may be in another partition, and no checkpoint says any more which events were handled.
+    pub partitions: Option<i32>,
 }
 
 /// How far a model has handled what comes from a source: as its own checkpoint says, and at least as far as the log was

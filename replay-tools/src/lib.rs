@@ -12,8 +12,10 @@
 //! #     erasures: std::sync::Arc<dyn socialhub_event_log::ErasureStore>,
 //! #     clock: std::sync::Arc<dyn socialhub_domain::Clock>,
 //! #     past: std::sync::Arc<dyn socialhub_replay_tools::PastModels>,
+//! #     processes: std::sync::Arc<dyn socialhub_event_log::ProcessReports>,
 //! # ) -> std::process::ExitCode {
-//! let target = socialhub_replay_tools::ReplayTarget { log, erasures, models: vec![feed], clock, past, relay: None };
+//! let models = vec![feed];
+//! let target = socialhub_replay_tools::ReplayTarget { log, processes, erasures, models, clock, past, relay: None, analytics: None };
 //! let stop = tokio_util::sync::CancellationToken::new(); // cancel it on Ctrl-C
 //! let mut out = std::io::stdout();
 //! match socialhub_replay_tools::run(options, &target, &mut out, stop).await {
@@ -26,12 +28,14 @@
 //! # }
 //! ```
 
+mod analytics;
 mod as_of;
 mod erasures;
 mod inspect;
 mod letters;
 mod lifecycle;
 mod moment;
+mod processes;
 mod progress;
 mod rebuild;
 mod relay;
@@ -48,10 +52,11 @@ use std::{io, io::Write, process::ExitCode, sync::Arc};
 use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
 use socialhub_event_log::{
-    ErasureStore, EventLog, LogError, Position, Publisher, RelayStore, RewindError,
+    ErasureStore, EventLog, LogError, Position, ProcessReports, Publisher, RelayStore, RewindError,
 };
 use socialhub_projections::{
     ModelName, StoreError,
+    analytics::Objects,
     runtime::{ModelControl, RebuildError},
 };
 use tokio_util::sync::CancellationToken;
@@ -62,6 +67,8 @@ pub use as_of::{PastModels, Serving};
 pub struct ReplayTarget {
     /// The log. Opened for reading is enough.
     pub log: Arc<dyn EventLog>,
+    /// What the processes on the log say of themselves.
+    pub processes: Arc<dyn ProcessReports>,
     /// What is left to do for the erased.
     pub erasures: Arc<dyn ErasureStore>,
     /// Every read model.
@@ -72,6 +79,8 @@ pub struct ReplayTarget {
     pub past: Arc<dyn PastModels>,
     /// The relay, where the log is published.
     pub relay: Option<RelayControl>,
+    /// The files of the analytics consumer, where there may be one.
+    pub analytics: Option<Arc<dyn Objects>>,
 }
 
 /// The relay under an operator's hands.
@@ -219,6 +228,11 @@ pub enum ReplayError {
     /// A command that loses something was not confirmed.
     #[error("{0} cannot be undone; say --yes to do it")]
     NotConfirmed(&'static str),
+    /// The topics are divided anew, and a projector is at work.
+    #[error(
+        "the topics have other numbers of partitions than before, and a projector writes `{0}`: stop all projectors first"
+    )]
+    Projecting(ModelName),
     /// The command goes to a function of [`transfer`].
     #[error("this command works on parts")]
     WantsParts,
@@ -394,10 +408,12 @@ mod tests {
         let target = ReplayTarget {
             log: log.clone(),
             erasures: log,
+            processes: Arc::new(socialhub_event_log::MemoryProcessReports::default()),
             models: Vec::new(),
             clock: Arc::new(Midnight),
             past: Arc::new(NoPast),
             relay: None,
+            analytics: None,
         };
         let run_line = async |line: &str| {
             let words = ["replay"].into_iter().chain(line.split(' '));

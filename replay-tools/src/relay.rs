@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use socialhub_event_log::{Frontier, LogError, Position};
 
-use crate::{RelayControl, ReplayError};
+use crate::{RelayControl, ReplayError, processes::LastError};
 
 /// A leader that has not renewed its lease for so long may be dead: another may take over.
 const EXPIRY_SECONDS: f64 = 5.0;
@@ -36,6 +36,8 @@ pub(crate) struct RelayView {
     position: Position,
     lag_events: u64,
     lag_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<LastError>,
 }
 
 /// What its store says at one moment.
@@ -71,7 +73,13 @@ impl Look {
         }
     }
 
-    pub(crate) fn view(&self, before: &Self, head: Position, lag_seconds: f64) -> RelayView {
+    pub(crate) fn view(
+        &self,
+        before: &Self,
+        head: Position,
+        lag_seconds: f64,
+        last_error: Option<LastError>,
+    ) -> RelayView {
         RelayView {
             state: self.state(before, head),
             holder: self.holder.as_ref().map(|(owner, ..)| owner.clone()),
@@ -80,6 +88,7 @@ impl Look {
             position: self.frontier.position,
             lag_events: head.saturating_sub(self.frontier.position),
             lag_seconds,
+            last_error,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::json;
-use socialhub_event_log::{Position, rewind};
+use socialhub_event_log::{Position, divided_anew, rewind};
 
 use crate::{ReplayError, ReplayTarget, Verdict, show};
 
@@ -31,6 +31,10 @@ pub(crate) async fn run(
     if !options.yes {
         return Err(ReplayError::NotConfirmed("publishing events anew"));
     }
+    let divided = divided_anew(&*relay.store, &*relay.publisher).await?;
+    if divided {
+        stopped(target).await?;
+    }
     let rewound = rewind(
         &target.log,
         &*relay.store,
@@ -43,8 +47,7 @@ pub(crate) async fn run(
     let from = rewound.frontier.position;
     let events = head.saturating_sub(from);
     if options.json {
-        let line =
-            json!({ "from": from, "head": head, "events": events, "emptied": rewound.emptied });
+        let line = json!({ "from": from, "head": head, "events": events, "emptied": rewound.emptied, "dividedAnew": divided });
         show::json_line(out, &line)?;
         return Ok(Verdict::Clean);
     }
@@ -58,5 +61,23 @@ pub(crate) async fn run(
         "{records}. The next relay publishes {events} events, from position {} to {head}; start it now.",
         from + 1
     )?;
+    if divided {
+        writeln!(
+            out,
+            "The topics have other numbers of partitions than before. Run `socialhub replay rebuild --all` before any \
+             projector starts, and give the analytics consumer a new folder (docs/analytics.md)."
+        )?;
+    }
     Ok(Verdict::Clean)
+}
+
+/// A projector at work would read topics that are divided in another way under it.
+async fn stopped(target: &ReplayTarget) -> Result<(), ReplayError> {
+    for model in &target.models {
+        let mut generations = model.generations().await?.into_iter();
+        if generations.any(|generation| generation.has_writer) {
+            return Err(ReplayError::Projecting(model.name()));
+        }
+    }
+    Ok(())
 }

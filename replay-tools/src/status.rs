@@ -17,7 +17,9 @@ use socialhub_projections::{
 
 use crate::{
     ReplayError, ReplayTarget, Verdict,
+    analytics::{self, AnalyticsView},
     erasures::{self, ErasuresView},
+    processes::{self, LastError, ProcessView},
     relay::{self, Look, RelayView},
     show,
 };
@@ -44,6 +46,9 @@ struct StatusView {
     relay: Option<RelayView>,
     erasures: ErasuresView,
     models: Vec<ModelView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analytics: Option<AnalyticsView>,
+    processes: Vec<ProcessView>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +78,9 @@ struct GenerationView {
     /// Sequences that wait behind a parked event, with the event.
     parked_sequences: usize,
     has_writer: bool,
+    /// What went wrong last where it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<LastError>,
     bytes: u64,
     sources: Vec<SourceView>,
 }
@@ -240,7 +248,11 @@ pub(crate) async fn run(
     } else {
         print(&view, options.sources, out)?;
     }
-    let unknown = view.models.iter().any(|model| model.unavailable.is_some());
+    let unknown = view.models.iter().any(|model| model.unavailable.is_some())
+        || view
+            .analytics
+            .as_ref()
+            .is_some_and(|view| view.unavailable.is_some());
     Ok(if unknown {
         Verdict::Wrong
     } else {
@@ -253,13 +265,14 @@ async fn view(
     now: &Moment,
     target: &ReplayTarget,
 ) -> Result<StatusView, ReplayError> {
+    let processes = processes::views(&*target.processes).await?;
     let mut models = Vec::new();
     for (model, (name, places)) in target.models.iter().zip(&now.models) {
         models.push(match places {
             Ok(places) => ModelView {
                 model: *name,
                 unavailable: None,
-                generations: generations(before, now, &**model, places, target).await?,
+                generations: generations(before, now, &**model, places, &processes, target).await?,
             },
             Err(error) => ModelView {
                 model: *name,
@@ -271,13 +284,23 @@ async fn view(
     let relay = match (&before.relay, &now.relay) {
         (Some(before), Some(relay)) => {
             let lag = lag_seconds(target, relay.frontier.position, now.head).await?;
-            Some(relay.view(before, now.head, lag))
+            let last_error = processes::last_error(&processes, "relay");
+            Some(relay.view(before, now.head, lag, last_error))
+        }
+        _ => None,
+    };
+    let analytics = match (&target.analytics, &now.relay) {
+        (Some(objects), Some(relay)) => {
+            let last_error = processes::last_error(&processes, "analytics");
+            analytics::view(&**objects, &relay.frontier, now.head, last_error).await
         }
         _ => None,
     };
     Ok(StatusView {
         head: now.head,
         relay,
+        analytics,
+        processes,
         erasures: erasures::view(&*target.log, &*target.erasures, target.clock.now()).await?,
         models,
     })
@@ -288,6 +311,7 @@ async fn generations(
     now: &Moment,
     model: &dyn ModelControl,
     places: &[(Generation, Position)],
+    processes: &[ProcessView],
     target: &ReplayTarget,
 ) -> Result<Vec<GenerationView>, ReplayError> {
     let mut views = Vec::new();
@@ -313,6 +337,9 @@ async fn generations(
                 0
             },
             has_writer: generation.has_writer,
+            last_error: current
+                .then(|| processes::last_error(processes, &processes::projection(model.name())))
+                .flatten(),
             bytes: generation.bytes,
             sources: sources(generation),
         });
@@ -390,7 +417,10 @@ fn print(
             }
         }
     }
-    Ok(())
+    if let Some(analytics) = &view.analytics {
+        analytics::print(analytics, out)?;
+    }
+    processes::print(&view.processes, out)
 }
 
 fn print_sources(sources: &[SourceView], out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {

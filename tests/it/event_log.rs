@@ -23,7 +23,7 @@ use socialhub_tests::{
     contract::event_log::{
         Log, TestResult, all, append, assert_dense, post_stream, sign_up, store_answer,
     },
-    event_log_contract, people_contract,
+    event_log_contract, people_contract, process_reports_contract,
 };
 use sqlite_es::SqliteEventRepository;
 use tempfile::TempDir;
@@ -72,6 +72,23 @@ mod people {
     }
 
     people_contract!(memory => memory(); sqlite => sqlite());
+}
+
+mod processes {
+    use socialhub_event_log::MemoryProcessReports;
+    use socialhub_infra::process_file::ProcessFile;
+
+    use super::*;
+
+    fn file() -> (Arc<ProcessFile>, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder for the report");
+        (Arc::new(ProcessFile::of(folder.path())), folder)
+    }
+
+    process_reports_contract!(
+        memory => (Arc::new(MemoryProcessReports::default()), ());
+        file => file();
+    );
 }
 
 /// What is done to both logs; small numbers, so that commands meet.

@@ -123,6 +123,7 @@ fn batch(
             position: last,
             event_id: Uuid::from_u128(7),
             next_offset: None,
+            partitions: None,
         },
     }
 }

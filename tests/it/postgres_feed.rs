@@ -266,6 +266,7 @@ fn whole(log: &Log) -> WriteBatch<FeedChange> {
             position: last,
             event_id: Uuid::from_u128(u128::from(last)),
             next_offset: None,
+            partitions: None,
         },
     }
 }

@@ -26,7 +26,7 @@ use socialhub_tests::{
     contract::event_log::{
         Log, TestResult, all, append, assert_dense, id, post_stream, sign_up, store_answer,
     },
-    event_log_contract, people_contract,
+    event_log_contract, people_contract, process_reports_contract,
     support::{eventually, postgres::Database},
 };
 use sqlx::{Connection, Executor, PgConnection};
@@ -81,6 +81,7 @@ mod people {
     }
 
     people_contract!(postgres => store().await);
+    process_reports_contract!(processes => store().await);
 }
 
 /// What an outcome says, whatever the positions: commands that share nothing may be written in any order.

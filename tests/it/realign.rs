@@ -6,7 +6,7 @@ use std::time::Duration;
 use mongodb::bson::{Document, doc};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewPartitions},
     client::DefaultClientContext,
 };
 use serde_json::Value;
@@ -496,6 +496,81 @@ async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
     assert_eq!(contents(&me, &me.id).await.len(), 6);
 }
 
+/// Divides every topic of a site into so many partitions.
+async fn divide(site: &Site, partitions: usize) {
+    let namespace = site.server.setting("NAMESPACE");
+    let names: Vec<String> = Topic::ALL
+        .iter()
+        .map(|topic| format!("{namespace}.{}", topic.name()))
+        .collect();
+    let divisions: Vec<NewPartitions<'_>> = names
+        .iter()
+        .map(|name| NewPartitions::new(name, partitions))
+        .collect();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", servers::kafka_brokers())
+        .create()
+        .unwrap();
+    let divided = admin.create_partitions(&divisions, &AdminOptions::new());
+    for outcome in divided.await.unwrap() {
+        outcome.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("divided").await;
+    write_posts(&me, 12, "before").await;
+    site.settle().await;
+    let before: usize = site.server.setting("KAFKA_PARTITIONS").parse().unwrap();
+    divide(&site, before * 2 + 1).await;
+    // Not under a projector at work.
+    let refused = site.fail("replay republish --yes").await;
+    assert!(
+        refused.contains("a relay is leading") || refused.contains("stop all projectors first"),
+        "{refused}"
+    );
+    site.stop().await;
+    site.server.begin();
+    site.not_ready(&["partitions but had"]).await;
+    let status = site.server.status().await;
+    let why = status["relay"]["lastError"]["error"].as_str().unwrap();
+    assert!(why.contains("partitions but had"), "{status}");
+    let refused = site.fail("replay republish --yes").await;
+    assert!(refused.contains("stop all projectors first"), "{refused}");
+    site.stop().await;
+    let said = site.succeed("replay republish --yes").await;
+    assert!(
+        said.contains("were removed") && said.contains("other numbers of partitions"),
+        "{said}"
+    );
+
+    // Who starts too soon changes nothing.
+    site.server.begin();
+    let models = ["feed", "notifications", "counters"];
+    let rebuilds = models.map(|model| format!("socialhub replay rebuild {model}"));
+    site.not_ready(&rebuilds.each_ref().map(String::as_str))
+        .await;
+    site.stop().await;
+    site.succeed("replay rebuild --all").await;
+    site.server.restart().await;
+    site.settle().await;
+    write_posts(&me, 12, "after").await;
+    site.settle().await;
+    site.server.verify_all().await;
+    assert_eq!(posts_of(&me, &me.id).await, (24, false));
+    for model in models {
+        let refused = site.fail(&format!("replay rollback {model}")).await;
+        assert!(
+            refused.contains("partitions when this was written"),
+            "{refused}"
+        );
+    }
+    site.settle().await;
+    site.server.verify_all().await;
+}
+
 #[tokio::test]
 async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     let mut site = Site::start().await;
@@ -510,17 +585,24 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     signal(site.server.pid(), "-STOP");
     within("the relay is seen to hang", async || {
         let status = site.server.status().await;
-        (status["relay"]["state"] == "notRenewed").then_some(())
+        let silent = status["processes"][0]["state"] == "silent";
+        (status["relay"]["state"] == "notRenewed" && silent).then_some(())
     })
     .await;
     signal(site.server.pid(), "-CONT");
     site.settle().await;
+    within("it is heard of again", async || {
+        let status = site.server.status().await;
+        (status["processes"][0]["state"] == "ready").then_some(())
+    })
+    .await;
     site.server.kill();
     within("nothing is said to run", async || {
         let status = site.server.status().await;
         let mut models = status["models"].as_array().unwrap().iter();
         let dead = models.all(|model| current(model)["activity"] == "notRunning");
-        (dead && status["relay"]["state"] == "notRenewed").then_some(())
+        let silent = status["processes"][0]["state"] == "silent";
+        (dead && silent && status["relay"]["state"] == "notRenewed").then_some(())
     })
     .await;
 }

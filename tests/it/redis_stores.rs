@@ -216,6 +216,7 @@ fn batch(
             position: last,
             event_id: event_id(last),
             next_offset: None,
+            partitions: None,
         },
     }
 }

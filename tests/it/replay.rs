@@ -4,6 +4,7 @@ mod damage;
 mod kills;
 mod letters;
 mod outage;
+mod parked_erasures;
 mod past;
 mod repair;
 

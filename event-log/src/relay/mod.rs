@@ -18,7 +18,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use port::{Outgoing, PartitionTail, PublishError, Publisher, TailRecord};
-pub use rewind::{RewindError, Rewound, rewind};
+pub use rewind::{RewindError, Rewound, divided_anew, rewind};
 pub use status::{RelayReport, RelayState, RelayStatus};
 
 use crate::{port::EventLog, relay_store::RelayStore};

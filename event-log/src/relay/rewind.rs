@@ -87,6 +87,24 @@ pub async fn rewind(
     outcome
 }
 
+/// Whether topics have other numbers of partitions than when the relay published to them: then no projector can go on
+/// where it was.
+///
+/// # Errors
+/// [`RewindError`].
+pub async fn divided_anew(
+    store: &dyn RelayStore,
+    publisher: &dyn Publisher,
+) -> Result<bool, RewindError> {
+    let counts = publisher.topics().await?;
+    Ok(differ(store, &counts).await?)
+}
+
+async fn differ(store: &dyn RelayStore, counts: &BTreeMap<String, i32>) -> Result<bool, LogError> {
+    let before = store.frontier().await?.partitions;
+    Ok(!before.is_empty() && before != *counts)
+}
+
 async fn take_lease(store: &dyn RelayStore, owner: &str) -> Result<Lease, RewindError> {
     let give_up = Instant::now() + PATIENCE;
     loop {
@@ -115,8 +133,7 @@ impl Rewinding<'_> {
         let last = self.last_of_each(&counts, to).await?;
         self.publisher.begin().await?;
         let mut tails = self.publisher.tails(&counts).await?;
-        let before = self.store.frontier().await?.partitions;
-        let divided_anew = !before.is_empty() && before != counts;
+        let divided_anew = differ(self.store, &counts).await?;
         let emptied = to == 0 || divided_anew || !self.log_holds(&tails).await?;
         // Everybody else is shut out; if we took long, another may lead by now.
         self.keep().await?;

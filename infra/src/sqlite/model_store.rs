@@ -128,6 +128,8 @@ pub(crate) fn read_checkpoints(connection: &Connection) -> rusqlite::Result<Vec<
                 position: from_sql(row.get(2)?),
                 event_id: read_id(row, 3)?,
                 next_offset: row.get(4)?,
+                // Nothing in process is divided.
+                partitions: None,
             })
         })?
         .collect()

@@ -20,6 +20,9 @@ pub struct Reached {
     pub event_id: Uuid,
     /// The offset to go on from; none while everything came from the log.
     pub next_offset: Option<i64>,
+    /// Into how many partitions the topic was divided then; none when the relay had not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
 }
 
 /// A file of rows of one date and type.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Limits,
-    partition::{Failure, Partition, Shared},
+    partition::{Failure, Partition, Shared, check_divisions},
     writer::Ports,
 };
 use crate::{
@@ -290,6 +290,7 @@ impl Mine {
         sources: Vec<Source>,
         answer: Answer<Vec<(Source, Start)>>,
     ) -> Result<(), Failure> {
+        check_divisions(&self.shared).await?;
         let mut starts = Vec::new();
         for source in sources {
             let stop = self.stop.child_token();

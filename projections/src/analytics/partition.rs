@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Limits,
+    CommitLog, Limits, ObjectsError,
     consumer::AnalyticsStatus,
     row::Row,
     writer::{PartitionWriter, Ports, WriteError},
@@ -197,6 +197,22 @@ impl Partition {
         self.writer.since().map_or(IDLE, left).min(IDLE)
     }
 
+    /// The number of partitions must be what it was: divided anew, keys are elsewhere.
+    async fn check_division(&mut self) -> Result<(), Failure> {
+        let topic = &self.source.name;
+        let mut partitions = self.shared.frontier.borrow().partitions.get(topic).copied();
+        if partitions.is_none() {
+            // The relay says so before its first record: who has not heard of it yet asks.
+            let frontier = self.shared.frontier_reader.frontier().await;
+            let frontier = frontier.map_err(|error| Failure::Retry(error.to_string()))?;
+            partitions = frontier.partitions.get(topic).copied();
+        }
+        if self.writer.divided(partitions) {
+            return Ok(());
+        }
+        Err(divided_anew(&self.source))
+    }
+
     /// Takes what is new of consecutive records, and before each what is missing before it.
     async fn take(&mut self, records: Records) -> Result<(), Failure> {
         let Records {
@@ -204,6 +220,7 @@ impl Partition {
             permit,
             ..
         } = records;
+        self.check_division().await?;
         let known = self.writer.position();
         delivered.retain(|delivered| delivered.record.headers.position > known);
         for Next { row, previous } in self.rows(delivered).await? {
@@ -263,6 +280,7 @@ impl Partition {
 
     /// Takes the partition's events up to a position from the log.
     async fn fill(&mut self, upto: Position) -> Result<(), Failure> {
+        self.check_division().await?;
         tracing::info!(source = %self.source, from = self.writer.position(), to = upto,
             "the topic does not bring what was published: reading the log");
         let (mut after, mut backoff) = (self.writer.position(), Backoff::new());
@@ -352,6 +370,34 @@ impl Partition {
             tracing::warn!(source = %self.source, %error, "files were not tidied up");
         }
     }
+}
+
+/// Checks that every partition that has files was written when its topic was divided as it is now: one that is new would
+/// write what others have.
+pub(super) async fn check_divisions(shared: &Shared) -> Result<(), Failure> {
+    let frontier = shared.frontier_reader.frontier().await;
+    let frontier = frontier.map_err(|error| Failure::Retry(error.to_string()))?;
+    let objects = &*shared.ports.objects;
+    let failed = |error: ObjectsError| Failure::Retry(error.to_string());
+    for source in CommitLog::partitions(objects).await.map_err(failed)? {
+        let log = CommitLog::new(source.clone());
+        let state = log.load(objects).await.map_err(failed)?;
+        let before = state.reached.and_then(|reached| reached.partitions);
+        let now = frontier.partitions.get(&source.name).copied();
+        if before.is_some() && now.is_some() && before != now {
+            return Err(divided_anew(&source));
+        }
+    }
+    shared.frontier.send_replace(frontier);
+    Ok(())
+}
+
+fn divided_anew(source: &Source) -> Failure {
+    Failure::Refuse(format!(
+        "{} had another number of partitions when its files were written: events would be written twice, or not at all; \
+         see docs/analytics.md on starting anew",
+        source.name
+    ))
 }
 
 /// The rows of a partition among events of the log, up to a position.

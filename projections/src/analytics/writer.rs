@@ -69,6 +69,8 @@ pub struct PartitionWriter {
     buffer: Buffer,
     /// How far the partition is read when what is held is written.
     reached: Option<Reached>,
+    /// Into how many partitions the topic is divided, once the relay has said.
+    partitions: Option<i32>,
 }
 
 impl PartitionWriter {
@@ -81,6 +83,7 @@ impl PartitionWriter {
         let state = log.load(&*ports.objects).await?;
         Ok(Self {
             reached: state.reached,
+            partitions: None,
             buffer: Buffer::default(),
             ports,
             limits,
@@ -93,6 +96,15 @@ impl PartitionWriter {
     /// What is committed.
     pub fn state(&self) -> &PartitionState {
         &self.state
+    }
+
+    /// Says into how many partitions the topic is divided now; answers false when it was another number when this partition
+    /// was written.
+    pub fn divided(&mut self, partitions: Option<i32>) -> bool {
+        let reached = self.reached.and_then(|reached| reached.partitions);
+        let before = self.partitions.or(reached);
+        self.partitions = before.or(partitions);
+        before.is_none() || partitions.is_none() || before == partitions
     }
 
     /// The position of the last event that was taken, written or not.
@@ -128,6 +140,7 @@ impl PartitionWriter {
             position: row.position,
             event_id: row.event_id,
             next_offset: row.offset.map(|offset| offset + 1).or(before),
+            partitions: self.partitions,
         });
         self.buffer.push(row);
         true

@@ -149,7 +149,7 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<(VerifyReport, Option<Position>), RebuildError> {
     check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
-    let handled = Handled::by(&snapshot.model.checkpoints, frontier).await?;
+    let handled = Handled::by(P::NAME, &snapshot.model.checkpoints, frontier).await?;
     let position = handled.last();
     let parked = snapshot
         .parked

@@ -92,6 +92,12 @@ pub trait ModelControl: Send + Sync {
         stop: &CancellationToken,
     ) -> Result<(), RebuildError>;
 
+    /// The letters of a generation.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn letters_of(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, RebuildError>;
+
     /// The letters of the current generation.
     ///
     /// # Errors
@@ -264,6 +270,10 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
         let filled = fill(store, log, Arc::clone(&self.clock), upto, progress, stop).await;
         progress.ended(P::NAME);
         filled
+    }
+
+    async fn letters_of(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, RebuildError> {
+        Ok(self.generations.letters(id).await?)
     }
 
     async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {

@@ -6,8 +6,8 @@ use socialhub_event_log::{Frontier, FrontierReader, Position};
 
 use crate::{
     record::SequenceKey,
-    runtime::generations::log_position,
-    store::{Checkpoint, Source, StoreError},
+    runtime::{generations::log_position, writer::check_division},
+    store::{Checkpoint, ModelName, Source, StoreError},
 };
 
 /// What the checkpoints of a generation say, event by event.
@@ -19,8 +19,9 @@ pub(crate) struct Handled {
 }
 
 impl Handled {
-    /// Reads checkpoints; which events belong to which partition, the frontier says.
+    /// Reads the checkpoints of a generation of `model`; which events belong to which partition, the frontier says.
     pub(crate) async fn by(
+        model: ModelName,
         checkpoints: &[Checkpoint],
         frontier: Option<&Arc<dyn FrontierReader>>,
     ) -> Result<Self, StoreError> {
@@ -54,6 +55,7 @@ impl Handled {
                 "it was written from {source}, of which the relay knows nothing"
             )));
         }
+        check_division(model, checkpoints, &frontier)?;
         Ok(Self {
             log,
             partitions,

@@ -235,6 +235,7 @@ impl<P: Projection> Partition<P> {
     }
 
     async fn apply(&mut self, entries: &[Entry<'_>]) -> Result<(), WriteError> {
+        self.writer.divided(self.division().await)?;
         for part in entries.chunks(PARTITION_BATCH) {
             let before = self.writer.position();
             let written = self
@@ -247,6 +248,19 @@ impl<P: Projection> Partition<P> {
             written?;
         }
         Ok(())
+    }
+
+    /// Into how many partitions the topic is divided. The relay says so before its first record: who has not heard of it yet
+    /// asks.
+    async fn division(&self) -> Option<i32> {
+        let topic = &self.source.name;
+        let known = self.shared.frontier.borrow().partitions.get(topic).copied();
+        if known.is_some() {
+            return known;
+        }
+        // Without an answer the next batch asks again.
+        let frontier = self.shared.frontier_reader.frontier().await.ok()?;
+        frontier.partitions.get(topic).copied()
     }
 
     /// Tells the reactors of what this writer has committed, also when it did not come to the end.

@@ -25,7 +25,7 @@ use crate::{
         partition::{Partition, open_writer},
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
-        writer::{WriteError, check_alignment},
+        writer::{WriteError, check_alignment, check_division},
     },
     status::{ProjectionStatus, reached},
     store::{Checkpoint, GenerationId, ReadModelStore, Source, StoreError},
@@ -212,6 +212,7 @@ async fn look_over<P: Projection>(
         .frontier()
         .await
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    check_division(P::NAME, &checkpoints, &frontier)?;
     let parked = store.parked().await?.len() as u64;
     let position = reached(&checkpoints, P::TOPICS, &frontier);
     shared.status.opened(id, position, parked);

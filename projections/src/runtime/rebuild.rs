@@ -243,7 +243,7 @@ impl<P: Projection> Filler<P> {
         let checkpoints = writer.checkpoints().await?;
         Ok(Self {
             replaced: generations.refresh().await?,
-            handled: Handled::by(&checkpoints, frontier.as_ref()).await?,
+            handled: Handled::by(P::NAME, &checkpoints, frontier.as_ref()).await?,
             frontier,
             generations,
             log,

@@ -176,7 +176,7 @@ impl<P: Projection> Repair<P> {
         let checkpoints = current(&self.generations.list().await?)?
             .checkpoints
             .clone();
-        let handled = Handled::by(&checkpoints, self.frontier.as_ref()).await?;
+        let handled = Handled::by(P::NAME, &checkpoints, self.frontier.as_ref()).await?;
         let parked = self.parked().await?;
         if !parked.range(..=place).eq(parked_then.range(..=place)) {
             return Err(changed::<P>("parked events were retried or discarded"));

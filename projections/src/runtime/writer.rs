@@ -19,7 +19,7 @@ use socialhub_domain::{
     event::CATALOGUE,
     personal::{ERASED_TEXT, redacted},
 };
-use socialhub_event_log::{EventLog, LogError, Position};
+use socialhub_event_log::{EventLog, Frontier, LogError, Position};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,7 +27,10 @@ use uuid::Uuid;
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
-    runtime::{generations::WriteMode, tail::Backoff},
+    runtime::{
+        generations::{WriteMode, log_position},
+        tail::Backoff,
+    },
     store::{
         Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
         source_position,
@@ -95,6 +98,8 @@ pub(crate) struct BatchWriter<P: Projection> {
     position: Position,
     /// The offset after the last record that came with one.
     next_offset: Option<i64>,
+    /// Into how many partitions the source's topic is divided, once the relay has said.
+    partitions: Option<i32>,
     /// The sequences that have letters, with the position of their first.
     parked: HashMap<SequenceKey, Position>,
     letters: u64,
@@ -150,6 +155,7 @@ impl<P: Projection> BatchWriter<P> {
             store,
             clock,
             source,
+            partitions: None,
             parked: HashMap::new(),
             letters: 0,
             one_by_one: if clean { 0 } else { batch },
@@ -190,13 +196,33 @@ impl<P: Projection> BatchWriter<P> {
         }
     }
 
+    /// Says into how many partitions the source's topic is divided now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when this writer began with another number: what it has not handled may be elsewhere now.
+    pub(crate) fn divided(&mut self, partitions: Option<i32>) -> Result<(), StoreError> {
+        if self.partitions.is_some() && partitions.is_some() && self.partitions != partitions {
+            return Err(divided_anew(
+                P::NAME,
+                &self.source.name,
+                self.partitions,
+                partitions,
+            ));
+        }
+        self.partitions = self.partitions.or(partitions);
+        Ok(())
+    }
+
     /// How far the generation is.
     pub(crate) fn position(&self) -> Position {
         self.position
     }
 
-    /// Whether a record is among the letters that this writer knows of.
+    /// Whether a record is among the letters that this writer knows of: itself, or behind one.
     pub(crate) fn has_parked(&self, record: &PublicRecord) -> bool {
+        if is_erasure(record) {
+            return false;
+        }
         let first = self.parked.get(&record.sequence);
         first.is_some_and(|first| record.position >= *first)
     }
@@ -403,6 +429,7 @@ impl<P: Projection> BatchWriter<P> {
                     position: last.record.position,
                     event_id: last.record.event_id,
                     next_offset: last.next_offset.or(self.next_offset),
+                    partitions: self.partitions,
                 },
             },
             newly_parked: Vec::new(),
@@ -418,7 +445,8 @@ impl<P: Projection> BatchWriter<P> {
         let mut prepared = self.prepared(last, records.len());
         for entry in records.iter().filter(|entry| !entry.held) {
             let record = entry.record;
-            if let Some(behind) = self.parked_behind(&prepared.newly_parked, &record.sequence) {
+            let behind = self.parked_behind(&prepared.newly_parked, &record.sequence);
+            if let Some(behind) = behind.filter(|_| !is_erasure(record)) {
                 let reason = format!("its sequence is parked from position {behind} on");
                 self.add_letter(&mut prepared, record, reason, 0);
                 continue;
@@ -486,6 +514,12 @@ impl<P: Projection> BatchWriter<P> {
             parked_at: self.clock.now(),
         });
     }
+}
+
+/// Whether somebody is erased by it. That never waits behind a letter: whatever is wrong with an event of somebody, they
+/// are forgotten. What is behind it then comes later than it, and every model takes that.
+fn is_erasure(record: &PublicRecord) -> bool {
+    matches!(record.event, Ok(Event::UserErased(_)))
 }
 
 struct Panicked;
@@ -592,6 +626,41 @@ pub async fn check_alignment(
         }
     }
     Ok(())
+}
+
+/// Checks that the topics are divided into partitions as they were when the checkpoints were written. What a rebuild has
+/// filled from the log since does not matter: that is so in any partition.
+///
+/// # Errors
+/// [`StoreError::Unusable`], naming the command that helps.
+pub(crate) fn check_division(
+    model: ModelName,
+    checkpoints: &[Checkpoint],
+    frontier: &Frontier,
+) -> Result<(), StoreError> {
+    let filled = log_position(checkpoints);
+    for checkpoint in checkpoints.iter().filter(|found| found.position > filled) {
+        let topic = &checkpoint.source.name;
+        let now = frontier.partitions.get(topic).copied();
+        if checkpoint.partitions.is_some() && now.is_some() && checkpoint.partitions != now {
+            return Err(divided_anew(model, topic, checkpoint.partitions, now));
+        }
+    }
+    Ok(())
+}
+
+fn divided_anew(
+    model: ModelName,
+    topic: &str,
+    before: Option<i32>,
+    now: Option<i32>,
+) -> StoreError {
+    StoreError::Unusable(format!(
+        "{topic} had {} partitions when this was written and has {} now, so nobody knows which events are in it: run \
+         `socialhub replay rebuild {model}`",
+        before.unwrap_or_default(),
+        now.unwrap_or_default()
+    ))
 }
 
 #[cfg(test)]

@@ -29,14 +29,22 @@ use crate::{AnalyticsCommand, config::Config};
 /// A line for the operator.
 #[cfg(feature = "distributed")]
 pub fn ports(config: &Config, clock: Arc<dyn Clock>) -> Result<Ports, String> {
-    let objects = open_analytics(config.analytics_url.as_deref(), &config.data_dir)
-        .map_err(|error| format!("ANALYTICS_URL: {error}"))?;
     Ok(Ports {
-        objects,
+        objects: objects(config)?,
         format: Arc::new(ParquetRows::new().map_err(text)?),
         clock,
         ids: Arc::new(RandomIds),
     })
+}
+
+/// Where the files are.
+///
+/// # Errors
+/// A line for the operator.
+#[cfg(feature = "distributed")]
+pub fn objects(config: &Config) -> Result<Arc<dyn Objects>, String> {
+    open_analytics(config.analytics_url.as_deref(), &config.data_dir)
+        .map_err(|error| format!("ANALYTICS_URL: {error}"))
 }
 
 /// How much the consumer gathers.

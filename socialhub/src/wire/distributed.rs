@@ -176,6 +176,7 @@ pub async fn start(
     background
         .tasks
         .extend(looks.map(|look| tokio::spawn(look.run(background.stop.clone()))));
+    let processes = log.clone();
     let parts = Parts {
         credentials: log.clone(),
         tokens,
@@ -207,6 +208,7 @@ pub async fn start(
             models: controls(&stores, &clock, &frontier),
             further: Vec::new(),
         },
+        processes,
         log: sealed,
         clock,
     };
@@ -555,7 +557,9 @@ pub async fn replay(
     };
     Ok(ReplayTarget {
         log,
+        processes: erasures.clone(),
         erasures,
+        analytics: Some(analytics::objects(config)?),
         models,
         clock,
         past: Arc::new(past),

@@ -7,6 +7,7 @@ use socialhub_chat::{NoBus, NoPresence};
 use socialhub_domain::Clock;
 use socialhub_event_log::{CredentialsReader, EventLog, Firehose};
 use socialhub_infra::{
+    process_file::ProcessFile,
     security::{JwtTokens, MemoryOtps},
     sqlite::{
         chat_log::SqliteChatLog,
@@ -114,6 +115,7 @@ pub async fn start(
             models: models(&folder, &clock)?,
             further: vec![Arc::new(WalErasure::new(folder))],
         },
+        processes: Arc::new(ProcessFile::of(&config.data_dir)),
         log: sealed,
         clock,
     };

@@ -22,8 +22,9 @@ fn not_erased(error: impl std::fmt::Display) -> NotErased {
     NotErased(error.to_string())
 }
 
-/// The read models. Their projectors write the tombstones; here it is waited for that each has come to the erasure, and
-/// generations that never will are removed: those kept for a rollback, and what is left of a killed rebuild.
+/// The read models. Their projectors write the tombstones; here it is waited for that each has come to the erasure and
+/// has not set it aside, and generations that never will are removed: those kept for a rollback, and what is left of a
+/// killed rebuild.
 pub struct ModelErasure(pub Vec<Arc<dyn ModelControl>>);
 
 #[async_trait]
@@ -37,12 +38,25 @@ impl Erasable for ModelErasure {
             let mut outdated = false;
             for generation in model.generations().await.map_err(not_erased)? {
                 let place = model.place(&generation).await.map_err(not_erased)?;
-                if place >= erasure.position {
+                let parked = generation.parked > 0
+                    && model
+                        .letters_of(generation.id)
+                        .await
+                        .map_err(not_erased)?
+                        .iter()
+                        .any(|letter| letter.position == erasure.position);
+                if place >= erasure.position && !parked {
                     continue;
                 }
                 if generation.state == GenerationState::Current {
                     let (name, upto) = (model.name(), erasure.position);
-                    let reason = format!("`{name}` is at {place} and has not come to {upto}");
+                    let reason = if parked {
+                        format!(
+                            "`{name}` has parked the erasure at {upto}: run `socialhub replay dead-letters retry {name}`"
+                        )
+                    } else {
+                        format!("`{name}` is at {place} and has not come to {upto}")
+                    };
                     return Err(NotErased(reason));
                 }
                 outdated = true;

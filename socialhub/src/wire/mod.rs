@@ -10,6 +10,7 @@ pub mod analytics;
 mod distributed;
 mod embedded;
 mod erasing;
+mod heartbeat;
 mod past;
 mod program;
 mod replay;
@@ -28,7 +29,8 @@ use socialhub_chat::{ChatBus, ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
 use socialhub_domain::{Clock, upcast};
 use socialhub_event_log::{
-    CredentialsReader, Erasable, ErasureStore, EventLog, Firehose, PersonKeys, SealedLog,
+    CredentialsReader, Erasable, ErasureStore, EventLog, Firehose, PersonKeys, ProcessReports,
+    SealedLog,
 };
 use socialhub_infra::{
     clock::SystemClock,
@@ -159,6 +161,7 @@ struct Parts {
     chat_bus: Arc<dyn ChatBus>,
     presence: Arc<dyn PresenceStore>,
     readiness: Arc<dyn Readiness>,
+    processes: Arc<dyn ProcessReports>,
     erasing: Erasing,
 }
 

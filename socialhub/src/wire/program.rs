@@ -20,6 +20,7 @@ use super::{
     Background, Erasing, Parts, Roles,
     adapters::{ChatTokens, Likes, Owners, sweep_media},
     erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure},
+    heartbeat::beat,
     secret_in,
 };
 use crate::config::{Config, Profile};
@@ -57,6 +58,13 @@ pub fn assemble(
 ) -> Result<Program, String> {
     let streams = CancellationToken::new();
     let readiness = Arc::clone(&parts.readiness);
+    background.tasks.push(tokio::spawn(beat(
+        parts.processes.clone(),
+        readiness.clone(),
+        roles.clone(),
+        parts.clock.clone(),
+        background.stop.clone(),
+    )));
     let services = if roles.services.is_empty() {
         None
     } else {

@@ -3,7 +3,9 @@
 use std::{path::Path, process::ExitCode, sync::Arc};
 
 use socialhub_domain::{Clock, upcast};
-use socialhub_infra::{clock::SystemClock, sqlite::event_log::SqliteEventLog};
+use socialhub_infra::{
+    clock::SystemClock, process_file::ProcessFile, sqlite::event_log::SqliteEventLog,
+};
 use socialhub_replay_tools::{Options, ReplayTarget};
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +72,9 @@ fn embedded(
     };
     Ok(ReplayTarget {
         log,
+        processes: Arc::new(ProcessFile::of(&config.data_dir)),
         erasures,
+        analytics: None,
         models,
         clock,
         past: Arc::new(past),

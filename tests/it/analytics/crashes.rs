@@ -134,3 +134,27 @@ async fn files_of_another_log_are_left_alone() {
     assert!(reason.contains("docs/analytics.md"), "{reason}");
     world.assert_exact().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_are_divided_anew_need_a_new_folder() {
+    let world = World::new().await;
+    append_some(&world, 300).await;
+    let mut relay = world.start(&["relay"]);
+    let mut consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+    consumer.stop();
+    relay.stop();
+    world.divide_topics().await;
+    world.run(&["replay", "republish", "--yes"]);
+    let _relay = world.start(&["relay"]);
+    let refusing = world.start(&["analytics"]);
+    let reason = eventually("it says why it is not ready", || async {
+        refusing
+            .not_ready()
+            .await
+            .filter(|text| text.contains("another number of partitions"))
+    })
+    .await;
+    assert!(reason.contains("docs/analytics.md"), "{reason}");
+    world.assert_exact().await;
+}

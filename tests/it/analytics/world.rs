@@ -11,7 +11,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewPartitions},
     client::DefaultClientContext,
 };
 use reqwest::Method;
@@ -233,12 +233,37 @@ impl World {
         assert!(found == wanted, "not every event is there once");
     }
 
+    fn setting(&self, wanted: &str) -> String {
+        let found = self.environment.iter().find(|(name, _)| name == wanted);
+        found.unwrap().1.clone()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new()
+            .set("bootstrap.servers", self.setting("KAFKA_BROKERS"))
+            .create()
+            .unwrap()
+    }
+
+    /// Divides every topic into twice as many partitions.
+    pub async fn divide_topics(&self) {
+        let namespace = self.setting("NAMESPACE");
+        let count: usize = self.setting("KAFKA_PARTITIONS").parse().unwrap();
+        for topic in Topic::ALL {
+            let name = format!("{namespace}.{}", topic.name());
+            let divided = [NewPartitions::new(&name, count * 2)];
+            let outcomes = self
+                .admin()
+                .create_partitions(&divided, &AdminOptions::new());
+            for outcome in outcomes.await.unwrap() {
+                outcome.unwrap();
+            }
+        }
+    }
+
     /// Deletes everything that the topics hold, as their retention would.
     pub async fn forget_topics(&self) {
-        let find = |wanted: &str| {
-            let found = self.environment.iter().find(|(name, _)| name == wanted);
-            found.unwrap().1.clone()
-        };
+        let find = |wanted: &str| self.setting(wanted);
         let (namespace, partitions) = (find("NAMESPACE"), find("KAFKA_PARTITIONS"));
         let mut ends = TopicPartitionList::new();
         for topic in Topic::ALL {
@@ -248,11 +273,7 @@ impl World {
                     .unwrap();
             }
         }
-        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-            .set("bootstrap.servers", find("KAFKA_BROKERS"))
-            .create()
-            .unwrap();
-        admin
+        self.admin()
             .delete_records(&ends, &AdminOptions::new())
             .await
             .unwrap();

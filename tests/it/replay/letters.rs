@@ -8,30 +8,39 @@ use super::{damage::lines, repair::seen};
 
 /// Lets the feed's store reject likes, or take them again.
 async fn reject_likes(server: &Server, reject: bool) {
+    reject_rows(server, "likes", reject).await;
+}
+
+/// Lets the feed's store reject new rows of a table, or take them again.
+pub async fn reject_rows(server: &Server, table: &str, reject: bool) {
     if Profile::chosen() == Profile::Embedded {
         let file = server.data_dir().join("read-models/feed.1.db");
         let feed = rusqlite::Connection::open(file).unwrap();
         feed.busy_timeout(std::time::Duration::from_secs(10))
             .unwrap();
         let statement = if reject {
-            "CREATE TRIGGER rejected BEFORE INSERT ON likes BEGIN SELECT RAISE(ABORT, 'not now'); END"
+            format!(
+                "CREATE TRIGGER rejected BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'not now'); END"
+            )
         } else {
-            "DROP TRIGGER rejected"
+            "DROP TRIGGER rejected".to_owned()
         };
-        return feed.execute_batch(statement).unwrap();
+        return feed.execute_batch(&statement).unwrap();
     }
     let mut feed = PgConnection::connect(server.setting("DATABASE_URL"))
         .await
         .unwrap();
     let statement = if reject {
-        "SET search_path TO feed_1;
-         CREATE FUNCTION rejected() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '23514'; END $$;
-         CREATE TRIGGER rejected BEFORE INSERT ON likes FOR EACH ROW EXECUTE FUNCTION rejected()"
+        format!(
+            "SET search_path TO feed_1;
+             CREATE FUNCTION rejected() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '23514'; END $$;
+             CREATE TRIGGER rejected BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION rejected()"
+        )
     } else {
-        "DROP TRIGGER rejected ON feed_1.likes"
+        format!("DROP TRIGGER rejected ON feed_1.{table}")
     };
-    feed.execute(statement).await.unwrap();
+    feed.execute(statement.as_str()).await.unwrap();
 }
 
 struct World {

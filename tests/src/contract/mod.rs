@@ -9,4 +9,5 @@ pub mod event_log;
 pub mod history;
 pub mod media;
 pub mod people;
+pub mod processes;
 pub mod read_model;

@@ -10,7 +10,10 @@ mod racing;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use socialhub_domain::{Event, Timestamp};
+use socialhub_domain::{
+    Event, Timestamp,
+    event::{UserErased, UserProfileUpdated, UserRegistered, UserUnfollowed},
+};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
@@ -23,7 +26,7 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use super::history::{Log, as_read_afterwards, followed};
+use super::history::{Log, as_read_afterwards, followed, user, username};
 use crate::support::eventually;
 
 pub use mending::what_differs_is_mended_and_nothing_else;
@@ -77,6 +80,7 @@ macro_rules! read_model_contract {
             a_repeated_batch_changes_nothing,
             letters_go_in_with_their_batch,
             a_parked_event_is_applied_past_the_checkpoint,
+            who_is_forgotten_stays_so_whatever_is_retried_later,
             attempts_are_counted_until_a_clean_stop,
             the_last_writers_end_is_remembered,
             a_closed_store_writes_nothing,
@@ -165,6 +169,7 @@ fn batch<S: Subject>(
             position: last,
             event_id: event_id(last),
             next_offset: has_offsets.then_some(offset + 1),
+            partitions: None,
         },
     }
 }
@@ -423,6 +428,64 @@ pub async fn a_parked_event_is_applied_past_the_checkpoint<S: Subject>(subject: 
         .await
         .unwrap();
     assert_equals_fold::<S>(&generations, id, &log, "a retried letter").await;
+}
+
+/// An erasure does not wait behind what is parked of its person, which is retried after it: in clear, when the keys are not
+/// destroyed yet.
+pub async fn who_is_forgotten_stays_so_whatever_is_retried_later<S: Subject>(subject: &S) {
+    let (generations, id, store) = open_current(subject).await;
+    let (log, source) = (a_short_life(), main_source::<S>());
+    let (erasure, before) = log.split_last().unwrap();
+    let mut overtaking = batch::<S>(&source, 0, std::slice::from_ref(erasure), 0);
+    overtaking.parked = before.iter().map(|(at, _)| letter(*at, "a")).collect();
+    store.apply(overtaking).await.unwrap();
+    for (position, event) in before {
+        let retried = Projected {
+            position: *position,
+            changes: S::Projection::project(*position, event),
+        };
+        if !retried.changes.is_empty() {
+            store.apply_parked(retried).await.unwrap();
+        }
+    }
+    assert_equals_fold::<S>(&generations, id, &log, "retried after the erasure").await;
+}
+
+/// Everything of one person that is in one sequence with their erasure, which is its end.
+fn a_short_life() -> Log {
+    let at = |position: Position| Timestamp(position as i64);
+    let registered = Event::UserRegistered(UserRegistered {
+        user_id: user(1),
+        username: username(1),
+        name: "Eve".to_owned(),
+        timestamp: at(1),
+    });
+    let changed = Event::UserProfileUpdated(UserProfileUpdated {
+        user_id: user(1),
+        name: Some("Eve the Second".to_owned()),
+        bio: Some("of the garden".to_owned()),
+        avatar: None,
+        timestamp: at(4),
+    });
+    let unfollowed = Event::UserUnfollowed(UserUnfollowed {
+        follower_id: user(1),
+        following_id: user(2),
+        follower_username: username(1),
+        notify: true,
+        timestamp: at(5),
+    });
+    let erased = Event::UserErased(UserErased {
+        user_id: user(1),
+        timestamp: at(6),
+    });
+    vec![
+        (1, registered),
+        (2, followed(1, 0, at(2))),
+        (3, followed(1, 2, at(3))),
+        (4, changed),
+        (5, unfollowed),
+        (6, erased),
+    ]
 }
 
 /// Attempts survive the store; a clean stop forgets them.

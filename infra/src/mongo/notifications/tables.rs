@@ -71,6 +71,8 @@ struct StoredCheckpoint {
     position: i64,
     event_id: String,
     next_offset: Option<i64>,
+    #[serde(default)]
+    partitions: Option<i32>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -225,6 +227,7 @@ impl Tables {
                 position: from_stored(stored.position),
                 event_id: parse(&stored.event_id)?,
                 next_offset: stored.next_offset,
+                partitions: stored.partitions,
             })
         };
         highest.into_values().map(read).collect()
@@ -243,6 +246,7 @@ impl Tables {
             position: to_stored(checkpoint.position),
             event_id: checkpoint.event_id.to_string(),
             next_offset: checkpoint.next_offset,
+            partitions: checkpoint.partitions,
         };
         insert_one(&self.checkpoints, &stored).await?;
         let lower = doc! {

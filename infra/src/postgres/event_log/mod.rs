@@ -12,6 +12,7 @@ mod batch;
 mod copying;
 mod follow;
 mod people;
+mod processes;
 mod queries;
 mod reader;
 mod rows;
@@ -67,6 +68,7 @@ pub(super) const SCHEMA: Schema = Schema {
         include_str!("../../../../migrations/postgres/event_log/0004_erasure.sql"),
         include_str!("../../../../migrations/postgres/event_log/0005_unfinished_copy.sql"),
         include_str!("../../../../migrations/postgres/event_log/0006_refuse_the_erased.sql"),
+        include_str!("../../../../migrations/postgres/event_log/0007_processes.sql"),
     ],
 };
 

@@ -118,7 +118,7 @@ async fn write_people(
     let column = |read: fn(&Profile<'_>) -> Option<String>| -> Vec<Option<String>> {
         people.values().map(read).collect()
     };
-    sqlx::query(
+    let written = sqlx::query(
         "INSERT INTO people AS p (id, username, name, bio, avatar, username_lower, name_lower,
              created_at, position)
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
@@ -146,6 +146,29 @@ async fn write_people(
             .map(|p| to_sql(p.position))
             .collect::<Vec<_>>(),
     )
+    .execute(&mut *connection)
+    .await?;
+    if written.rows_affected() < people.len() as u64 {
+        write_beginnings(connection, people).await?;
+    }
+    Ok(())
+}
+
+/// A registration that was set aside may come after an erasure, which says nothing of when they came.
+async fn write_beginnings(
+    connection: &mut PgConnection,
+    people: &BTreeMap<Uuid, Profile<'_>>,
+) -> sqlx::Result<()> {
+    let begun = people
+        .iter()
+        .filter_map(|(id, profile)| Some((*id, profile.created_at?)));
+    let (ids, times): (Vec<Uuid>, Vec<i64>) = begun.unzip();
+    sqlx::query(
+        "UPDATE people AS p SET created_at = u.at FROM unnest($1::uuid[], $2::bigint[]) AS u (id, at)
+         WHERE p.id = u.id AND p.created_at IS NULL",
+    )
+    .bind(ids)
+    .bind(times)
     .execute(connection)
     .await?;
     Ok(())

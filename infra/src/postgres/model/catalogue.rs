@@ -263,13 +263,13 @@ async fn carry_offsets(
 ) -> sqlx::Result<()> {
     let (from, to) = (schema_of(model, from), schema_of(model, to));
     sqlx::query(&format!(
-        "INSERT INTO {to}.checkpoint (source, partition, position, event_id, next_offset)
-         SELECT c.source, c.partition, filled.position, filled.event_id, c.next_offset
+        "INSERT INTO {to}.checkpoint (source, partition, position, event_id, next_offset, partitions)
+         SELECT c.source, c.partition, filled.position, filled.event_id, c.next_offset, c.partitions
          FROM {from}.checkpoint c
          JOIN {to}.checkpoint filled ON filled.source = 'log' AND filled.partition = 0
          WHERE c.source <> 'log' AND c.position <= filled.position
          ON CONFLICT (source, partition) DO UPDATE SET position = excluded.position,
-             event_id = excluded.event_id, next_offset = excluded.next_offset"
+             event_id = excluded.event_id, next_offset = excluded.next_offset, partitions = excluded.partitions"
     ))
     .execute(connection)
     .await?;

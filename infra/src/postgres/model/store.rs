@@ -213,7 +213,7 @@ async fn write_checkpoint(
     checkpoint: &Checkpoint,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE checkpoint SET position = $3, event_id = $4, next_offset = $5
+        "UPDATE checkpoint SET position = $3, event_id = $4, next_offset = $5, partitions = $6
          WHERE source = $1 AND partition = $2",
     )
     .bind(&checkpoint.source.name)
@@ -221,6 +221,7 @@ async fn write_checkpoint(
     .bind(to_sql(checkpoint.position))
     .bind(checkpoint.event_id)
     .bind(checkpoint.next_offset)
+    .bind(checkpoint.partitions)
     .execute(connection)
     .await?;
     Ok(())

@@ -11,7 +11,7 @@ use crate::postgres::model::{from_sql, to_sql};
 pub(super) const SCHEMA: &str = r#"
 CREATE TABLE checkpoint (
     source text COLLATE "C" NOT NULL, partition integer NOT NULL, position bigint NOT NULL, event_id uuid NOT NULL,
-    next_offset bigint, PRIMARY KEY (source, partition)) WITH (fillfactor = 50);
+    next_offset bigint, partitions integer, PRIMARY KEY (source, partition)) WITH (fillfactor = 50);
 CREATE TABLE parked (
     position bigint PRIMARY KEY, event_id uuid NOT NULL, topic text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
     raw text NOT NULL, reason text NOT NULL, attempts integer NOT NULL, parked_at bigint NOT NULL);
@@ -26,7 +26,7 @@ CREATE TABLE writer_end (
 /// Every checkpoint.
 pub(super) async fn checkpoints(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Checkpoint>> {
     let rows = sqlx::query(
-        "SELECT source, partition, position, event_id, next_offset FROM checkpoint
+        "SELECT source, partition, position, event_id, next_offset, partitions FROM checkpoint
          ORDER BY source, partition",
     )
     .fetch_all(executor)
@@ -40,6 +40,7 @@ pub(super) async fn checkpoints(executor: impl PgExecutor<'_>) -> sqlx::Result<V
             position: from_sql(row.try_get(2)?),
             event_id: row.try_get(3)?,
             next_offset: row.try_get(4)?,
+            partitions: row.try_get(5)?,
         })
     };
     rows.iter().map(read).collect()

@@ -95,8 +95,11 @@ fn checkpoint_text(checkpoint: &Checkpoint) -> String {
     let offset = checkpoint
         .next_offset
         .map_or_else(|| "-".to_owned(), |offset| offset.to_string());
+    let partitions = checkpoint
+        .partitions
+        .map_or_else(|| "-".to_owned(), |count| count.to_string());
     let event = checkpoint.event_id.simple();
-    format!("{} {event} {offset}", checkpoint.position)
+    format!("{} {event} {offset} {partitions}", checkpoint.position)
 }
 
 fn parse_checkpoint(source: Source, text: &str) -> Option<Checkpoint> {
@@ -106,6 +109,7 @@ fn parse_checkpoint(source: Source, text: &str) -> Option<Checkpoint> {
         position: words.next()?.parse().ok()?,
         event_id: Uuid::parse_str(words.next()?).ok()?,
         next_offset: i64::from_str(words.next()?).ok(),
+        partitions: words.next().and_then(|count| count.parse().ok()),
     })
 }
 

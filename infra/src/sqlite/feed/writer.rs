@@ -339,7 +339,7 @@ fn write_profile(
             name,
             at,
         } => {
-            transaction
+            let written = transaction
                 .prepare_cached(
                     "INSERT INTO people
                      (id, username, name, username_lower, name_lower, created_at, position)
@@ -359,6 +359,14 @@ fn write_profile(
                     at.0,
                     to_sql(position),
                 ])?;
+            if written == 0 {
+                // Set aside, and overtaken: what came after it says nothing of when they came.
+                transaction
+                    .prepare_cached(
+                        "UPDATE people SET created_at = ?2 WHERE id = ?1 AND created_at = 0",
+                    )?
+                    .execute(params![id_bytes(user.0), at.0])?;
+            }
         }
         FeedChange::UpdateProfile {
             user,

@@ -17,7 +17,7 @@ local fields = redis.call('HGETALL', old)
 if filled then
     local place_and_event = string.match(filled, '^%d+ %S+')
     for i = 1, #fields, 2 do
-        local offset = string.match(fields[i + 1], '^%d+ %S+ (%d+)$')
+        local offset = string.match(fields[i + 1], '^%d+ %S+ (%d+.*)$')
         if string.sub(fields[i], 1, 2) == 'c:' and fields[i] ~= 'c:' .. ARGV[4] and offset then
             redis.call('HSET', to, fields[i], place_and_event .. ' ' .. offset)
         end

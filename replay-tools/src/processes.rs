@@ -1,0 +1,181 @@
+//! The processes on the log, as they report themselves.
+
+use std::io::Write;
+
+use serde::Serialize;
+use socialhub_domain::Timestamp;
+use socialhub_event_log::{HeardOf, LogError, PartReport, ProcessReports};
+use socialhub_projections::ModelName;
+
+use crate::ReplayError;
+
+/// A process that has not been heard of for so long hangs, or was killed: it reports every two seconds.
+const SILENT_AFTER: f64 = 8.0;
+
+/// How a process fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum State {
+    /// Nothing is wrong with it that it knows of.
+    Ready,
+    /// A part of it does not do its work.
+    NotReady,
+    /// It was to say something and has not.
+    Silent,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProcessView {
+    process: String,
+    roles: String,
+    version: String,
+    started_at: Timestamp,
+    state: State,
+    seconds_ago: f64,
+    /// The parts that have ever failed, each with its last failure.
+    parts: Vec<PartReport>,
+}
+
+impl From<HeardOf> for ProcessView {
+    fn from(heard: HeardOf) -> Self {
+        let HeardOf {
+            report,
+            seconds_ago,
+        } = heard;
+        let state = if seconds_ago > SILENT_AFTER {
+            State::Silent
+        } else if report.parts.iter().any(|part| part.now) {
+            State::NotReady
+        } else {
+            State::Ready
+        };
+        Self {
+            process: report.process,
+            roles: report.roles,
+            version: report.version,
+            started_at: report.started_at,
+            state,
+            seconds_ago,
+            parts: report.parts,
+        }
+    }
+}
+
+/// What went wrong last with a part, of all processes that have it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LastError {
+    process: String,
+    error: String,
+    at: Timestamp,
+    /// Whether it is so still.
+    now: bool,
+}
+
+pub(crate) async fn views(reports: &dyn ProcessReports) -> Result<Vec<ProcessView>, LogError> {
+    let heard_of = reports.all().await?;
+    Ok(heard_of.into_iter().map(ProcessView::from).collect())
+}
+
+/// The last error of a part: one that stands goes before one that is over, else the later one.
+pub(crate) fn last_error(processes: &[ProcessView], part: &str) -> Option<LastError> {
+    let found = processes.iter().flat_map(|process| {
+        let parts = process.parts.iter().filter(|found| found.name == part);
+        parts.map(|found| LastError {
+            process: process.process.clone(),
+            error: found.error.clone(),
+            at: found.at,
+            now: found.now && process.state != State::Silent,
+        })
+    });
+    found.max_by_key(|error| (error.now, error.at))
+}
+
+/// What `/readyz` calls a model's projector.
+pub(crate) fn projection(model: ModelName) -> String {
+    format!("projection {model}")
+}
+
+pub(crate) fn print(
+    processes: &[ProcessView],
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
+    if processes.is_empty() {
+        return Ok(writeln!(out, "\nNo process has been heard of.")?);
+    }
+    writeln!(out, "\nprocesses")?;
+    for process in processes {
+        let ago = process.seconds_ago;
+        let state = match process.state {
+            State::Ready => "ready".to_owned(),
+            State::NotReady => "not ready".to_owned(),
+            State::Silent => format!("not heard of for {ago:.0} s: it hangs, or was killed"),
+        };
+        writeln!(
+            out,
+            "  {:<24} {state}  ({})",
+            process.process, process.roles
+        )?;
+        for part in &process.parts {
+            let when = match part.now && process.state != State::Silent {
+                true => "now",
+                false => "last",
+            };
+            writeln!(out, "    {when}: {}: {}", part.name, part.error)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use socialhub_event_log::ProcessReport;
+
+    use super::*;
+
+    fn process(name: &str, seconds_ago: f64, parts: &[(&str, i64, bool)]) -> ProcessView {
+        let part = |(name, at, now): &(&str, i64, bool)| PartReport {
+            name: (*name).to_owned(),
+            error: format!("{name} failed at {at}"),
+            at: Timestamp(*at),
+            now: *now,
+        };
+        let report = ProcessReport {
+            process: name.to_owned(),
+            roles: "relay".to_owned(),
+            version: "1".to_owned(),
+            started_at: Timestamp(1),
+            parts: parts.iter().map(part).collect(),
+        };
+        HeardOf {
+            report,
+            seconds_ago,
+        }
+        .into()
+    }
+
+    #[test]
+    fn only_one_that_speaks_and_complains_of_nothing_is_ready() {
+        assert_eq!(process("a", 1.0, &[]).state, State::Ready);
+        let over = [("relay", 5, false)];
+        assert_eq!(process("a", 1.0, &over).state, State::Ready);
+        let stands = [("relay", 5, true)];
+        assert_eq!(process("a", 1.0, &stands).state, State::NotReady);
+        assert_eq!(process("a", 9.0, &[]).state, State::Silent);
+    }
+
+    #[test]
+    fn what_stands_goes_before_what_is_over() {
+        let processes = [
+            process("a", 1.0, &[("relay", 5, true)]),
+            process("b", 1.0, &[("relay", 9, false), ("event log", 99, true)]),
+            process("gone", 60.0, &[("relay", 7, true)]),
+        ];
+        let last = last_error(&processes, "relay").unwrap();
+        assert_eq!((last.process.as_str(), last.now), ("a", true));
+        let last = last_error(&processes[1..], "relay").unwrap();
+        assert_eq!((last.process.as_str(), last.now), ("b", false));
+        assert_eq!(last_error(&processes, "projection feed"), None);
+    }
+}
