@@ -6,10 +6,11 @@ mod node;
 pub mod person;
 
 use std::{
+    collections::BTreeMap,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{client::fresh_name, eventually, free_port, servers};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::kafka::own_servers::OwnServers;
 
 /// A prefix nobody else uses.
 fn prefix() -> String {
@@ -146,28 +149,57 @@ impl Drop for Redis {
 struct Talk {
     people: Vec<Arc<Person>>,
     over: Arc<AtomicBool>,
-    speaking: Vec<tokio::task::JoinHandle<()>>,
+    refused: Arc<AtomicU64>,
+    speaking: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
 
 impl Talk {
+    /// Nobody is ever refused.
     fn start(people: Vec<Person>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        Self::begin(people, false)
+    }
+
+    /// Whoever is refused says it again.
+    fn insisting(people: Vec<Person>) -> Self {
+        Self::begin(people, true)
+    }
+
+    fn begin(people: Vec<Person>, insist: bool) -> Self {
+        let (over, refused) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let people: Vec<Arc<Person>> = people.into_iter().map(Arc::new).collect();
         let speak = |person: &Arc<Person>| {
-            let (person, over) = (person.clone(), over.clone());
+            let (person, over, refused) = (person.clone(), over.clone(), Arc::clone(&refused));
             tokio::spawn(async move {
+                let mut said = Vec::new();
                 while !over.load(Ordering::Relaxed) {
-                    person.say_surely("hello", None).await;
+                    let text = format!("{} says {}", person.name, said.len());
+                    if insist {
+                        person.insist(&text, &text, &refused).await;
+                    } else {
+                        person.say_surely(&text, None).await;
+                    }
+                    said.push(text);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                said
             })
         };
         let speaking = people.iter().map(speak).collect();
         Self {
             people,
             over,
+            refused,
             speaking,
         }
+    }
+
+    /// Waits until somebody is refused once more.
+    async fn is_refused(&self) {
+        let before = self.refused.load(Ordering::Relaxed);
+        eventually("somebody is refused", async || {
+            (self.refused.load(Ordering::Relaxed) > before).then_some(())
+        })
+        .await;
     }
 
     fn last_seqs(&self) -> Vec<u64> {
@@ -181,20 +213,38 @@ impl Talk {
         }
     }
 
-    /// Ends it, and checks that everybody saw all of their room, once and in order, and that it is kept as they saw it.
+    /// Ends it, and checks that everybody saw all that was said in their room, once and in order, and that it is kept as
+    /// they saw it.
     async fn end(mut self, cluster: &Cluster) {
         self.over.store(true, Ordering::Relaxed);
-        for speaker in self.speaking.drain(..) {
-            speaker.await.unwrap();
+        let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (person, speaker) in self.people.iter().zip(self.speaking.drain(..)) {
+            let of_room = said.entry(&person.room).or_default();
+            of_room.extend(speaker.await.unwrap());
+        }
+        for texts in said.values_mut() {
+            texts.sort();
         }
         for person in &self.people {
-            let others = self.people.iter().filter(|other| other.room == person.room);
-            let said = others.filter_map(|other| other.last_ack()).max();
-            person.has_seen(said.unwrap()).await;
-            person.check(0, said.unwrap());
+            let said = &said[&*person.room];
+            let count = said.len() as u64;
+            person.has_seen(count).await;
+            person.check(0, count);
             cluster.keeps(person).await;
+            let mut seen: Vec<String> = person.messages().iter().map(text).collect();
+            seen.sort();
+            assert!(
+                seen == *said,
+                "{} saw other things than were said",
+                person.name
+            );
         }
     }
+}
+
+/// What a message says.
+fn text(message: &Value) -> String {
+    message["message"].as_str().unwrap().to_owned()
 }
 
 /// Stamps a test for each case and log.
@@ -332,19 +382,18 @@ async fn who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing(log: 
 /// more; each with its acknowledgement's name. So some are on every part of their way at any moment.
 async fn speaks_until_cut_off(person: Arc<Person>) -> Vec<(String, String)> {
     let mut said: Vec<(String, String)> = Vec::new();
-    loop {
-        if said.len() - person.acked().len() < 50 {
+    while !person.is_cut_off() {
+        while said.len() - person.acked().len() < 50 {
             let text = format!("message {}", said.len());
             let Some(ack) = person.say_as(&text, &text) else {
                 return said;
             };
             said.push((text, ack));
-            tokio::task::yield_now().await;
-        } else {
-            // Between two looks at how many are open.
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        // Between two looks at how many are open.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    said
 }
 
 /// Whoever has no answer says it again: what was stored before the kill and what was not are told apart by its name.
@@ -369,7 +418,6 @@ async fn what_a_killed_instance_left_open_is_said_again_elsewhere_and_there_once
     witness.has_seen(count).await;
     witness.check(0, count);
     cluster.keeps(&witness).await;
-    let text = |message: &Value| message["message"].as_str().unwrap().to_owned();
     let mut seen: Vec<String> = witness.messages().iter().map(text).collect();
     for (text, ack) in &said {
         // What was acknowledged before the kill stands where it was said to.
@@ -383,6 +431,29 @@ async fn what_a_killed_instance_left_open_is_said_again_elsewhere_and_there_once
     seen.sort();
     texts.sort();
     assert_eq!(seen, texts, "what was seen, and what was said");
+}
+
+/// What was acknowledged is there for good, and what was refused is there once when it was said again.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_killed_under_load_costs_nobody_a_message() {
+    let servers = OwnServers::up();
+    let log = SharedLog::in_database(&servers.setting("DATABASE_URL")).await;
+    let cluster = Cluster::start(log, 2).await;
+    cluster.is_connected().await;
+    let mut people = Vec::new();
+    for n in 0..8 {
+        let room = format!("room{}", n / 4);
+        people.push(cluster.join(n as usize % 2, n, &room).await);
+    }
+    let talk = Talk::insisting(people);
+    for _ in 0..2 {
+        talk.goes_on(30).await;
+        servers.kill("postgres");
+        talk.is_refused().await;
+        servers.start("postgres");
+    }
+    talk.goes_on(30).await;
+    talk.end(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

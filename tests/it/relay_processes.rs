@@ -79,16 +79,16 @@ async fn leaders_that_hang_are_replaced_and_say_nothing_when_they_wake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_restarted_killed_and_long_away_costs_nothing() {
     let servers = OwnServers::up();
-    let site = Site::start(&servers.kafka()).await;
+    let site = Site::start(&servers.setting("KAFKA_BROKERS")).await;
     site.told_on().await;
-    servers.stop_kafka();
-    servers.start_kafka();
+    servers.stop("kafka");
+    servers.start("kafka");
     site.told_on().await;
-    servers.kill_kafka();
-    servers.start_kafka();
+    servers.kill("kafka");
+    servers.start("kafka");
     site.told_on().await;
 
-    servers.kill_kafka();
+    servers.kill("kafka");
     let gone = tokio::time::Instant::now();
     let seconds = LONGER_THAN_ANY_TIMEOUT.as_secs() + 60;
     within(seconds, "every timeout has passed", || async {
@@ -97,7 +97,7 @@ async fn a_broker_restarted_killed_and_long_away_costs_nothing() {
     .await;
     let behind = site.behind().await;
     assert!(behind > 100, "{behind} events are still to be told");
-    servers.start_kafka();
+    servers.start("kafka");
     site.told_on().await;
     site.end().await;
 }

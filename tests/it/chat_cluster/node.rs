@@ -48,21 +48,30 @@ enum Place {
 impl SharedLog {
     /// In the memory of this process.
     pub fn memory() -> Self {
-        Self::at(Place::Memory(Arc::default()), None)
+        Self::at(Place::Memory(Arc::default()))
     }
 
     /// In a fresh database, to which each instance makes its own connections, as processes do.
     pub async fn postgres() -> Self {
         let database = Database::create().await;
-        PgChatLog::migrate(database.url()).await.unwrap();
-        Self::at(Place::Postgres(database.url().to_owned()), Some(database))
+        let log = Self::in_database(database.url()).await;
+        Self {
+            _database: Some(database),
+            ..log
+        }
     }
 
-    fn at(place: Place, database: Option<Database>) -> Self {
+    /// In a database that is the test's to end.
+    pub async fn in_database(url: &str) -> Self {
+        PgChatLog::migrate(url).await.unwrap();
+        Self::at(Place::Postgres(url.to_owned()))
+    }
+
+    fn at(place: Place) -> Self {
         Self {
             place,
             reads: Arc::default(),
-            _database: database,
+            _database: None,
         }
     }
 

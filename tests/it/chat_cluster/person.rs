@@ -167,11 +167,30 @@ impl Person {
         ack["seq"].as_u64().unwrap_or_else(|| panic!("{ack}"))
     }
 
+    /// Says something in the room until it is stored, under a name, so that it is stored once; counts how often that was
+    /// refused.
+    pub async fn insist(&self, message: &str, client_id: &str, refused: &AtomicU64) {
+        loop {
+            let asked = self.say_as(message, client_id).unwrap();
+            let ack = self.first(&asked).await;
+            if ack["ok"] == true {
+                return;
+            }
+            assert_eq!(ack["error"]["status"], 503, "{ack}");
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Says something in the room under a name of its own, and does not wait for the acknowledgement, whose name this
     /// answers; nothing when nobody listens any more.
     pub fn say_as(&self, message: &str, client_id: &str) -> Option<String> {
         let payload = json!({ "roomId": self.room, "message": message, "clientId": client_id });
         self.begin_to_ask("send_message", &payload)
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_cut_off(&self) -> bool {
+        self.out.is_closed()
     }
 
     /// All that came of one event.
@@ -215,11 +234,6 @@ impl Person {
         let events = self.events.lock().unwrap();
         let acks = events.iter().filter(|(name, _)| name.starts_with("ack"));
         acks.filter_map(|(_, body)| body["seq"].as_u64()).collect()
-    }
-
-    /// The greatest of those.
-    pub fn last_ack(&self) -> Option<u64> {
-        self.acked().into_iter().max()
     }
 
     /// Waits until the room was seen up to here.

@@ -10,7 +10,7 @@ use super::{LEASE, Model, World, own_servers::OwnServers, within};
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_reordered() {
     let servers = OwnServers::up();
-    let mut world = World::on(&servers.kafka());
+    let mut world = World::on(&servers.setting("KAFKA_BROKERS"));
     world.settings = KafkaSettings {
         message_timeout: Duration::from_secs(3),
         transaction_timeout: Duration::from_secs(4),
@@ -24,15 +24,15 @@ async fn nothing_is_lost_doubled_or_reordered() {
     world.projected(&model).await;
 
     // A restart, while events come in.
-    servers.stop_kafka();
+    servers.stop("kafka");
     world.append(300).await;
-    servers.start_kafka();
+    servers.start("kafka");
     world.published().await;
     world.projected(&model).await;
     world.assert_published_once();
 
     // Away for longer than messages, transactions, requests and the lease last.
-    servers.stop_kafka();
+    servers.stop("kafka");
     let gone = tokio::time::Instant::now();
     world.append(300).await;
     within(60, "every timeout has passed", || {
@@ -43,7 +43,7 @@ async fn nothing_is_lost_doubled_or_reordered() {
     assert_eq!(report.state, RelayState::Stuck, "{report:?}");
     assert!(report.last_error.is_some());
     assert_eq!(report.lag_events, 300);
-    servers.start_kafka();
+    servers.start("kafka");
     world.append(100).await;
     world.published().await;
     world.projected(&model).await;

@@ -26,28 +26,28 @@ impl OwnServers {
         servers
     }
 
-    /// Stops the broker in good order.
-    pub fn stop_kafka(&self) {
-        self.run(&["stop", "kafka"]);
+    /// Stops one of them in good order.
+    pub fn stop(&self, name: &str) {
+        self.run(&["stop", name]);
     }
 
-    /// Kills the broker (SIGKILL).
-    pub fn kill_kafka(&self) {
-        self.run(&["kill", "kafka", "--signal", "KILL"]);
+    /// Kills one of them (SIGKILL).
+    pub fn kill(&self, name: &str) {
+        self.run(&["kill", name, "--signal", "KILL"]);
     }
 
-    /// Starts it again, and waits until it answers.
-    pub fn start_kafka(&self) {
-        self.run(&["start", "kafka"]);
+    /// Starts one of them again, and waits until it answers.
+    pub fn start(&self, name: &str) {
+        self.run(&["start", name]);
     }
 
-    /// The broker's address.
-    pub fn kafka(&self) -> String {
+    /// What a process finds in its environment that is to use them.
+    pub fn setting(&self, name: &str) -> String {
         let environment = self.run(&["env"]);
-        let line = environment
-            .lines()
-            .find_map(|line| line.strip_prefix("export KAFKA_BROKERS="));
-        line.unwrap().to_owned()
+        let wanted = format!("export {name}=");
+        let mut lines = environment.lines();
+        let found = lines.find_map(|line| line.strip_prefix(&wanted));
+        found.unwrap().to_owned()
     }
 
     fn run(&self, arguments: &[&str]) -> String {

@@ -104,20 +104,24 @@ impl Site {
         PgConnection::connect(url).await.unwrap()
     }
 
+    /// The one text that a query answers.
+    async fn ask(&self, query: &str) -> String {
+        let mut database = self.database().await;
+        let answer = sqlx::query_scalar(query).fetch_one(&mut database).await;
+        database.close().await.unwrap();
+        answer.unwrap()
+    }
+
     /// Which of the relays holds the lease, when one does that runs or hangs.
     pub async fn leader(&self) -> usize {
-        let mut database = self.database().await;
-        let owner = "SELECT owner FROM relay_lease WHERE owner IS NOT NULL";
-        loop {
-            let owner: Option<String> = sqlx::query_scalar(owner)
-                .fetch_optional(&mut database)
-                .await
-                .unwrap();
-            let leads = |relay: &RelayProcess| owner.as_ref().is_some_and(|it| relay.says(it));
-            if let Some(leader) = self.relays.iter().position(leads) {
-                return leader;
-            }
-        }
+        within(PATIENCE, "one of the relays leads", async || {
+            let owner = self
+                .ask("SELECT coalesce(owner, '') FROM relay_lease")
+                .await;
+            let leads = |relay: &RelayProcess| !owner.is_empty() && relay.says(&owner);
+            self.relays.iter().position(leads)
+        })
+        .await
     }
 
     /// Waits until an event that is appended now, and with it all before it, is told and known to be told.
@@ -167,12 +171,14 @@ impl Site {
         assert!(sent.unwrap().success());
     }
 
-    /// Lets a relay go on that hung until another took over, and waits until it has found out.
+    /// Lets a relay go on that hung until another took over, and waits until it has found out: it has lost the lease as often
+    /// as it has led.
     pub async fn wakes_as_follower(&self, relay: usize) {
-        let known = self.relays[relay].count("the lease is lost");
         self.signal(relay, "-CONT");
+        let relay_log = &self.relays[relay];
         within(PATIENCE, "it finds that it does not lead", || async {
-            (self.relays[relay].count("the lease is lost") > known).then_some(())
+            let led = relay_log.count("leading owner=");
+            (relay_log.count("the lease is lost") == led).then_some(())
         })
         .await;
         assert_ne!(self.leader().await, relay);
@@ -202,15 +208,12 @@ impl Site {
 
     /// Lets relays save again, after the server has given up what those wanted to save who no longer run.
     pub async fn free_saves(&self, held: HeldSaves) {
-        let mut database = self.database().await;
-        let waiting = "SELECT count(*) FROM pg_stat_activity
+        let waiting = "SELECT count(*)::text FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        loop {
-            let query = sqlx::query_scalar::<_, i64>(waiting);
-            if query.fetch_one(&mut database).await.unwrap() == 0 {
-                break;
-            }
-        }
+        within(PATIENCE, "nobody waits to save any more", async || {
+            (self.ask(waiting).await == "0").then_some(())
+        })
+        .await;
         assert_eq!(
             self.saved().await,
             held.saved,
