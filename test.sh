@@ -48,14 +48,16 @@ if [ "${1:-}" = quick ]; then
     exit
 fi
 
-step "the clients in JavaScript and Python"
+step "the clients in JavaScript and Python, and the mail server"
 (cd tests/js && npm ci --no-audit --no-fund)
 (cd examples/consumers/javascript && npm ci --no-audit --no-fund)
-(
-    cd examples/consumers/python
-    [ -x .venv/bin/python ] || python3 -m venv .venv
-    .venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
-)
+for folder in examples/consumers/python tests/python; do
+    (
+        cd "$folder"
+        [ -x .venv/bin/python ] || python3 -m venv .venv
+        .venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
+    )
+done
 
 step "the servers"
 stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")

@@ -66,6 +66,15 @@ impl Refusal {
             "not done: try again in a moment",
         )
     }
+
+    /// Nobody knows what became of a message: it is shown like any other if it was stored after all.
+    pub(crate) fn perhaps_stored() -> Self {
+        Self::new(
+            503,
+            "Service unavailable",
+            "perhaps not stored: send it again under the same clientId",
+        )
+    }
 }
 
 /// A person in a room, as clients see them.

@@ -301,8 +301,12 @@ impl Pipeline {
             }
             Err(error) => {
                 tracing::error!(%error, messages = replies.len(), "chat messages were not stored");
+                let refusal = match error {
+                    ChatLogError::Busy => Refusal::busy,
+                    ChatLogError::Unavailable(_) => Refusal::perhaps_stored,
+                };
                 for reply in replies {
-                    reply(&Ack::Refused(Refusal::busy()));
+                    reply(&Ack::Refused(refusal()));
                 }
             }
         }

@@ -550,8 +550,13 @@ async fn a_message_that_was_stored_after_all_is_shown_in_its_place() {
     let ear = world.join(0, None).await;
     world.settle().await;
     world.log.mute.store(true, Ordering::Relaxed);
+    world.acks.lock().clear();
     world.send(0, "perhaps", Some("c")).await;
     world.drain().await;
+    // Whoever sends it again without a name would send it twice.
+    let refusal = world.acks.lock()[0]["error"].clone();
+    assert_eq!(refusal["status"], 503);
+    assert!(refusal["detail"].to_string().contains("clientId"));
     world.log.mute.store(false, Ordering::Relaxed);
     world.send(0, "perhaps", Some("c")).await;
     world.drain().await;

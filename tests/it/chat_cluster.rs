@@ -1,24 +1,28 @@
 //! Chat on several instances, over a real Redis and real sockets: one order for everybody, and nothing lost, whatever
-//! becomes of Redis or of an instance.
+//! becomes of Redis or of an instance. What the order and the durability rest on is the log: what is promised of them is
+//! tested over the one in memory, which can be made slow, and over the one in Postgres.
 
 mod node;
 pub mod person;
 
 use std::{
+    collections::BTreeMap,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use node::{LEASE, Node, SECRET, SharedLog};
 use person::{Person, connect, id_of, names};
-use serde_json::json;
+use serde_json::{Value, json};
 use socialhub_tests::support::{client::fresh_name, eventually, free_port, servers};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::kafka::own_servers::OwnServers;
 
 /// A prefix nobody else uses.
 fn prefix() -> String {
@@ -28,23 +32,24 @@ fn prefix() -> String {
 
 /// Several instances that share a log and a Redis.
 struct Cluster {
-    log: Arc<SharedLog>,
+    // Ended before the log is.
+    nodes: Vec<Node>,
+    log: SharedLog,
     redis: String,
     prefix: String,
-    nodes: Vec<Node>,
 }
 
 impl Cluster {
-    async fn start(count: usize) -> Self {
-        Self::start_on(servers::redis_url(), count).await
+    async fn start(log: SharedLog, count: usize) -> Self {
+        Self::start_on(log, servers::redis_url(), count).await
     }
 
-    async fn start_on(redis: String, count: usize) -> Self {
+    async fn start_on(log: SharedLog, redis: String, count: usize) -> Self {
         let mut cluster = Self {
-            log: Arc::default(),
+            nodes: Vec::new(),
+            log,
             redis,
             prefix: prefix(),
-            nodes: Vec::new(),
         };
         for _ in 0..count {
             let node = Node::start(&cluster.log, &cluster.redis, &cluster.prefix).await;
@@ -55,6 +60,14 @@ impl Cluster {
 
     async fn join(&self, node: usize, n: u64, room: &str) -> Person {
         Person::join(self.nodes[node].address, n, room, None).await
+    }
+
+    /// Fails unless the log keeps what somebody was shown of their room from its beginning.
+    async fn keeps(&self, person: &Person) {
+        let kept = self.log.kept(&person.room).await;
+        let kept: Vec<_> = kept.iter().map(|message| json!(message)).collect();
+        let (shown, who) = (person.messages(), &person.name);
+        assert_eq!(shown, kept, "what {who} was shown, and what is kept");
     }
 
     /// Waits until what is said on each instance is heard on the others by hint.
@@ -136,28 +149,57 @@ impl Drop for Redis {
 struct Talk {
     people: Vec<Arc<Person>>,
     over: Arc<AtomicBool>,
-    speaking: Vec<tokio::task::JoinHandle<()>>,
+    refused: Arc<AtomicU64>,
+    speaking: Vec<tokio::task::JoinHandle<Vec<String>>>,
 }
 
 impl Talk {
+    /// Nobody is ever refused.
     fn start(people: Vec<Person>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        Self::begin(people, false)
+    }
+
+    /// Whoever is refused says it again.
+    fn insisting(people: Vec<Person>) -> Self {
+        Self::begin(people, true)
+    }
+
+    fn begin(people: Vec<Person>, insist: bool) -> Self {
+        let (over, refused) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let people: Vec<Arc<Person>> = people.into_iter().map(Arc::new).collect();
         let speak = |person: &Arc<Person>| {
-            let (person, over) = (person.clone(), over.clone());
+            let (person, over, refused) = (person.clone(), over.clone(), Arc::clone(&refused));
             tokio::spawn(async move {
+                let mut said = Vec::new();
                 while !over.load(Ordering::Relaxed) {
-                    person.say_surely("hello", None).await;
+                    let text = format!("{} says {}", person.name, said.len());
+                    if insist {
+                        person.insist(&text, &text, &refused).await;
+                    } else {
+                        person.say_surely(&text, None).await;
+                    }
+                    said.push(text);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
+                said
             })
         };
         let speaking = people.iter().map(speak).collect();
         Self {
             people,
             over,
+            refused,
             speaking,
         }
+    }
+
+    /// Waits until somebody is refused once more.
+    async fn is_refused(&self) {
+        let before = self.refused.load(Ordering::Relaxed);
+        eventually("somebody is refused", async || {
+            (self.refused.load(Ordering::Relaxed) > before).then_some(())
+        })
+        .await;
     }
 
     fn last_seqs(&self) -> Vec<u64> {
@@ -171,24 +213,72 @@ impl Talk {
         }
     }
 
-    /// Ends it, and checks that everybody saw all of their room, once and in order.
-    async fn end(mut self) {
+    /// Ends it, and checks that everybody saw all that was said in their room, once and in order, and that it is kept as
+    /// they saw it.
+    async fn end(mut self, cluster: &Cluster) {
         self.over.store(true, Ordering::Relaxed);
-        for speaker in self.speaking.drain(..) {
-            speaker.await.unwrap();
+        let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (person, speaker) in self.people.iter().zip(self.speaking.drain(..)) {
+            let of_room = said.entry(&person.room).or_default();
+            of_room.extend(speaker.await.unwrap());
+        }
+        for texts in said.values_mut() {
+            texts.sort();
         }
         for person in &self.people {
-            let others = self.people.iter().filter(|other| other.room == person.room);
-            let said = others.filter_map(|other| other.last_ack()).max();
-            person.has_seen(said.unwrap()).await;
-            person.check(0, said.unwrap());
+            let said = &said[&*person.room];
+            let count = said.len() as u64;
+            person.has_seen(count).await;
+            person.check(0, count);
+            cluster.keeps(person).await;
+            let mut seen: Vec<String> = person.messages().iter().map(text).collect();
+            seen.sort();
+            assert!(
+                seen == *said,
+                "{} saw other things than were said",
+                person.name
+            );
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn everybody_sees_every_message_once_in_one_order() {
-    let cluster = Cluster::start(3).await;
+/// What a message says.
+fn text(message: &Value) -> String {
+    message["message"].as_str().unwrap().to_owned()
+}
+
+/// Stamps a test for each case and log.
+macro_rules! over {
+    (@stamp $log:expr; $($case:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case($log).await;
+            }
+        )+
+    };
+    ($($name:ident => $log:expr);+ $(;)?) => {
+        $(
+            mod $name {
+                use super::*;
+
+                over!(@stamp $log;
+                    everybody_sees_every_message_once_in_one_order,
+                    redis_killed_and_stopped_under_load_costs_nobody_a_message,
+                    who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing,
+                    what_a_killed_instance_left_open_is_said_again_elsewhere_and_there_once,
+                    hints_that_are_lost_are_made_up_for,
+                    a_message_sent_again_to_another_instance_is_sent_once,
+                );
+            }
+        )+
+    };
+}
+
+over!(memory => SharedLog::memory(); postgres => SharedLog::postgres().await);
+
+async fn everybody_sees_every_message_once_in_one_order(log: SharedLog) {
+    let cluster = Cluster::start(log, 3).await;
     cluster.is_connected().await;
     let mut people = Vec::new();
     for n in 0..24 {
@@ -221,10 +311,9 @@ async fn everybody_sees_every_message_once_in_one_order() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn redis_killed_and_stopped_under_load_costs_nobody_a_message() {
+async fn redis_killed_and_stopped_under_load_costs_nobody_a_message(log: SharedLog) {
     let mut redis = Redis::start();
-    let cluster = Cluster::start_on(redis.url(), 2).await;
+    let cluster = Cluster::start_on(log, redis.url(), 2).await;
     cluster.is_connected().await;
     let mut people = Vec::new();
     for n in 0..8 {
@@ -252,12 +341,11 @@ async fn redis_killed_and_stopped_under_load_costs_nobody_a_message() {
     first.sees_present(&everybody).await;
     second.sees_present(&everybody).await;
     talk.goes_on(20).await;
-    talk.end().await;
+    talk.end(&cluster).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing() {
-    let mut cluster = Cluster::start(3).await;
+async fn who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing(log: SharedLog) {
+    let mut cluster = Cluster::start(log, 3).await;
     cluster.is_connected().await;
     let mut staying = Vec::new();
     for n in 0..2 {
@@ -287,12 +375,90 @@ async fn who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing() {
     staying.sees_present(&everybody[..3]).await;
     assert!(killed.elapsed() < LEASE * 5, "{:?}", killed.elapsed());
     drop(lost);
-    talk.end().await;
+    talk.end(&cluster).await;
+}
+
+/// Says one thing after the other, each under a name of its own, many before they are answered, until nobody listens any
+/// more; each with its acknowledgement's name. So some are on every part of their way at any moment.
+async fn speaks_until_cut_off(person: Arc<Person>) -> Vec<(String, String)> {
+    let mut said: Vec<(String, String)> = Vec::new();
+    while !person.is_cut_off() {
+        while said.len() - person.acked().len() < 50 {
+            let text = format!("message {}", said.len());
+            let Some(ack) = person.say_as(&text, &text) else {
+                return said;
+            };
+            said.push((text, ack));
+        }
+        // Between two looks at how many are open.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    said
+}
+
+/// Whoever has no answer says it again: what was stored before the kill and what was not are told apart by its name.
+async fn what_a_killed_instance_left_open_is_said_again_elsewhere_and_there_once(log: SharedLog) {
+    let mut cluster = Cluster::start(log, 2).await;
+    cluster.is_connected().await;
+    let witness = cluster.join(0, 0, "room").await;
+    let cut_off = Arc::new(cluster.join(1, 1, "room").await);
+    let speaking = tokio::spawn(speaks_until_cut_off(cut_off.clone()));
+    witness.has_seen(200).await;
+    cluster.nodes[1].kill();
+    let said = speaking.await.unwrap();
+    let back = cluster.join(0, 1, "room").await;
+    for (text, _) in &said {
+        back.say_as(text, text).unwrap();
+    }
+    let count = said.len() as u64;
+    eventually("all of it is acknowledged", async || {
+        (back.acked().len() == said.len()).then_some(())
+    })
+    .await;
+    witness.has_seen(count).await;
+    witness.check(0, count);
+    cluster.keeps(&witness).await;
+    let mut seen: Vec<String> = witness.messages().iter().map(text).collect();
+    for (text, ack) in &said {
+        // What was acknowledged before the kill stands where it was said to.
+        let told = cut_off
+            .heard(ack)
+            .into_iter()
+            .find_map(|it| it["seq"].as_u64());
+        assert!(told.is_none_or(|seq| seen[seq as usize - 1] == *text));
+    }
+    let mut texts: Vec<String> = said.into_iter().map(|(text, _)| text).collect();
+    seen.sort();
+    texts.sort();
+    assert_eq!(seen, texts, "what was seen, and what was said");
+}
+
+/// What was acknowledged is there for good, and what was refused is there once when it was said again.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_killed_under_load_costs_nobody_a_message() {
+    let servers = OwnServers::up();
+    let log = SharedLog::in_database(&servers.setting("DATABASE_URL")).await;
+    let cluster = Cluster::start(log, 2).await;
+    cluster.is_connected().await;
+    let mut people = Vec::new();
+    for n in 0..8 {
+        let room = format!("room{}", n / 4);
+        people.push(cluster.join(n as usize % 2, n, &room).await);
+    }
+    let talk = Talk::insisting(people);
+    for _ in 0..2 {
+        talk.goes_on(30).await;
+        servers.kill("postgres");
+        talk.is_refused().await;
+        servers.start("postgres");
+    }
+    talk.goes_on(30).await;
+    talk.end(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_and_signs_cross_instances() {
-    let mut cluster = Cluster::start(2).await;
+    let mut cluster = Cluster::start(SharedLog::memory(), 2).await;
     cluster.is_connected().await;
     let ann = cluster.join(0, 0, "room").await;
     let bob = cluster.join(1, 1, "room").await;
@@ -333,9 +499,8 @@ async fn people_and_signs_cross_instances() {
     carl.sees_present(&["person2"]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hints_that_are_lost_are_made_up_for() {
-    let mut cluster = Cluster::start(0).await;
+async fn hints_that_are_lost_are_made_up_for(log: SharedLog) {
+    let mut cluster = Cluster::start(log, 0).await;
     for _ in 0..3 {
         let node = Node::start_lossy(&cluster.log, &cluster.redis, &cluster.prefix).await;
         cluster.nodes.push(node);
@@ -347,7 +512,7 @@ async fn hints_that_are_lost_are_made_up_for() {
     }
     let talk = Talk::start(people);
     talk.goes_on(300).await;
-    talk.end().await;
+    talk.end(&cluster).await;
     // Also when nothing comes after it that would show the hole.
     let (ann, bob) = (
         cluster.join(0, 0, "quiet").await,
@@ -360,9 +525,8 @@ async fn hints_that_are_lost_are_made_up_for() {
     bob.check(0, 4);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_sent_again_to_another_instance_is_sent_once() {
-    let cluster = Cluster::start(2).await;
+async fn a_message_sent_again_to_another_instance_is_sent_once(log: SharedLog) {
+    let cluster = Cluster::start(log, 2).await;
     cluster.is_connected().await;
     let (a, b) = (
         cluster.join(0, 0, "room").await,
@@ -379,7 +543,7 @@ async fn a_message_sent_again_to_another_instance_is_sent_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_have_their_room_on_two_instances() {
-    let cluster = Cluster::start(2).await;
+    let cluster = Cluster::start(SharedLog::memory(), 2).await;
     cluster.is_connected().await;
     let room = format!("dm:{}:{}", id_of(0), id_of(1));
     let (ann, bob) = (
@@ -395,7 +559,7 @@ async fn two_people_have_their_room_on_two_instances() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateways_word_admits_only_with_its_secret() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start(SharedLog::memory(), 1).await;
     let node = cluster.nodes[0].address;
     let payload = json!({ "id": Uuid::from_u128(5), "username": "gate" }).to_string();
     let word = |secret: &str| {

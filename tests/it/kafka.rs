@@ -1,6 +1,7 @@
 //! Relay and projectors on a real Kafka.
 
 mod broker_away;
+pub(crate) mod own_servers;
 mod projector;
 mod relay;
 #[expect(dead_code, reason = "the test of the projections uses more of it")]

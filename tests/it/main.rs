@@ -32,6 +32,7 @@ mod postgres_stress;
 mod program;
 mod realign;
 mod redis_stores;
+mod relay_processes;
 mod replay;
 mod smtp;
 mod social;

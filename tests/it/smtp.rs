@@ -1,4 +1,6 @@
-//! Mail through a server that speaks SMTP.
+//! Mail through a server that speaks SMTP: one in this process, which can be told to refuse, and one that others wrote.
+
+mod real_server;
 
 use std::time::{Duration, Instant};
 

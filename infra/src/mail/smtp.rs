@@ -1,6 +1,6 @@
 //! Mail through a mail server.
 
-use std::time::Duration;
+use std::{error::Error as _, io, time::Duration};
 
 use async_trait::async_trait;
 use lettre::{
@@ -106,12 +106,31 @@ impl Mailer for SmtpMailer {
 
 /// What went wrong. Not in the server's words, which may quote the address.
 fn failure(error: &smtp::Error) -> String {
+    if let Some(trouble) = tls_trouble(error) {
+        return format!("there is no TLS with the mail server: {trouble}");
+    }
     match error.status() {
         Some(code) => format!("the mail server refused the mail with code {code}"),
         None if error.is_timeout() => "the mail server does not answer".to_owned(),
         None if error.is_tls() => "the mail server offers no TLS that can be used".to_owned(),
         None => "the mail server cannot be reached".to_owned(),
     }
+}
+
+/// What was wrong with the server's TLS, if that was it: a certificate that is not trusted, for example. A handshake that
+/// fails comes as a connection that could not be made.
+fn tls_trouble(error: &smtp::Error) -> Option<&rustls::Error> {
+    let mut cause = error.source();
+    while let Some(at) = cause {
+        // What such an error wraps is none of its sources.
+        let wrapped = at.downcast_ref().and_then(io::Error::get_ref);
+        let found = wrapped.and_then(|wrapped| wrapped.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        cause = at.source();
+    }
+    None
 }
 
 #[cfg(test)]

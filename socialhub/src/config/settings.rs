@@ -141,7 +141,7 @@ pub struct Settings {
     )]
     pub analytics_flush_seconds: Option<u64>,
 
-    /// Mail server, `smtp://user:password@host:port` or `smtps://…` [default: files in DATA_DIR/mail]
+    /// Mail server, `smtps://user:password@host:port`, `smtp+starttls://…` or, unencrypted, `smtp://…` [default: files in DATA_DIR/mail]
     #[arg(
         long,
         env = "SMTP_URL",

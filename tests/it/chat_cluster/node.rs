@@ -12,13 +12,17 @@ use std::{
 use async_trait::async_trait;
 use axum::serve::ListenerExt;
 use socialhub_chat::{
-    Appended, Chat, ChatBus, ChatDeps, ChatLimits, ChatLog, ChatLogError, ChatUser, Frame, History,
-    HistoryQuery, Inbox, MemoryChatLog, NewMessage, RoomId, Sign, TokenCheck,
+    Appended, Chat, ChatBus, ChatDeps, ChatLimits, ChatLog, ChatLogError, ChatUser, Direction,
+    Frame, History, HistoryQuery, Inbox, MemoryChatLog, Message, NewMessage, RoomId, Sign,
+    TokenCheck,
 };
+use socialhub_domain::UserId;
 use socialhub_infra::{
     clock::{RandomIds, SystemClock},
+    postgres::chat_log::PgChatLog,
     redis_chat::RedisBus,
 };
+use socialhub_tests::support::postgres::Database;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 /// How long a killed instance's people stay.
@@ -26,16 +30,111 @@ pub const LEASE: Duration = Duration::from_secs(2);
 /// What a gateway would prove itself with.
 pub const SECRET: &str = "between us";
 
-/// A log that takes a moment, before and after it commits, so that instances learn of each other's messages in any order.
-#[derive(Default)]
+/// The log that all instances of a cluster share.
 pub struct SharedLog {
-    inner: MemoryChatLog,
-    turns: AtomicU64,
+    place: Place,
     /// Reads of a room so far.
-    pub reads: AtomicU64,
+    pub reads: Arc<AtomicU64>,
+    _database: Option<Database>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Memory(Arc<SlowLog>),
+    /// Its address.
+    Postgres(String),
 }
 
 impl SharedLog {
+    /// In the memory of this process.
+    pub fn memory() -> Self {
+        Self::at(Place::Memory(Arc::default()))
+    }
+
+    /// In a fresh database, to which each instance makes its own connections, as processes do.
+    pub async fn postgres() -> Self {
+        let database = Database::create().await;
+        let log = Self::in_database(database.url()).await;
+        Self {
+            _database: Some(database),
+            ..log
+        }
+    }
+
+    /// In a database that is the test's to end.
+    pub async fn in_database(url: &str) -> Self {
+        PgChatLog::migrate(url).await.unwrap();
+        Self::at(Place::Postgres(url.to_owned()))
+    }
+
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            reads: Arc::default(),
+            _database: None,
+        }
+    }
+
+    /// Opens it for one instance, in whose runtime this is called.
+    fn open(&self) -> impl Future<Output = Arc<dyn ChatLog>> + Send + 'static {
+        let (place, reads) = (self.place.clone(), self.reads.clone());
+        async move {
+            let inner: Arc<dyn ChatLog> = match place {
+                Place::Memory(log) => log,
+                Place::Postgres(url) => Arc::new(PgChatLog::connect(&url).await.unwrap()),
+            };
+            Arc::new(CountedLog { inner, reads }) as Arc<dyn ChatLog>
+        }
+    }
+
+    /// What is kept of a room, as somebody finds it who comes after all.
+    pub async fn kept(&self, room: &str) -> Vec<Message> {
+        let query = HistoryQuery {
+            after: 0,
+            before: None,
+            direction: Direction::Oldest,
+            limit: 1_000_000,
+        };
+        let room = RoomId::parse(room).unwrap();
+        self.open().await.read(&room, query).await.unwrap().messages
+    }
+}
+
+/// A log that counts what it is asked.
+struct CountedLog {
+    inner: Arc<dyn ChatLog>,
+    reads: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl ChatLog for CountedLog {
+    async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
+        self.inner.append(batch).await
+    }
+
+    async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner.read(room, query).await
+    }
+
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
+        self.inner.erase(user).await
+    }
+
+    async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
+        self.inner.last_seqs(rooms).await
+    }
+}
+
+/// A log in memory that takes a moment, before and after it commits, so that instances learn of each other's messages in
+/// any order.
+#[derive(Default)]
+struct SlowLog {
+    inner: MemoryChatLog,
+    turns: AtomicU64,
+}
+
+impl SlowLog {
     async fn dawdle(&self) {
         let turn = self.turns.fetch_add(7, Ordering::Relaxed) % 4;
         tokio::time::sleep(Duration::from_millis(turn)).await;
@@ -43,7 +142,7 @@ impl SharedLog {
 }
 
 #[async_trait]
-impl ChatLog for SharedLog {
+impl ChatLog for SlowLog {
     async fn append(&self, batch: Vec<NewMessage>) -> Result<Vec<Appended>, ChatLogError> {
         self.dawdle().await;
         let outcome = self.inner.append(batch).await;
@@ -52,11 +151,10 @@ impl ChatLog for SharedLog {
     }
 
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
         self.inner.read(room, query).await
     }
 
-    async fn erase(&self, user: socialhub_domain::UserId) -> Result<(), ChatLogError> {
+    async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
         self.inner.erase(user).await
     }
 
@@ -108,15 +206,15 @@ pub struct Node {
 }
 
 impl Node {
-    pub async fn start(log: &Arc<SharedLog>, redis: &str, prefix: &str) -> Self {
+    pub async fn start(log: &SharedLog, redis: &str, prefix: &str) -> Self {
         Self::start_with(log, redis, prefix, false).await
     }
 
-    pub async fn start_lossy(log: &Arc<SharedLog>, redis: &str, prefix: &str) -> Self {
+    pub async fn start_lossy(log: &SharedLog, redis: &str, prefix: &str) -> Self {
         Self::start_with(log, redis, prefix, true).await
     }
 
-    async fn start_with(log: &Arc<SharedLog>, redis: &str, prefix: &str, lossy: bool) -> Self {
+    async fn start_with(log: &SharedLog, redis: &str, prefix: &str, lossy: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -131,8 +229,9 @@ impl Node {
         } else {
             presence.clone()
         };
-        let deps = ChatDeps {
-            log: log.clone(),
+        let log = log.open();
+        let deps = |log| ChatDeps {
+            log,
             tokens: Arc::new(Anybody),
             bus,
             presence,
@@ -142,7 +241,7 @@ impl Node {
             limits: ChatLimits::default(),
         };
         let serving = runtime.spawn(async move {
-            let chat = Chat::start(deps);
+            let chat = Chat::start(deps(log.await));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());

@@ -134,11 +134,16 @@ impl Person {
 
     /// Emits an event and waits for its acknowledgement.
     pub async fn ask(&self, event: &str, payload: Value) -> Value {
+        let name = self.begin_to_ask(event, &payload).unwrap();
+        self.first(&name).await
+    }
+
+    /// Emits an event that is to be acknowledged; the acknowledgement's name. Nothing when nobody listens any more.
+    fn begin_to_ask(&self, event: &str, payload: &Value) -> Option<String> {
         let ack = self.acks.fetch_add(1, Ordering::Relaxed);
         let packet = json!([event, payload]);
-        self.out.send(format!("42{ack}{packet}")).unwrap();
-        let name = format!("ack{ack}");
-        self.first(&name).await
+        self.out.send(format!("42{ack}{packet}")).ok()?;
+        Some(format!("ack{ack}"))
     }
 
     /// Emits an event.
@@ -162,6 +167,32 @@ impl Person {
         ack["seq"].as_u64().unwrap_or_else(|| panic!("{ack}"))
     }
 
+    /// Says something in the room until it is stored, under a name, so that it is stored once; counts how often that was
+    /// refused.
+    pub async fn insist(&self, message: &str, client_id: &str, refused: &AtomicU64) {
+        loop {
+            let asked = self.say_as(message, client_id).unwrap();
+            let ack = self.first(&asked).await;
+            if ack["ok"] == true {
+                return;
+            }
+            assert_eq!(ack["error"]["status"], 503, "{ack}");
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says something in the room under a name of its own, and does not wait for the acknowledgement, whose name this
+    /// answers; nothing when nobody listens any more.
+    pub fn say_as(&self, message: &str, client_id: &str) -> Option<String> {
+        let payload = json!({ "roomId": self.room, "message": message, "clientId": client_id });
+        self.begin_to_ask("send_message", &payload)
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_cut_off(&self) -> bool {
+        self.out.is_closed()
+    }
+
     /// All that came of one event.
     pub fn heard(&self, event: &str) -> Vec<Value> {
         let events = self.events.lock().unwrap();
@@ -175,17 +206,22 @@ impl Person {
         eventually(&what, || async { self.heard(event).into_iter().next() }).await
     }
 
-    /// The `seq`s of all messages shown, history and live, in the order they came.
-    pub fn seqs(&self) -> Vec<u64> {
-        let mut seqs = Vec::new();
+    /// All messages shown, history and live, in the order they came.
+    pub fn messages(&self) -> Vec<Value> {
+        let mut messages = Vec::new();
         for (event, body) in self.events.lock().unwrap().iter() {
             match event.as_str() {
-                "message_history" => seqs.extend(body.as_array().unwrap().iter().map(seq)),
-                "new_message" => seqs.push(seq(body)),
+                "message_history" => messages.extend(body.as_array().unwrap().iter().cloned()),
+                "new_message" => messages.push(body.clone()),
                 _ => {}
             }
         }
-        seqs
+        messages
+    }
+
+    /// The `seq`s of all messages shown, in the order they came.
+    pub fn seqs(&self) -> Vec<u64> {
+        self.messages().iter().map(seq).collect()
     }
 
     /// The last `seq` shown; 0 when there was none.
@@ -193,11 +229,11 @@ impl Person {
         self.seqs().last().copied().unwrap_or(0)
     }
 
-    /// The greatest `seq` that was acknowledged to them.
-    pub fn last_ack(&self) -> Option<u64> {
+    /// The `seq`s of the messages that were acknowledged to them.
+    pub fn acked(&self) -> Vec<u64> {
         let events = self.events.lock().unwrap();
         let acks = events.iter().filter(|(name, _)| name.starts_with("ack"));
-        acks.filter_map(|(_, body)| body["seq"].as_u64()).max()
+        acks.filter_map(|(_, body)| body["seq"].as_u64()).collect()
     }
 
     /// Waits until the room was seen up to here.
