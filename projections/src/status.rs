@@ -64,6 +64,9 @@ pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier
     behind.unwrap_or(frontier.position).max(log)
 }
 
+/// What is wrong with a part that has not come to its work yet. It is no error of it afterwards.
+pub const STARTING: &str = "is starting";
+
 /// A model that has had work for this long and has not moved is known to be stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 

@@ -123,7 +123,7 @@ impl Subject for Place {
 read_model_contract!(many_writers: counters => Place::new(&redis_url()));
 
 fn field(row: Option<&ModelRow>, name: &str) -> u64 {
-    let value = row.map_or(0, |row| row.value[name].as_i64().unwrap());
+    let value = row.map_or(0, |row| row.value.read()[name].as_i64().unwrap());
     u64::try_from(value).unwrap_or(0)
 }
 
@@ -156,7 +156,12 @@ async fn check_reader(reader: &dyn CounterReader, rows: &[ModelRow]) {
     }
     let mut ranked: Vec<(f64, PostId)> = rows
         .iter()
-        .filter_map(|row| Some((row.value["log2Score"].as_f64()?, row.key.parse().unwrap())))
+        .filter_map(|row| {
+            Some((
+                row.value.read()["log2Score"].as_f64()?,
+                row.key.parse().unwrap(),
+            ))
+        })
         .collect();
     ranked.sort_by(|a, b| b.partial_cmp(a).unwrap());
     for limit in [1, 3, 50] {

@@ -38,7 +38,13 @@ impl Bench {
     /// `row` says where it is looked: in a follower's feed, in the author's notifications, or at a post's count.
     pub(super) async fn visible(&self, row: Row) -> Result<Found, BenchError> {
         // People of their own: nobody's posts but the author's come into the follower's feed, whatever ran before.
-        let prefix = format!("{}-{row:?}", self.prefix).to_lowercase();
+        // A name has thirty letters at most.
+        let place = match row {
+            Row::VisibleNotification => "vn",
+            Row::VisibleCount => "vc",
+            _ => "vf",
+        };
+        let prefix = format!("{}-{place}", self.prefix);
         let own = sign_up(&self.target, &prefix, 3).await?;
         let [author, follower, reader] = own.as_slice() else {
             return Err(BenchError::Usage("it needs three people".to_owned()));

@@ -186,16 +186,25 @@ impl Found {
             }
             Err(error) => self.note(Err(error)),
         }
-        let peer = peers::plain_inserts(&args.mongodb_url).await;
-        if let Ok(peer) = &peer {
-            let notifications = ["project notifications", "rebuild notifications"];
-            for ours in &mut self.stages {
-                if notifications.contains(&ours.stage.as_str()) {
+        let documents = async {
+            let documents = peers::documents(&args.mongodb_url).await?;
+            Ok::<_, BenchError>((documents, peers::plain_inserts(&args.mongodb_url).await?))
+        };
+        match documents.await {
+            Ok((documents, peer)) => {
+                let seconds = self.seconds_of("rebuild notifications");
+                self.stages.extend(seconds.map(|seconds| {
+                    let stage = "rebuild notifications, its documents";
+                    Measured::new(stage, "documents", documents, seconds)
+                }));
+                let ours = self.stages.iter_mut();
+                for ours in ours.filter(|ours| ours.stage.contains(" notifications")) {
                     ours.ratio = Some(ours.per_second / peer.per_second);
                 }
+                self.stages.push(peer);
             }
+            Err(error) => self.note(Err(error)),
         }
-        self.note(peer);
     }
 }
 
@@ -259,7 +268,8 @@ async fn work_off(
     head: Position,
 ) -> Result<Measured, BenchError> {
     let (mut process, target) = start(binary, role, settings)?;
-    let mut moved = Instant::now();
+    let started = Instant::now();
+    let mut moved = started;
     let (mut first, mut last): (Option<(Instant, Position)>, Position) = (None, 0);
     let mut peak_mib = 0.0;
     loop {
@@ -270,7 +280,12 @@ async fn work_off(
         let now = position(&target, metric).await.unwrap_or(0);
         if now > last {
             (moved, last) = (Instant::now(), now);
-            first.get_or_insert((moved, now));
+            // Whoever has come to the end before it was looked at first is measured from its start on.
+            first.get_or_insert(if now >= head {
+                (started, 0)
+            } else {
+                (moved, now)
+            });
         }
         if let Some((begin, from)) = first.filter(|_| now >= head) {
             let seconds = begin.elapsed().as_secs_f64();
@@ -345,7 +360,7 @@ async fn verify(binary: &Path, model: &str, head: Position) -> Result<Measured, 
 async fn copy(args: &StagesArgs, head: Position, found: &mut Found) -> Result<(), BenchError> {
     let folder = tempfile::tempdir()?;
     let place = folder.path().join("export").display().to_string();
-    let (ran, _) = run(&args.binary, &["replay", "export", &place], &[]).await?;
+    let (ran, _) = run(&args.binary, &["replay", "export", &place, "--all"], &[]).await?;
     found.stages.push(Measured::events("export", head, &ran));
     let beside = peers::Beside::make(&args.database_url).await?;
     let settings = [("DATABASE_URL", beside.url.clone())];

@@ -147,16 +147,39 @@ pub(super) async fn plain_inserts(url: &str) -> Result<Measured, BenchError> {
     ))
 }
 
-async fn newest(database: &Database) -> Result<Collection<Document>, BenchError> {
+/// The number of the newest generation.
+async fn newest_number(database: &Database) -> Result<u32, BenchError> {
     let names = database.list_collection_names().await.map_err(usage)?;
     let numbers = names.iter().filter_map(|name| {
         let number = name.strip_prefix("notifications_")?;
         number.parse::<u32>().ok()
     });
-    let newest = numbers
+    numbers
         .max()
-        .ok_or_else(|| usage("there are no notifications to compare with"))?;
+        .ok_or_else(|| usage("there are no notifications to compare with"))
+}
+
+async fn newest(database: &Database) -> Result<Collection<Document>, BenchError> {
+    let newest = newest_number(database).await?;
     Ok(database.collection(&format!("notifications_{newest}")))
+}
+
+/// How many documents of all kinds the newest generation of the notifications has.
+///
+/// # Errors
+/// When the server does not answer, or there is no generation.
+pub(super) async fn documents(url: &str) -> Result<u64, BenchError> {
+    let database = documents::database(url).await.map_err(usage)?;
+    let ending = format!("_{}", newest_number(&database).await?);
+    let mut found = 0;
+    for name in database.list_collection_names().await.map_err(usage)? {
+        if name.ends_with(&ending) {
+            let collection = database.collection::<Document>(&name);
+            let count = collection.count_documents(doc! {}).await;
+            found += count.map_err(usage)?;
+        }
+    }
+    Ok(found)
 }
 
 /// A database beside the log's that is empty, for an import.

@@ -122,7 +122,8 @@ impl SqliteModel for SqliteToy {
                 Ok(ModelRow {
                     table: "tally",
                     key: row.get(0)?,
-                    value: json!({ "n": row.get::<_, i64>(1)?, "last": row.get::<_, String>(2)? }),
+                    value: json!({ "n": row.get::<_, i64>(1)?, "last": row.get::<_, String>(2)? })
+                        .into(),
                     position: row.get::<_, i64>(3)? as u64,
                 })
             })?
@@ -153,7 +154,7 @@ impl ModelFold for ToyFold {
             .map(|(key, (n, last, position))| ModelRow {
                 table: "tally",
                 key,
-                value: json!({ "n": n, "last": last }),
+                value: json!({ "n": n, "last": last }).into(),
                 position,
             })
             .collect()

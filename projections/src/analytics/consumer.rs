@@ -30,6 +30,7 @@ use crate::{
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
     },
+    status::STARTING,
     store::{GenerationId, Source},
 };
 
@@ -55,7 +56,7 @@ impl AnalyticsStatus {
     fn new(limits: &Limits) -> Self {
         Self {
             patience: limits.age + SLACK,
-            trouble: Mutex::new(Some("is starting".to_owned())),
+            trouble: Mutex::new(Some(STARTING.to_owned())),
             waiting: Mutex::default(),
         }
     }

@@ -103,14 +103,15 @@ impl ModelFold for CounterFold {
                 "followers": person.followers.len(),
                 "following": person.following.len(),
                 "posts": person.posts.len(),
-            }),
+            })
+            .into(),
             position: person.position,
         });
         let posts = self.posts.into_iter().map(|(id, post)| ModelRow {
             table: "post",
             key: id.to_string(),
             position: post.position,
-            value: post.into_value(),
+            value: post.into_value().into(),
         });
         let mut rows: Vec<_> = people.chain(posts).collect();
         rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));

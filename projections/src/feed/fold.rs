@@ -5,7 +5,7 @@
 //! each post in a home feed). A store adds `horizon` (how far down a person's timeline is complete) and `merged` (whose posts are
 //! merged into a feed when it is read), which say which timeline rows it need not have.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Value, json};
 use socialhub_domain::{
@@ -249,7 +249,8 @@ impl FeedFold {
             value: json!({
                 "username": person.username, "name": person.name, "bio": person.bio,
                 "avatar": person.avatar, "createdAt": person.created_at,
-            }),
+            })
+            .into(),
             position: person.position,
         })
     }
@@ -268,7 +269,8 @@ impl FeedFold {
             ModelRow {
                 table: "tally",
                 key: id.to_string(),
-                value: json!({ "followers": followers, "following": following, "posts": posts }),
+                value: json!({ "followers": followers, "following": following, "posts": posts })
+                    .into(),
                 position: *position,
             }
         })
@@ -284,7 +286,8 @@ impl FeedFold {
                     "active": follow.since.is_some(),
                     "since": follow.since.map(|(position, _)| position),
                     "followedAt": follow.since.map(|(_, at)| at),
-                }),
+                })
+                .into(),
                 position: follow.position,
             })
     }
@@ -300,7 +303,9 @@ impl FeedFold {
         self.posts.iter().map(move |(id, post)| ModelRow {
             table: "post",
             key: id.to_string(),
-            value: self.post_value(post, counts.get(id).copied().unwrap_or_default()),
+            value: self
+                .post_value(post, counts.get(id).copied().unwrap_or_default())
+                .into(),
             position: post.position,
         })
     }
@@ -309,7 +314,7 @@ impl FeedFold {
         self.likes.iter().map(|((post, user), like)| ModelRow {
             table: "like",
             key: format!("{post}/{user}"),
-            value: json!({ "active": like.active }),
+            value: json!({ "active": like.active }).into(),
             position: like.position,
         })
     }
@@ -328,7 +333,8 @@ impl FeedFold {
                         "text": shown(&data.comment), "createdAt": data.timestamp,
                         "created": position,
                     })
-                }),
+                })
+                .into(),
             position: comment.position,
         })
     }
@@ -337,7 +343,7 @@ impl FeedFold {
         self.erased.iter().map(|(id, position)| ModelRow {
             table: "erased",
             key: id.to_string(),
-            value: json!({}),
+            value: json!({}).into(),
             position: *position,
         })
     }
@@ -370,7 +376,7 @@ impl FeedFold {
             let row = |follower: &UserId| ModelRow {
                 table: TIMELINE,
                 key: timeline_key(*follower, position),
-                value: timeline_value(post.post_id, post.user_id),
+                value: timeline_value(post.post_id, post.user_id).into(),
                 position,
             };
             let readers = followers.get(&post.user_id);
@@ -448,13 +454,13 @@ impl ModelFold for FeedFold {
         for row in found.iter_mut().filter(|row| row.table == MERGED) {
             row.position = self.followed_last(&row.key);
         }
-        let present: BTreeSet<String> = found
-            .iter()
-            .filter(|row| row.table == TIMELINE)
-            .map(|row| row.key.clone())
-            .collect();
         let mut expected = self.into_rows();
-        expected.retain(|row| present.contains(&row.key) || !optional.covers(row));
+        // Found rows are sorted.
+        let present = |row: &ModelRow| {
+            let place = |other: &ModelRow| (other.table, &other.key).cmp(&(row.table, &row.key));
+            found.binary_search_by(place).is_ok()
+        };
+        expected.retain(|row| row.table != TIMELINE || present(row) || !optional.covers(row));
         compare(expected, found)
     }
 }
@@ -472,7 +478,7 @@ impl Optional {
         let (mut horizons, mut merged) = (HashMap::new(), HashSet::new());
         found.retain(|row| match row.table {
             HORIZON => {
-                horizons.insert(row.key.clone(), row.value.as_u64().unwrap_or(0));
+                horizons.insert(row.key.clone(), row.value.read().as_u64().unwrap_or(0));
                 false
             }
             MERGED if follows.contains(&row.key) => {
@@ -484,13 +490,15 @@ impl Optional {
         Self { horizons, merged }
     }
 
+    /// Whether a row of a timeline is one of them.
     fn covers(&self, row: &ModelRow) -> bool {
-        if row.table != TIMELINE {
-            return false;
-        }
         let user = row.key.split('/').next().unwrap_or_default();
-        let author = row.value["author"].as_str().unwrap_or_default();
         let horizon = self.horizons.get(user).copied().unwrap_or(0);
-        row.position <= horizon || self.merged.contains(&format!("{user}/{author}"))
+        if row.position <= horizon {
+            return true;
+        }
+        let value = row.value.read();
+        let author = value["author"].as_str().unwrap_or_default();
+        self.merged.contains(&format!("{user}/{author}"))
     }
 }

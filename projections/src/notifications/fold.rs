@@ -163,13 +163,13 @@ impl ModelFold for NotificationFold {
         rows.extend(self.erased.iter().map(|(id, position)| ModelRow {
             table: "erased",
             key: id.to_string(),
-            value: json!({}),
+            value: json!({}).into(),
             position: *position,
         }));
         rows.extend(self.gone.iter().map(|(id, position)| ModelRow {
             table: "gone",
             key: id.to_string(),
-            value: json!({}),
+            value: json!({}).into(),
             position: *position,
         }));
         rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
@@ -203,7 +203,8 @@ impl NotificationFold {
                 key: id.to_string(),
                 value: json!({
                     "view": view, "position": position, "gone": gone, "removed": marks.removed,
-                }),
+                })
+                .into(),
                 position: marks.position.max(*position),
             });
         }
@@ -214,7 +215,7 @@ impl NotificationFold {
         rows.extend(waiting.map(|(id, marks)| ModelRow {
             table: "mark",
             key: id.to_string(),
-            value: json!({"read": marks.read, "removed": marks.removed}),
+            value: json!({"read": marks.read, "removed": marks.removed}).into(),
             position: marks.position,
         }));
         let people: HashSet<_> = unread
@@ -228,7 +229,7 @@ impl NotificationFold {
             (up_to > 0 || unread > 0).then(|| ModelRow {
                 table: "person",
                 key: user.to_string(),
-                value: json!({"unread": unread, "readUpTo": up_to}),
+                value: json!({"unread": unread, "readUpTo": up_to}).into(),
                 position: counted.get(&user).copied().unwrap_or_default(),
             })
         }));
@@ -240,7 +241,7 @@ impl NotificationFold {
             followers.iter().map(move |(follower, since)| ModelRow {
                 table: "wish",
                 key: format!("{author}/{follower}"),
-                value: json!({"since": since}),
+                value: json!({"since": since}).into(),
                 position: *since,
             })
         })

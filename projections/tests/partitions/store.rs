@@ -61,7 +61,7 @@ fn rows(tables: &BTreeMap<String, Vec<Position>>) -> Vec<ModelRow> {
     let row = |(key, positions): (&String, &Vec<Position>)| ModelRow {
         table: "person",
         key: key.clone(),
-        value: serde_json::json!(positions),
+        value: serde_json::json!(positions).into(),
         position: positions.last().copied().unwrap_or(0),
     };
     tables.iter().map(row).collect()

@@ -14,8 +14,12 @@ use socialhub_domain::{
 use socialhub_event_log::{EventLog, Position, RecordedEvent, RelayState, RelayStatus};
 use socialhub_infra::media::Media;
 use socialhub_projections::{
-    ModelPosition, PublicRecord, analytics::AnalyticsStatus, counters::CounterReader,
-    notifications::NotificationReader, reactor::Reactor, status::ProjectionStatus,
+    ModelPosition, PublicRecord,
+    analytics::AnalyticsStatus,
+    counters::CounterReader,
+    notifications::NotificationReader,
+    reactor::Reactor,
+    status::{ProjectionStatus, STARTING},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -151,9 +155,7 @@ impl Readiness for Workers {
         {
             parts.push(NotReady {
                 name: "relay".to_owned(),
-                reason: report
-                    .last_error
-                    .unwrap_or_else(|| "is starting".to_owned()),
+                reason: report.last_error.unwrap_or_else(|| STARTING.to_owned()),
             });
         }
         let analytics = self.analytics.as_ref();

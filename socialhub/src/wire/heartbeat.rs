@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use socialhub_api::Readiness;
 use socialhub_domain::Clock;
 use socialhub_event_log::{PartReport, ProcessReport, ProcessReports};
+use socialhub_projections::status::STARTING;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,7 @@ async fn look(
         };
         parts.insert(failing.name, report);
     }
+    parts.retain(|_, part| part.now || part.error != STARTING);
 }
 
 /// This machine's name, or a container's.

@@ -75,14 +75,14 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         rows.push(ModelRow {
             table: "notification",
             key: told.id.clone(),
-            value,
+            value: value.into(),
             position: position.max(marks.position),
         });
     }
     rows.extend(announced.into_values().map(|announcement| ModelRow {
         table: "announcement",
         key: announcement.post.clone(),
-        value: json!(announcement),
+        value: json!(announcement).into(),
         position: from_stored(announcement.position),
     }));
     rows.extend(marks.into_iter().map(|(id, marks)| {
@@ -91,7 +91,7 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
             table: "mark",
             key: id.to_owned(),
             // What waits for its notification must be found by it.
-            value: lacks_note(!there.contains(id) && !marks.noted, value),
+            value: lacks_note(!there.contains(id) && !marks.noted, value).into(),
             position: marks.position,
         }
     }));
@@ -114,7 +114,7 @@ fn take_fact<'f>(
         rows.push(ModelRow {
             table,
             key: about.to_owned(),
-            value: lacks_note(what == ERASED && !noted.contains(&*fact.id), json!({})),
+            value: lacks_note(what == ERASED && !noted.contains(&*fact.id), json!({})).into(),
             position,
         });
         return Ok(());
@@ -151,7 +151,7 @@ fn people(unread: &HashMap<&str, u64>, read_up_to: &HashMap<&str, Position>) -> 
         ModelRow {
             table: "person",
             key: user.to_owned(),
-            value: json!({"unread": unread, "readUpTo": up_to}),
+            value: json!({"unread": unread, "readUpTo": up_to}).into(),
             position: up_to,
         }
     });
@@ -175,7 +175,7 @@ fn standing(mut wishes: Vec<Wish>) -> impl Iterator<Item = ModelRow> {
         ModelRow {
             table: "wish",
             key: format!("{author}/{follower}"),
-            value: json!({ "since": since }),
+            value: json!({ "since": since }).into(),
             position: since,
         }
     })

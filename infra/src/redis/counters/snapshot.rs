@@ -115,7 +115,7 @@ fn row(table: &'static str, id: Uuid, value: serde_json::Value, position: Positi
     ModelRow {
         table,
         key: id.to_string(),
-        value,
+        value: value.into(),
         position,
     }
 }

@@ -33,7 +33,8 @@ fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
             "followers": row.get::<_, i64>(1)?,
             "following": row.get::<_, i64>(2)?,
             "posts": row.get::<_, i64>(3)?,
-        }),
+        })
+        .into(),
         position: from_sql(row.get(4)?),
     })
 }
@@ -62,7 +63,7 @@ fn post(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
         table: "post",
         key: read_id(row, 0)?.to_string(),
-        value,
+        value: value.into(),
         position: from_sql(row.get(5)?),
     })
 }

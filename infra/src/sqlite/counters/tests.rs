@@ -86,7 +86,7 @@ fn naive_trending(rows: &[ModelRow]) -> Vec<TrendingPost> {
         .filter_map(|row| {
             Some(TrendingPost {
                 post_id: row.key.parse().unwrap(),
-                log2_score: row.value["log2Score"].as_f64()?,
+                log2_score: row.value.read()["log2Score"].as_f64()?,
             })
         })
         .collect();
@@ -105,8 +105,8 @@ async fn check_reader(model: &Model, rows: &[ModelRow]) {
             .iter()
             .find(|row| row.table == "post" && row.key == id.to_string());
         let expected = row.map_or(PostCounts::default(), |row| PostCounts {
-            likes: row.value["likes"].as_u64().unwrap(),
-            comments: row.value["comments"].as_u64().unwrap(),
+            likes: row.value.read()["likes"].as_u64().unwrap(),
+            comments: row.value.read()["comments"].as_u64().unwrap(),
         });
         assert_eq!(model.counts(id).await, expected);
     }
@@ -116,9 +116,9 @@ async fn check_reader(model: &Model, rows: &[ModelRow]) {
             .iter()
             .find(|row| row.table == "person" && row.key == id.to_string());
         let expected = row.map_or(PersonCounts::default(), |row| PersonCounts {
-            followers: row.value["followers"].as_u64().unwrap(),
-            following: row.value["following"].as_u64().unwrap(),
-            posts: row.value["posts"].as_u64().unwrap(),
+            followers: row.value.read()["followers"].as_u64().unwrap(),
+            following: row.value.read()["following"].as_u64().unwrap(),
+            posts: row.value.read()["posts"].as_u64().unwrap(),
         });
         assert_eq!(
             model.reader.person_counts(id).await.unwrap(),

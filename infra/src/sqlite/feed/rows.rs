@@ -81,7 +81,7 @@ fn model_row(table: &'static str, key: String, value: Value, position: i64) -> M
     ModelRow {
         table,
         key,
-        value,
+        value: value.into(),
         position: from_sql(position),
     }
 }

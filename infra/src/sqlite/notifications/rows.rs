@@ -52,7 +52,7 @@ fn bare(table: &'static str, row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
         table,
         key: read_id(row, 0)?.to_string(),
-        value: json!({}),
+        value: json!({}).into(),
         position: from_sql(row.get(1)?),
     })
 }
@@ -62,7 +62,8 @@ fn mark(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
         table: "mark",
         key: read_id(row, 0)?.to_string(),
-        value: json!({"read": flags & flag::READ != 0, "removed": flags & flag::REMOVED != 0}),
+        value: json!({"read": flags & flag::READ != 0, "removed": flags & flag::REMOVED != 0})
+            .into(),
         position: from_sql(row.get(2)?),
     })
 }
@@ -81,7 +82,8 @@ fn notification(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
             "position": position,
             "gone": flags & flag::GONE != 0,
             "removed": flags & flag::REMOVED != 0,
-        }),
+        })
+        .into(),
         position: from_sql(row.get(9)?),
     })
 }
@@ -93,7 +95,8 @@ fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
         value: json!({
             "unread": row.get::<_, i64>(1)?,
             "readUpTo": row.get::<_, i64>(2)?,
-        }),
+        })
+        .into(),
         position: from_sql(row.get(3)?),
     })
 }
@@ -104,7 +107,7 @@ fn wish(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
         table: "wish",
         key: format!("{author}/{follower}"),
-        value: json!({ "since": since }),
+        value: json!({ "since": since }).into(),
         position: since,
     })
 }

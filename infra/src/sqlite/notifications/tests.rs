@@ -86,11 +86,11 @@ fn naive(rows: &[ModelRow], person: UserId) -> Vec<(u64, NotificationId, bool)> 
     let mut seen: Vec<_> = rows
         .iter()
         .filter(|row| row.table == "notification")
-        .filter(|row| row.value["view"]["userId"] == json!(person))
-        .filter(|row| row.value["gone"] == false && row.value["removed"] == false)
+        .filter(|row| row.value.read()["view"]["userId"] == json!(person))
+        .filter(|row| row.value.read()["gone"] == false && row.value.read()["removed"] == false)
         .map(|row| {
-            let position = row.value["position"].as_u64().unwrap();
-            let read = row.value["view"]["read"].as_bool().unwrap();
+            let position = row.value.read()["position"].as_u64().unwrap();
+            let read = row.value.read()["view"]["read"].as_bool().unwrap();
             (position, row.key.parse().unwrap(), read)
         })
         .collect();
@@ -117,9 +117,9 @@ async fn check_reader(model: &Model, rows: &[ModelRow]) {
         );
     }
     for row in rows.iter().filter(|row| row.table == "notification") {
-        let hidden = row.value["gone"] == true || row.value["removed"] == true;
+        let hidden = row.value.read()["gone"] == true || row.value.read()["removed"] == true;
         let expected = (!hidden).then(|| {
-            row.value["view"]["userId"]
+            row.value.read()["view"]["userId"]
                 .as_str()
                 .unwrap()
                 .parse()
