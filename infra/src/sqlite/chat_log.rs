@@ -329,7 +329,7 @@ fn append_one(
     })
 }
 
-fn is_erased(transaction: &Transaction<'_>, user: [u8; 16]) -> rusqlite::Result<bool> {
+pub(super) fn is_erased(transaction: &Transaction<'_>, user: [u8; 16]) -> rusqlite::Result<bool> {
     transaction
         .prepare_cached("SELECT 1 FROM erased WHERE user_id = ?1")?
         .exists([user])

@@ -197,7 +197,7 @@ pub async fn keys_are_paged_and_restored<S: People>(store: Arc<S>) -> TestResult
 }
 
 /// The command that erases somebody.
-fn erase(user_id: UserId, version: u64) -> Append {
+pub fn erase(user_id: UserId, version: u64) -> Append {
     let event = UserErased {
         user_id,
         timestamp: Timestamp(9),
