@@ -42,6 +42,7 @@ macro_rules! chat_archive_contract {
                     messages_that_do_not_follow_are_refused_whole,
                     what_is_there_is_compared,
                     the_erased_are_erased_in_an_older_copy,
+                    of_many_messages_those_of_the_erased_are_gone,
                 );
             }
         )+
@@ -262,4 +263,45 @@ pub async fn the_erased_are_erased_in_an_older_copy(
     let kept = all.iter().find(|message| message.id == late.id).unwrap();
     assert_eq!((&*kept.username, &*kept.message), ("[erased]", "[erased]"));
     assert_eq!(left, names);
+}
+
+/// Somebody's messages are erased in pieces: here are more than one holds, in several rooms, and more come in between.
+pub async fn of_many_messages_those_of_the_erased_are_gone(
+    place: &dyn ChatPlace,
+    _: &dyn ChatPlace,
+) {
+    let log = place.log().await;
+    let all: Vec<NewMessage> = (0..7_500).map(named).collect();
+    for batch in all.chunks(500) {
+        log.append(batch.to_vec()).await.unwrap();
+    }
+    let archive = place.archive().await;
+    let before = rows(&*archive, 10_000).await;
+    let eve = UserId(Uuid::from_u128(1));
+    let late = (7_500..7_800).map(|n| log.append(vec![named(n)]));
+    let (erased, late) = tokio::join!(log.erase(eve), futures::future::join_all(late));
+    erased.unwrap();
+    let late = late
+        .into_iter()
+        .all(|placed| placed.is_ok_and(|placed| !placed[0].duplicate));
+    assert!(late);
+    let (messages, names) = rows(&*archive, 10_000).await;
+    assert_eq!(messages.len(), 7_800);
+    for message in &messages {
+        let gone = (&*message.username, &*message.message) == ("[erased]", "[erased]");
+        assert_eq!(gone, message.user_id == eve, "{message:?}");
+    }
+    assert!(names.iter().all(|name| name.user_id != eve));
+    let others = |(messages, names): &(Vec<Message>, Vec<MessageName>)| {
+        let messages = messages.iter().filter(|message| message.user_id != eve);
+        let old = |message: &&Message| message.timestamp.0 < 7_500;
+        let messages: Vec<Message> = messages.filter(old).cloned().collect();
+        let old = |name: &&MessageName| {
+            let nth: u64 = name.client_id.trim_start_matches("name ").parse().unwrap();
+            name.user_id != eve && nth < 7_500
+        };
+        let names: Vec<MessageName> = names.iter().filter(old).cloned().collect();
+        (messages, names)
+    };
+    assert_eq!(others(&(messages, names)), others(&before));
 }
