@@ -13,7 +13,7 @@ use socialhub_domain::{
 };
 use socialhub_event_log::{
     Append, AppendError, ERASED_EPOCH, ErasureStore, EventLog, FieldCipher, KeyRecord, KeyState,
-    NewEvent, PendingErasure, PersonKey, PersonKeys, SealedLog, SideWrite,
+    NewEvent, PendingErasure, PersonKey, PersonKeys, Position, SealedLog, SideWrite,
 };
 use socialhub_infra::security::AesGcmCipher;
 
@@ -249,6 +249,7 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
         })
         .await?;
     assert!(store.pending(0).await?.is_empty());
+    assert_eq!(store.last_erased(Position::MAX).await?, 0);
 
     let position = store.append(erase(id, 1)).await?.position;
     assert_eq!(store.find_by_id(id).await?, None);
@@ -280,6 +281,9 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
     assert_eq!(store.pending(0).await?, std::slice::from_ref(&pending));
     // Name and address are free at once.
     store.append(sign_up("ADA", "ada@example.org")).await?;
+    assert_eq!(store.last_erased(Position::MAX).await?, position);
+    assert_eq!(store.last_erased(position + 1).await?, position);
+    assert_eq!(store.last_erased(position).await?, 0);
 
     assert!(find("anonymous", "anonymous one").await?.is_some());
     store.forget_answers(id).await?;

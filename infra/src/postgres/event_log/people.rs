@@ -146,6 +146,12 @@ async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, 
     Ok(rows.into_iter().map(read).collect())
 }
 
+async fn last_erased(pool: &PgPool, before: Position) -> Result<i64, sqlx::Error> {
+    let sql = "SELECT coalesce(max(position), 0) FROM events WHERE event_type = 'user.erased' AND position < $1";
+    let last = sqlx::query_scalar(sql).bind(to_sql(before));
+    last.fetch_one(pool).await
+}
+
 async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
     let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
              SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
@@ -198,6 +204,10 @@ async fn complete(
 impl ErasureStore for PgEventLog {
     async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
         answer(retrying(|| pending(&self.pool, after)).await)
+    }
+
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
+        answer(retrying(|| last_erased(&self.pool, before)).await).map(from_sql)
     }
 
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {

@@ -185,6 +185,15 @@ impl ErasureStore for SqliteEventLog {
         Ok(found)
     }
 
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
+        self.read(move |connection| {
+            let sql = "SELECT coalesce(max(position), 0) FROM events INDEXED BY events_erased
+                 WHERE event_type = 'user.erased' AND position < ?1";
+            connection.query_row(sql, [to_sql(before)], |row| row.get(0).map(from_sql))
+        })
+        .await
+    }
+
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
         self.read(|connection| {
             let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
