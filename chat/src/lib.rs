@@ -26,7 +26,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{ChatArchive, ChatArchiveError, MessageName};
+pub use archive::{ChatArchive, ChatArchiveError, Known, Meeting, MessageName};
 pub use frame::Frame;
 pub use inbox::Inbox;
 pub use limits::ChatLimits;

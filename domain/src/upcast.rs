@@ -4,7 +4,9 @@
 //! version ever written to the one written today; [`check`] refuses a gap, a duplicate or a step past today's version,
 //! and runs before the program reads its first event.
 
-use serde_json::{Map, Value};
+use std::fmt;
+
+use serde_json::{Map, Value, error::Category};
 
 use crate::event::{CATALOGUE, Event};
 
@@ -41,6 +43,42 @@ pub const UPCASTERS: &[Upcaster] = &[
     },
 ];
 
+/// How JSON is not what was expected, and where. Serde's own words repeat what stands there, which may be personal: these
+/// can be kept and logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    category: Category,
+    line: usize,
+    column: usize,
+}
+
+impl From<serde_json::Error> for Misfit {
+    fn from(error: serde_json::Error) -> Self {
+        Self {
+            category: error.classify(),
+            line: error.line(),
+            column: error.column(),
+        }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, column, .. } = self;
+        let what = match self.category {
+            Category::Syntax => "it is no JSON",
+            Category::Eof => "it ends too early",
+            Category::Data => "it has another shape",
+            Category::Io => "it cannot be read",
+        };
+        match line {
+            // Of a value that was in memory already.
+            0 => f.write_str(what),
+            _ => write!(f, "{what} at line {line}, column {column}"),
+        }
+    }
+}
+
 /// Why a stored event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -56,14 +94,14 @@ pub enum DecodeError {
         version: u32,
     },
     /// The data does not have the shape its version promises.
-    #[error("`{event_type}` version {version} does not decode: {source}")]
+    #[error("`{event_type}` version {version} does not decode: {misfit}")]
     Malformed {
         /// The type.
         event_type: String,
         /// The version found.
         version: u32,
-        /// What the decoder said.
-        source: serde_json::Error,
+        /// What the decoder met.
+        misfit: Misfit,
     },
 }
 
@@ -149,10 +187,10 @@ pub fn decode(event_type: &str, version: u32, payload: &str) -> Result<Event, De
     let Some((_, today)) = CATALOGUE.iter().find(|(name, _)| *name == event_type) else {
         return Err(DecodeError::UnknownType(event_type.to_owned()));
     };
-    let malformed = |source| DecodeError::Malformed {
+    let malformed = |error: serde_json::Error| DecodeError::Malformed {
         event_type: event_type.to_owned(),
         version,
-        source,
+        misfit: error.into(),
     };
     let decoded = if version == *today {
         Event::from_current(event_type, payload)

@@ -8,7 +8,10 @@ use std::{collections::HashMap, fmt};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use socialhub_domain::UserId;
+use socialhub_domain::{
+    UserId,
+    event::{EventData, UserErased},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -60,6 +63,12 @@ impl EventRow {
         })
     }
 
+    /// Who is erased by it, if it is a `user.erased`.
+    pub fn erases(&self) -> Option<UserId> {
+        let erases = self.event_type == UserErased::TYPE && self.stream_type == "user";
+        erases.then(|| self.stream_id.parse().ok()).flatten()
+    }
+
     /// The error of a row that is not the next one of its stream.
     pub fn astray(&self) -> ArchiveError {
         ArchiveError::Stream {
@@ -86,6 +95,15 @@ impl fmt::Display for UnfinishedCopy {
             "`{command}` was interrupted here: run it again, to its end, before anything else"
         )
     }
+}
+
+/// What a copy is brought over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing, or the same log: what is there already must be as it is brought.
+    Same,
+    /// The beginning of the log that is brought: what has changed since without an event, or was erased, gives way.
+    Older,
 }
 
 /// Why rows were not read or written.
@@ -151,7 +169,26 @@ pub fn require_same_keys(
         (Some(key), Some(KeyState::Present(found))) => key != found,
         (_, found) => found.is_none(),
     };
-    match records.iter().find(differs) {
+    other_key(records.iter().find(differs))
+}
+
+/// Makes sure that nobody's key is another than the one that is to be written; it need not be there yet.
+///
+/// # Errors
+/// [`ArchiveError::OtherKey`].
+pub fn require_no_other_keys(
+    records: &[KeyRecord],
+    found: &HashMap<UserId, KeyState>,
+) -> Result<(), ArchiveError> {
+    let differs = |record: &&KeyRecord| match (&record.key, found.get(&record.user_id)) {
+        (Some(key), Some(KeyState::Present(found))) => key != found,
+        _ => false,
+    };
+    other_key(records.iter().find(differs))
+}
+
+fn other_key(differs: Option<&KeyRecord>) -> Result<(), ArchiveError> {
+    match differs {
         None => Ok(()),
         Some(record) => Err(ArchiveError::OtherKey(record.user_id)),
     }
@@ -186,7 +223,8 @@ pub trait LogArchive: Send + Sync {
         stream_id: &str,
     ) -> Result<Vec<EventRow>, ArchiveError>;
 
-    /// Writes the next rows of the log, all of them or none.
+    /// Writes the next rows of the log, all of them or none. A `user.erased` does what it did where it was appended: with
+    /// it go the person's credentials, and what else there is to do is noted.
     ///
     /// # Errors
     /// [`ArchiveError`].
@@ -204,12 +242,22 @@ pub trait LogArchive: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Credentials>, ArchiveError>;
 
-    /// Writes credentials, all of them or none; those that are there already, the same in everything, are left alone.
-    /// Answers how many are new.
+    /// Makes sure that none of these people, and nobody under a name of theirs, has other credentials.
+    ///
+    /// # Errors
+    /// [`ArchiveError::OtherCredentials`], or when the store cannot answer.
+    async fn compare_credentials(&self, rows: Vec<Credentials>) -> Result<(), ArchiveError>;
+
+    /// Writes credentials, all of them or none; those that are there already, the same in everything, are left alone, and
+    /// older ones of the same person are replaced. Answers how many are new.
     ///
     /// # Errors
     /// [`ArchiveError`].
-    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError>;
+    async fn write_credentials(
+        &self,
+        rows: Vec<Credentials>,
+        over: Over,
+    ) -> Result<u64, ArchiveError>;
 
     /// The keys of some people; who never had one is left out.
     ///

@@ -44,6 +44,12 @@ pub trait ErasureStore: Send + Sync {
     /// When the store cannot answer.
     async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError>;
 
+    /// Where the log's last `user.erased` before a position stands; 0 when there is none.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError>;
+
     /// People of the log whose keys were destroyed, and of whose erasure the log says nothing: it was brought back from a
     /// copy that is older than the keys.
     ///

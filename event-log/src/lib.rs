@@ -26,7 +26,10 @@ pub mod side;
 mod unreadable;
 pub mod wire;
 
-pub use archive::{ArchiveError, EventRow, LogArchive, UnfinishedCopy, require_same_keys};
+pub use archive::{
+    ArchiveError, EventRow, LogArchive, Over, UnfinishedCopy, require_no_other_keys,
+    require_same_keys,
+};
 pub use as_of::LogAsOf;
 pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
 pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};

@@ -264,6 +264,14 @@ impl ErasureStore for MemoryEventLog {
         Ok(erased.collect())
     }
 
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
+        let state = self.state.lock();
+        let mut events = state.events.iter();
+        let last =
+            events.rfind(|event| event.event_type == UserErased::TYPE && event.position < before);
+        Ok(last.map_or(0, |event| event.position))
+    }
+
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
         let state = self.state.lock();
         let destroyed = state.keys.values().filter(|key| key.erased_at.is_some());

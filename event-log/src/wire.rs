@@ -13,7 +13,7 @@ use socialhub_domain::{
     Event,
     event::CATALOGUE,
     topic::Topic,
-    upcast::{self, DecodeError},
+    upcast::{self, DecodeError, Misfit},
 };
 use uuid::Uuid;
 
@@ -199,10 +199,10 @@ impl WireRecord {
             return Err(reason.clone());
         }
         if self.is_todays() {
-            return serde_json::from_str(&self.value).map_err(|error| self.malformed(&error));
+            return serde_json::from_str(&self.value).map_err(|error| self.malformed(error));
         }
         let envelope: Envelope<'_> =
-            serde_json::from_str(&self.value).map_err(|error| self.malformed(&error))?;
+            serde_json::from_str(&self.value).map_err(|error| self.malformed(error))?;
         upcast::decode(
             &envelope.event_type,
             self.headers.version,
@@ -215,10 +215,11 @@ impl WireRecord {
         CATALOGUE.contains(&(self.headers.event_type.as_str(), self.headers.version))
     }
 
-    fn malformed(&self, error: &serde_json::Error) -> String {
+    fn malformed(&self, error: serde_json::Error) -> String {
         format!(
-            "the record of `{}` does not decode: {error}",
-            self.headers.event_type
+            "the record of `{}` does not decode: {}",
+            self.headers.event_type,
+            Misfit::from(error)
         )
     }
 }

@@ -1,21 +1,24 @@
 //! `replay as-of`: read models as they were at a moment, in a folder of their own.
 
 use std::{
-    fs,
-    io::Write,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use socialhub_event_log::Position;
+use socialhub_event_log::{LogError, Position};
 use socialhub_projections::{
     ModelName,
     runtime::{ModelControl, RebuildError},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     ReplayError, ReplayTarget, Selection, Verdict, advice,
@@ -23,7 +26,10 @@ use crate::{
     progress, show,
 };
 
-/// What says that a folder is complete, and as of when.
+/// Between two looks whether somebody was erased while a folder is served.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What says that a folder is complete, of which log, and as of when.
 const MANIFEST: &str = "as-of.json";
 
 /// Read models in folders of their own, apart from those that the program serves.
@@ -89,7 +95,58 @@ pub(crate) struct Options {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     position: Position,
+    /// The event there: another log has another one.
+    event: Uuid,
+    /// The last erasure that was complete when it was built. Whoever was erased later stands in the folder in clear.
+    erased: Position,
     models: Vec<String>,
+}
+
+impl Manifest {
+    /// What is to be built. Asked before anything is: an erasure that comes meanwhile is not in it.
+    async fn of(
+        target: &ReplayTarget,
+        position: Position,
+        names: &[ModelName],
+    ) -> Result<Self, ReplayError> {
+        // Of those after it the key may be there yet.
+        let open = target.erasures.pending(0).await?;
+        let open = open.first().map_or(Position::MAX, |open| open.position);
+        let erased = target.erasures.last_erased(open).await?;
+        let event = target.log.read_all(position - 1, 1).await?;
+        let event = event.first().ok_or_else(|| LogError::Damaged {
+            position,
+            reason: "there is no event".to_owned(),
+        })?;
+        Ok(Self {
+            position,
+            event: event.event_id,
+            erased,
+            models: names.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Why a folder with this one cannot be taken for what is wanted.
+    fn refusal(&self, wanted: &Self) -> Option<String> {
+        let Self {
+            position, models, ..
+        } = self;
+        if (position, models) != (&wanted.position, &wanted.models) {
+            return Some("holds something else: name a new folder, or remove it".to_owned());
+        }
+        if self.event != wanted.event {
+            return Some(format!(
+                "was built from another log, which has another event at position {position}: name a new folder"
+            ));
+        }
+        (self.erased != wanted.erased).then(|| {
+            format!(
+                "was built before the erasure at position {} was complete, and shows what is gone since: remove it, then \
+                 build it again",
+                wanted.erased
+            )
+        })
+    }
 }
 
 pub(crate) async fn run(
@@ -107,20 +164,17 @@ pub(crate) async fn run(
     if position == 0 {
         return Err(ReplayError::BeforeTheLog);
     }
-    let manifest = Manifest {
-        position,
-        models: names.iter().map(ToString::to_string).collect(),
-    };
+    let manifest = Manifest::of(target, position, &names).await?;
     let mut verdict = Verdict::Clean;
     if !is_built(&options.into, &manifest)? {
-        for name in names {
+        for name in names.iter().copied() {
             let one = build(options, target, name, position, out, &stop).await?;
             if one == Verdict::Wrong {
                 verdict = Verdict::Wrong;
             }
         }
         let text = serde_json::to_string_pretty(&manifest)?;
-        fs::write(options.into.join(MANIFEST), text).map_err(in_folder(&options.into))?;
+        finish(&options.into, &text).map_err(in_folder(&options.into))?;
     }
     if let (Some(port), Some(username)) = (options.serve, &options.username) {
         out.flush()?;
@@ -130,36 +184,94 @@ pub(crate) async fn run(
             port,
             username: username.clone(),
         };
-        let served = target.past.serve(serving, stop).await;
-        served.map_err(ReplayError::Past)?;
+        serve(target, serving, &names, &manifest, stop).await?;
     }
     Ok(verdict)
 }
 
-fn in_folder(folder: &Path) -> impl Fn(std::io::Error) -> ReplayError {
+/// Until it is interrupted, or somebody is erased who stands in the folder.
+async fn serve(
+    target: &ReplayTarget,
+    serving: Serving,
+    names: &[ModelName],
+    manifest: &Manifest,
+    stop: CancellationToken,
+) -> Result<(), ReplayError> {
+    let (folder, position) = (serving.folder.clone(), serving.position);
+    let ended = stop.child_token();
+    let served = target.past.serve(serving, ended.clone());
+    let outdated = async {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            // A log that does not answer is asked again.
+            let now = Manifest::of(target, position, names).await;
+            if let Some(reason) = now.ok().and_then(|now| manifest.refusal(&now)) {
+                return refused(&folder, &reason);
+            }
+        }
+    };
+    tokio::pin!(served);
+    tokio::select! {
+        served = &mut served => served.map_err(ReplayError::Past),
+        outdated = outdated => {
+            ended.cancel();
+            served.await.map_err(ReplayError::Past)?;
+            Err(outdated)
+        }
+    }
+}
+
+fn refused(folder: &Path, reason: &str) -> ReplayError {
+    ReplayError::Past(format!("{} {reason}", folder.display()))
+}
+
+fn in_folder(folder: &Path) -> impl Fn(io::Error) -> ReplayError {
     let folder = folder.display().to_string();
     move |error| ReplayError::Past(format!("{folder}: {error}"))
 }
 
-/// Whether the folder holds what is asked for. One that holds anything else is not touched.
+/// Whether the folder holds what is asked for. One that holds anything else is not touched; an empty one becomes its
+/// owner's alone, since what is personal stands there in clear.
 fn is_built(folder: &Path, wanted: &Manifest) -> Result<bool, ReplayError> {
-    fs::create_dir_all(folder).map_err(in_folder(folder))?;
+    let refuse = |reason: &str| Err(refused(folder, reason));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(in_folder(folder))?;
     let manifest = folder.join(MANIFEST);
     if manifest.exists() {
         let text = fs::read_to_string(manifest).map_err(in_folder(folder))?;
-        let found: Option<Manifest> = serde_json::from_str(&text).ok();
-        if found.as_ref() == Some(wanted) {
-            return Ok(true);
-        }
+        return match serde_json::from_str::<Manifest>(&text).map(|found| found.refusal(wanted)) {
+            Ok(None) => Ok(true),
+            Ok(Some(reason)) => refuse(&reason),
+            Err(_) => refuse("was built by another version of this program: remove it first"),
+        };
     }
     let mut entries = fs::read_dir(folder).map_err(in_folder(folder))?;
     if entries.next().is_some() {
-        return Err(ReplayError::Past(format!(
-            "{} holds something else, or was not built to its end: name a new folder, or remove it",
-            folder.display()
-        )));
+        return refuse(
+            "holds something else, or was not built to its end: name a new folder, or remove it",
+        );
     }
+    fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(in_folder(folder))?;
     Ok(false)
+}
+
+/// Makes every file its owner's alone and says that the folder is complete.
+fn finish(folder: &Path, manifest: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::set_permissions(entry?.path(), Permissions::from_mode(0o600))?;
+    }
+    let mut options = OpenOptions::new();
+    let path = folder.join(MANIFEST);
+    let mut file: File = options
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(manifest.as_bytes())?;
+    file.sync_all()
 }
 
 #[derive(Serialize)]

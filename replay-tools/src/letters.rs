@@ -1,12 +1,12 @@
 //! `replay dead-letters`.
 
-use std::{collections::HashSet, io::Write};
+use std::{collections::HashSet, io::Write, sync::Arc};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use socialhub_domain::Timestamp;
-use socialhub_event_log::Position;
+use socialhub_event_log::{EventLog, Position};
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Apply them again, in order; the server must be stopped
+    /// Apply them again, in order; on SQLite the server must be stopped
     Retry {
         /// The read model's name
         name: String,
@@ -50,7 +50,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Forget one for good and apply what waits behind it: the model will differ from the log; the server must be stopped
+    /// Forget one for good and apply what waits behind it: the model will differ from the log; on SQLite the server must be
+    /// stopped
     Discard {
         /// The read model's name
         name: String,
@@ -104,7 +105,7 @@ pub(crate) async fn run(
             json,
         } => {
             let model = target.model(&name)?;
-            retry(&**model, target, position, &mut Said { out, json }).await
+            retry(&**model, &target.log, position, &mut Said { out, json }).await
         }
         Command::Discard {
             name,
@@ -116,7 +117,7 @@ pub(crate) async fn run(
             if !yes {
                 return Err(ReplayError::NotConfirmed("discarding an event"));
             }
-            discard(&**model, target, position, &mut Said { out, json }).await
+            discard(&**model, &target.log, position, &mut Said { out, json }).await
         }
     }
 }
@@ -273,7 +274,7 @@ fn sequence_of<'a>(
 /// Forgets a letter. What waited behind it has nothing to wait for any more, unless an earlier one is there.
 async fn discard(
     model: &dyn ModelControl,
-    target: &ReplayTarget,
+    log: &Arc<dyn EventLog>,
     position: Position,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
@@ -281,26 +282,23 @@ async fn discard(
     let letter = parked_at(model, &letters, position)?;
     model.discard_letter(position).await?;
     said.say(model.name(), position, &Fate::Discarded)?;
-    let mut verdict = Verdict::Clean;
-    let mut blocked = sequence_of(letter, &letters).any(|other| other.position < position);
-    for waiting in sequence_of(letter, &letters).filter(|other| other.position > position) {
-        if blocked {
+    if sequence_of(letter, &letters).any(|other| other.position < position) {
+        for waiting in sequence_of(letter, &letters).filter(|other| other.position > position) {
             said.say(model.name(), waiting.position, &Fate::StaysBehind)?;
-        } else if apply(model, target, waiting.position, said).await? == Verdict::Wrong {
-            (blocked, verdict) = (true, Verdict::Wrong);
         }
+        return Ok(Verdict::Clean);
     }
-    Ok(verdict)
+    apply_all(model, log, Some(HashSet::from([sequence(letter)])), said).await
 }
 
 /// Tries a letter again and says what became of it.
 async fn apply(
     model: &dyn ModelControl,
-    target: &ReplayTarget,
+    log: &Arc<dyn EventLog>,
     position: Position,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
-    let (fate, verdict) = match model.retry_letter(&target.log, position).await {
+    let (fate, verdict) = match model.retry_letter(log, position).await {
         Ok(()) => (Fate::Applied, Verdict::Clean),
         Err(error) => (Fate::StaysParked(error.to_string()), Verdict::Wrong),
     };
@@ -344,31 +342,257 @@ fn print(
     )?)
 }
 
-/// In order of position; when one of a sequence fails again, the later ones of that sequence stay behind it.
+/// All of them, or only one, which must be the first of its sequence.
 async fn retry(
     model: &dyn ModelControl,
-    target: &ReplayTarget,
+    log: &Arc<dyn EventLog>,
     only: Option<Position>,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
-    let mut blocked = HashSet::new();
-    let mut verdict = Verdict::Clean;
+    let Some(only) = only else {
+        return apply_all(model, log, None, said).await;
+    };
     let letters = model.letters().await?;
-    if let Some(only) = only {
-        parked_at(model, &letters, only)?;
+    let letter = parked_at(model, &letters, only)?;
+    if sequence_of(letter, &letters).any(|other| other.position < only) {
+        said.say(model.name(), only, &Fate::StaysBehind)?;
+        return Ok(Verdict::Wrong);
     }
-    for letter in letters {
-        let position = letter.position;
-        let sequence = (letter.topic, letter.key);
-        if only.is_some_and(|only| only != position) {
-            blocked.insert(sequence);
-        } else if blocked.contains(&sequence) {
-            said.say(model.name(), position, &Fate::StaysBehind)?;
-            verdict = Verdict::Wrong;
-        } else if apply(model, target, position, said).await? == Verdict::Wrong {
-            blocked.insert(sequence);
-            verdict = Verdict::Wrong;
+    apply(model, log, only, said).await
+}
+
+/// A topic and a key.
+type Sequence = (String, String);
+
+fn sequence(letter: &ParkedLetter) -> Sequence {
+    (letter.topic.clone(), letter.key.clone())
+}
+
+/// Applies the letters of some sequences, or of all, in order of position; when one of a sequence fails again, the later
+/// ones of that sequence stay behind it. A projector that runs meanwhile parks what comes behind a letter that it still
+/// knows of: so what was touched is read again until nothing is left of it that waits for nothing.
+async fn apply_all(
+    model: &dyn ModelControl,
+    log: &Arc<dyn EventLog>,
+    mut wanted: Option<HashSet<Sequence>>,
+    said: &mut Said<'_>,
+) -> Result<Verdict, ReplayError> {
+    let mut verdict = Verdict::Clean;
+    loop {
+        let (mut touched, mut blocked) = (HashSet::new(), HashSet::new());
+        for letter in model.letters().await? {
+            let sequence = sequence(&letter);
+            let is_wanted = |wanted: &HashSet<Sequence>| wanted.contains(&sequence);
+            if !wanted.as_ref().is_none_or(is_wanted) {
+                continue;
+            }
+            if blocked.contains(&sequence) {
+                said.say(model.name(), letter.position, &Fate::StaysBehind)?;
+            } else if apply(model, log, letter.position, said).await? == Verdict::Wrong {
+                verdict = Verdict::Wrong;
+                touched.remove(&sequence);
+                blocked.insert(sequence);
+            } else {
+                touched.insert(sequence);
+            }
+        }
+        if touched.is_empty() {
+            return Ok(verdict);
+        }
+        wanted = Some(touched);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Mutex};
+
+    use async_trait::async_trait;
+    use socialhub_domain::testing::id;
+    use socialhub_event_log::MemoryEventLog;
+    use socialhub_projections::{
+        GenerationId,
+        runtime::{Filling, Generation, Progress, RebuildError, VerifyReport},
+    };
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// A model whose projector parks a letter while another is applied.
+    #[derive(Default)]
+    struct Busy {
+        letters: Mutex<BTreeMap<Position, &'static str>>,
+        /// What is parked, and where, while the letter at a position is applied.
+        arriving: BTreeMap<Position, (Position, &'static str)>,
+        failing: Vec<Position>,
+    }
+
+    #[async_trait]
+    impl ModelControl for Busy {
+        fn name(&self) -> ModelName {
+            ModelName("feed")
+        }
+
+        async fn letters_of(&self, _: GenerationId) -> Result<Vec<ParkedLetter>, RebuildError> {
+            self.letters().await
+        }
+
+        async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {
+            let letters = self.letters.lock().unwrap();
+            let letters = letters.iter().map(|(position, key)| ParkedLetter {
+                position: *position,
+                event_id: id(u128::from(*position)),
+                topic: "POST_TOPIC".to_owned(),
+                key: (*key).to_owned(),
+                raw: "{}".to_owned(),
+                reason: "not now".to_owned(),
+                attempts: 1,
+                parked_at: Timestamp(0),
+            });
+            Ok(letters.collect())
+        }
+
+        async fn retry_letter(
+            &self,
+            _: &Arc<dyn EventLog>,
+            position: Position,
+        ) -> Result<(), RebuildError> {
+            let mut letters = self.letters.lock().unwrap();
+            if let Some((at, key)) = self.arriving.get(&position) {
+                letters.insert(*at, *key);
+            }
+            if self.failing.contains(&position) {
+                return Err(RebuildError::Interrupted);
+            }
+            letters.remove(&position);
+            Ok(())
+        }
+
+        async fn discard_letter(&self, position: Position) -> Result<(), RebuildError> {
+            self.letters.lock().unwrap().remove(&position);
+            Ok(())
+        }
+
+        async fn generations(&self) -> Result<Vec<Generation>, RebuildError> {
+            unreachable!()
+        }
+
+        async fn place(&self, _: &Generation) -> Result<Position, RebuildError> {
+            unreachable!()
+        }
+
+        async fn begin_rebuild(
+            &self,
+            _: &Arc<dyn EventLog>,
+        ) -> Result<Box<dyn Filling>, RebuildError> {
+            unreachable!()
+        }
+
+        async fn begin_rollback(
+            &self,
+            _: &Arc<dyn EventLog>,
+        ) -> Result<Box<dyn Filling>, RebuildError> {
+            unreachable!()
+        }
+
+        async fn prune(&self) -> Result<Vec<GenerationId>, RebuildError> {
+            unreachable!()
+        }
+
+        async fn verify(&self, _: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
+            unreachable!()
+        }
+
+        async fn repair(
+            &self,
+            _: &Arc<dyn EventLog>,
+            _: &VerifyReport,
+            _: &CancellationToken,
+        ) -> Result<(), RebuildError> {
+            unreachable!()
+        }
+
+        async fn fill(
+            &self,
+            _: &Arc<dyn EventLog>,
+            _: Position,
+            _: &dyn Progress,
+            _: &CancellationToken,
+        ) -> Result<(), RebuildError> {
+            unreachable!()
         }
     }
-    Ok(verdict)
+
+    /// What became of letters; `discarded` is one that is discarded, else all are tried again.
+    async fn outcome(model: &Busy, discarded: Option<Position>) -> (Verdict, Vec<String>) {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let mut out = Vec::new();
+        let mut said = Said {
+            out: &mut out,
+            json: false,
+        };
+        let verdict = match discarded {
+            Some(position) => discard(model, &log, position, &mut said).await,
+            None => retry(model, &log, None, &mut said).await,
+        };
+        let said = String::from_utf8(out).unwrap();
+        let words = |line: &str| {
+            let numbers = line.split(|c: char| !c.is_ascii_digit());
+            let position = numbers.into_iter().find(|word| !word.is_empty());
+            let word = ["applied", "discarded", "stays parked", "stays behind"];
+            let word = word.into_iter().find(|word| line.contains(word));
+            format!("{} {}", position.unwrap(), word.unwrap())
+        };
+        (verdict.unwrap(), said.lines().map(words).collect())
+    }
+
+    #[tokio::test]
+    async fn what_is_parked_meanwhile_behind_what_was_applied_is_applied_too() {
+        let model = Busy {
+            letters: Mutex::new(BTreeMap::from([(1, "a"), (2, "a"), (3, "b")])),
+            // Behind the first of its sequence, then behind that, and behind one that fails.
+            arriving: BTreeMap::from([(1, (7, "a")), (7, (8, "a")), (3, (9, "b"))]),
+            failing: vec![3],
+        };
+        let (verdict, said) = outcome(&model, None).await;
+        assert_eq!(
+            said,
+            [
+                "1 applied",
+                "2 applied",
+                "3 stays parked",
+                "7 applied",
+                "8 applied"
+            ]
+        );
+        assert_eq!(verdict, Verdict::Wrong);
+        let left = model
+            .letters
+            .lock()
+            .unwrap()
+            .keys()
+            .copied()
+            .collect::<Vec<_>>();
+        assert_eq!(left, [3, 9]);
+    }
+
+    #[tokio::test]
+    async fn what_is_parked_meanwhile_behind_what_was_discarded_is_applied_too() {
+        let model = Busy {
+            letters: Mutex::new(BTreeMap::from([(1, "a"), (2, "a"), (3, "b")])),
+            arriving: BTreeMap::from([(2, (7, "a"))]),
+            failing: Vec::new(),
+        };
+        let (verdict, said) = outcome(&model, Some(1)).await;
+        assert_eq!(said, ["1 discarded", "2 applied", "7 applied"]);
+        assert_eq!(verdict, Verdict::Clean);
+        let left = model
+            .letters
+            .lock()
+            .unwrap()
+            .keys()
+            .copied()
+            .collect::<Vec<_>>();
+        assert_eq!(left, [3]);
+    }
 }

@@ -28,6 +28,15 @@ use tempfile::TempDir;
 
 use crate::event_log::ClockAt;
 
+/// Whoever had it open may be letting go of it on another thread.
+async fn alone<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
+    let opened = eventually("nobody else has the log", async || match open() {
+        Err(OpenError::Locked { .. }) => None,
+        other => Some(other),
+    });
+    opened.await.unwrap()
+}
+
 /// A folder of its own.
 struct Folder(TempDir);
 
@@ -45,19 +54,12 @@ impl Folder {
 impl LogPlace for Folder {
     async fn log(&self) -> Arc<dyn People> {
         let clock = Arc::new(ClockAt(Timestamp(0)));
-        Arc::new(SqliteEventLog::open(&self.file(), clock).unwrap())
+        let open = || SqliteEventLog::open(&self.file(), clock.clone());
+        Arc::new(alone(open).await)
     }
 
     async fn archive(&self) -> Arc<dyn LogArchive> {
-        // Whoever had it open may be letting go of it on another thread.
-        let opened = eventually(
-            "nobody else has the log",
-            async || match SqliteLogArchive::open(&self.file()) {
-                Err(OpenError::Locked { .. }) => None,
-                other => Some(other),
-            },
-        );
-        Arc::new(opened.await.unwrap())
+        Arc::new(alone(|| SqliteLogArchive::open(&self.file())).await)
     }
 
     async fn refusal(&self) -> Option<String> {

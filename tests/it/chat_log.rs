@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use socialhub_chat::ChatLog;
+use socialhub_chat::{ChatLog, ChatUser, NewMessage, RoomId};
+use socialhub_domain::{Timestamp, UserId};
 use socialhub_infra::{postgres::chat_log::PgChatLog, sqlite::chat_log::SqliteChatLog};
 use socialhub_tests::{
-    chat_log_contract, contract::chat_log::ChatStore, support::postgres::Database,
+    chat_log_contract,
+    contract::chat_log::ChatStore,
+    support::{eventually, postgres::Database},
 };
+use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 /// One file has one writer: every instance is a clone of it.
 struct Sqlite {
@@ -56,3 +61,48 @@ async fn postgres() -> Postgres {
 }
 
 chat_log_contract!(sqlite => sqlite(); postgres => postgres().await);
+
+/// A message that waits for the lock under which an erasure is noted comes after it.
+#[tokio::test]
+async fn a_message_beside_the_note_of_an_erasure_is_a_tombstone() {
+    let store = postgres().await;
+    let log = store.instance().await;
+    let connect = || PgConnection::connect(store.0.url());
+    let (mut eraser, looking) = (connect().await.unwrap(), connect().await.unwrap());
+    let eve = UserId(Uuid::from_u128(7));
+    let message = NewMessage {
+        id: Uuid::from_u128(8),
+        room: RoomId::parse("room").unwrap(),
+        user: ChatUser {
+            id: eve,
+            username: "eve".into(),
+        },
+        text: "words".to_owned(),
+        client_id: Some("name".to_owned()),
+        at: Timestamp(1),
+    };
+    let lock = "BEGIN; LOCK TABLE chat_messages IN SHARE ROW EXCLUSIVE MODE";
+    eraser.execute(lock).await.unwrap();
+    let sent = tokio::spawn(async move { log.append(vec![message]).await });
+    let looking = Mutex::new(looking);
+    eventually("the message waits for the lock", || async {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+             AND application_name = 'socialhub-chat' AND datname = current_database()";
+        let mut looking = looking.lock().await;
+        let waiting = sqlx::query_scalar(sql).fetch_one(&mut *looking);
+        let waiting: i64 = waiting.await.unwrap();
+        (waiting == 1).then_some(())
+    })
+    .await;
+    let note = sqlx::query("INSERT INTO chat_erased (user_id) VALUES ($1)").bind(eve.0);
+    note.execute(&mut eraser).await.unwrap();
+    eraser.execute("COMMIT").await.unwrap();
+    let placed = sent.await.unwrap().unwrap().remove(0);
+    assert_eq!(placed.message.message, "[erased]");
+    let names = "SELECT count(*) FROM chat_client_ids";
+    let names: i64 = sqlx::query_scalar(names)
+        .fetch_one(&mut eraser)
+        .await
+        .unwrap();
+    assert_eq!(names, 0);
+}

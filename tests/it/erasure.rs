@@ -552,7 +552,7 @@ async fn who_was_erased_after_a_backup_is_erased_again_when_it_is_restored_with_
 
 /// Where each word is found, whatever its letters' case: in every file of the data folder, and with servers in every
 /// table, collection and key.
-async fn search(server: &Server, words: &[String]) -> BTreeMap<String, String> {
+pub async fn search(server: &Server, words: &[String]) -> BTreeMap<String, String> {
     let mut places = Vec::new();
     files(&server.data_dir(), &mut places);
     if Profile::chosen() == Profile::Distributed {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use socialhub_chat::{ChatArchive, ChatArchiveError, Message, MessageName, RoomId};
-use socialhub_domain::{Timestamp, UserId};
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use socialhub_chat::{ChatArchive, ChatArchiveError, Known, Meeting, Message, MessageName, RoomId};
+use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
+use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -64,19 +64,41 @@ impl ChatArchive for PgChatArchive {
         rows.iter().map(message).collect()
     }
 
-    async fn write_messages(&self, messages: Vec<Message>) -> Result<u64, ChatArchiveError> {
+    async fn compare_messages(
+        &self,
+        messages: Vec<Message>,
+        known: Known,
+    ) -> Result<(), ChatArchiveError> {
+        let found = retrying(|| find_messages(&self.pool, &messages)).await;
+        let found = by_place(&found.map_err(unavailable)?)?;
+        for new in &messages {
+            if let Some(found) = found.get(&place(new)) {
+                Meeting::of(found, new, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_messages(
+        &self,
+        messages: Vec<Message>,
+        known: Known,
+    ) -> Result<u64, ChatArchiveError> {
         let mut transaction = self.pool.begin().await.map_err(unavailable)?;
         let rooms = messages.iter().map(|message| message.room_id.as_str());
         let rooms = lock_rooms(&mut transaction, rooms)
             .await
             .map_err(unavailable)?;
-        let (new, known) = sort_out(messages, &rooms)?;
-        compare(&mut transaction, &known).await?;
+        let (new, there) = sort_out(messages, &rooms)?;
+        let erased = compare(&mut transaction, there, known).await?;
+        erase_messages(&mut transaction, &erased, &rooms)
+            .await
+            .map_err(unavailable)?;
         insert_messages(&mut transaction, &new, &rooms)
             .await
             .map_err(unavailable)?;
         transaction.commit().await.map_err(unavailable)?;
-        Ok(new.len() as u64)
+        Ok((new.len() + erased.len()) as u64)
     }
 
     async fn read_names(
@@ -97,6 +119,11 @@ impl ChatArchive for PgChatArchive {
         rows.iter().map(name).collect()
     }
 
+    async fn compare_names(&self, names: Vec<MessageName>) -> Result<(), ChatArchiveError> {
+        let other = retrying(|| other_name(&self.pool, &names)).await;
+        require_same_name(other.map_err(unavailable)?)
+    }
+
     async fn write_names(&self, names: Vec<MessageName>) -> Result<u64, ChatArchiveError> {
         let mut transaction = self.pool.begin().await.map_err(unavailable)?;
         let rooms = names.iter().map(|name| name.room_id.as_str());
@@ -106,14 +133,8 @@ impl ChatArchive for PgChatArchive {
         let inserted = insert_names(&mut transaction, &names, &rooms)
             .await
             .map_err(unavailable)?;
-        let other = other_name(&mut transaction, &names, &rooms)
-            .await
-            .map_err(unavailable)?;
-        if let Some(other) = other {
-            let room = other.room_id.clone();
-            let seq = other.seq;
-            return Err(ChatArchiveError::Other { room, seq });
-        }
+        let other = other_name(&mut *transaction, &names).await;
+        require_same_name(other.map_err(unavailable)?)?;
         transaction.commit().await.map_err(unavailable)?;
         Ok(inserted)
     }
@@ -241,31 +262,82 @@ fn sort_out(
     Ok((new, known))
 }
 
-/// Makes sure that messages are there as they are here.
-async fn compare(connection: &mut PgConnection, known: &[Message]) -> Result<(), ChatArchiveError> {
-    if known.is_empty() {
+/// What is there in the places of messages.
+async fn find_messages(
+    executor: impl PgExecutor<'_>,
+    messages: &[Message],
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let sql = "SELECT r.name, m.seq, m.id, m.user_id, m.username, m.message, m.at
+         FROM unnest($1::text[], $2::bigint[]) AS k (name, seq)
+         JOIN chat_rooms AS r ON r.name = k.name COLLATE \"C\"
+         JOIN chat_messages AS m ON m.room = r.room AND m.seq = k.seq";
+    sqlx::query(sql)
+        .bind(column(messages, |message| message.room_id.as_str()))
+        .bind(column(messages, |message| to_sql(message.seq)))
+        .fetch_all(executor)
+        .await
+}
+
+fn place(message: &Message) -> (RoomId, u64) {
+    (message.room_id.clone(), message.seq)
+}
+
+fn by_place(rows: &[PgRow]) -> Result<HashMap<(RoomId, u64), Message>, ChatArchiveError> {
+    let messages = rows.iter().map(message);
+    messages
+        .map(|message| message.map(|message| (place(&message), message)))
+        .collect()
+}
+
+/// Makes sure that messages are there as they are here; answers those that are tombstones only here.
+async fn compare(
+    connection: &mut PgConnection,
+    there: Vec<Message>,
+    known: Known,
+) -> Result<Vec<Message>, ChatArchiveError> {
+    if there.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = find_messages(connection, &there).await;
+    let found = by_place(&found.map_err(unavailable)?)?;
+    let mut erased = Vec::new();
+    for new in there {
+        let (room, seq) = place(&new);
+        let found = found.get(&(room.clone(), seq));
+        let found = found.ok_or(ChatArchiveError::Other { room, seq })?;
+        if Meeting::of(found, &new, known)? == Meeting::Erased {
+            erased.push(new);
+        }
+    }
+    Ok(erased)
+}
+
+/// Makes tombstones of messages, and forgets the senders' own names in their rooms.
+async fn erase_messages(
+    connection: &mut PgConnection,
+    erased: &[Message],
+    rooms: &HashMap<String, (i64, u64)>,
+) -> Result<(), sqlx::Error> {
+    if erased.is_empty() {
         return Ok(());
     }
-    let sql = "SELECT r.name, m.seq, m.id, m.user_id, m.username, m.message, m.at
-         FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS k (name, seq, place)
-         JOIN chat_rooms AS r ON r.name = k.name COLLATE \"C\"
-         JOIN chat_messages AS m ON m.room = r.room AND m.seq = k.seq
-         ORDER BY k.place";
-    let found = sqlx::query(sql)
-        .bind(column(known, |message| message.room_id.as_str()))
-        .bind(column(known, |message| to_sql(message.seq)))
-        .fetch_all(connection)
-        .await
-        .map_err(unavailable)?;
-    let found: Vec<Message> = found.iter().map(message).collect::<Result<_, _>>()?;
-    let differs = (0..known.len()).find(|nth| found.get(*nth) != known.get(*nth));
-    match differs.and_then(|nth| known.get(nth)) {
-        None => Ok(()),
-        Some(other) => Err(ChatArchiveError::Other {
-            room: other.room_id.clone(),
-            seq: other.seq,
-        }),
-    }
+    let numbers = column(erased, |message| number(rooms, &message.room_id));
+    let messages = "UPDATE chat_messages AS m SET username = $3, message = $3
+         FROM unnest($1::bigint[], $2::bigint[]) AS n (room, seq) WHERE m.room = n.room AND m.seq = n.seq";
+    sqlx::query(messages)
+        .bind(&numbers)
+        .bind(column(erased, |message| to_sql(message.seq)))
+        .bind(ERASED_TEXT.as_bytes())
+        .execute(&mut *connection)
+        .await?;
+    let names = "DELETE FROM chat_client_ids AS c
+         USING unnest($1::bigint[], $2::uuid[]) AS n (room, user_id) WHERE c.room = n.room AND c.user_id = n.user_id";
+    sqlx::query(names)
+        .bind(&numbers)
+        .bind(column(erased, |message| message.user_id.0))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn insert_messages(
@@ -275,7 +347,11 @@ async fn insert_messages(
 ) -> Result<(), sqlx::Error> {
     let numbers = column(new, |message| number(rooms, &message.room_id));
     let insert = "INSERT INTO chat_messages (room, seq, id, user_id, username, message, at)
-         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], $6::bytea[], $7::bigint[])";
+         SELECT n.room, n.seq, n.id, n.user_id, CASE WHEN e.user_id IS NULL THEN n.username ELSE $8 END,
+             CASE WHEN e.user_id IS NULL THEN n.message ELSE $8 END, n.at
+         FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bytea[], $6::bytea[], $7::bigint[])
+             AS n (room, seq, id, user_id, username, message, at)
+         LEFT JOIN chat_erased AS e ON e.user_id = n.user_id";
     sqlx::query(insert)
         .bind(&numbers)
         .bind(column(new, |message| to_sql(message.seq)))
@@ -284,6 +360,7 @@ async fn insert_messages(
         .bind(column(new, |message| message.username.as_bytes()))
         .bind(column(new, |message| message.message.as_bytes()))
         .bind(column(new, |message| message.timestamp.0))
+        .bind(ERASED_TEXT.as_bytes())
         .execute(&mut *connection)
         .await?;
     let update = "UPDATE chat_rooms AS r SET last_seq = s.last
@@ -310,7 +387,8 @@ async fn insert_names(
     rooms: &HashMap<String, (i64, u64)>,
 ) -> Result<u64, sqlx::Error> {
     let sql = "INSERT INTO chat_client_ids (room, user_id, client_id, seq)
-         SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::bigint[])
+         SELECT n.* FROM unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::bigint[]) AS n (room, user_id, client_id, seq)
+         WHERE NOT EXISTS (SELECT 1 FROM chat_erased AS e WHERE e.user_id = n.user_id)
          ON CONFLICT DO NOTHING";
     let done = sqlx::query(sql)
         .bind(column(names, |name| number(rooms, &name.room_id)))
@@ -324,22 +402,32 @@ async fn insert_names(
 
 /// A name that stands for another message.
 async fn other_name<'n>(
-    connection: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     names: &'n [MessageName],
-    rooms: &HashMap<String, (i64, u64)>,
 ) -> Result<Option<&'n MessageName>, sqlx::Error> {
     let sql = "SELECT n.place
-         FROM unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::bigint[]) WITH ORDINALITY
-             AS n (room, user_id, client_id, seq, place)
-         JOIN chat_client_ids AS c ON c.room = n.room AND c.user_id = n.user_id AND c.client_id = n.client_id
+         FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::bigint[]) WITH ORDINALITY
+             AS n (name, user_id, client_id, seq, place)
+         JOIN chat_rooms AS r ON r.name = n.name COLLATE \"C\"
+         JOIN chat_client_ids AS c ON c.room = r.room AND c.user_id = n.user_id AND c.client_id = n.client_id
          WHERE c.seq <> n.seq ORDER BY n.place LIMIT 1";
     let place: Option<i64> = sqlx::query_scalar(sql)
-        .bind(column(names, |name| number(rooms, &name.room_id)))
+        .bind(column(names, |name| name.room_id.as_str()))
         .bind(column(names, |name| name.user_id.0))
         .bind(column(names, |name| name.client_id.as_bytes()))
         .bind(column(names, |name| to_sql(name.seq)))
-        .fetch_optional(connection)
+        .fetch_optional(executor)
         .await?;
     let place = place.and_then(|place| usize::try_from(place - 1).ok());
     Ok(place.and_then(|place| names.get(place)))
+}
+
+fn require_same_name(other: Option<&MessageName>) -> Result<(), ChatArchiveError> {
+    match other {
+        None => Ok(()),
+        Some(other) => Err(ChatArchiveError::Other {
+            room: other.room_id.clone(),
+            seq: other.seq,
+        }),
+    }
 }

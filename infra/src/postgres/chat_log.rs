@@ -36,6 +36,8 @@ const QUEUE: usize = 1_024;
 const GROUP: usize = 256;
 /// Messages in a call, unless one batch alone has more.
 const MESSAGES: usize = 1_024;
+/// Messages that an erasure looks at in one transaction.
+const PIECE: usize = 1_000;
 /// Connections for history.
 const CONNECTIONS: u32 = 4;
 /// How long the server lets a call run and wait for a room's lock.
@@ -51,6 +53,7 @@ pub(super) const SCHEMA: Schema = Schema {
         include_str!("../../../migrations/postgres/chat/0001_chat.sql"),
         include_str!("../../../migrations/postgres/chat/0002_erasure.sql"),
         include_str!("../../../migrations/postgres/chat/0003_nothing_of_the_erased.sql"),
+        include_str!("../../../migrations/postgres/chat/0004_erase_in_pieces.sql"),
     ],
 };
 
@@ -121,9 +124,16 @@ impl ChatLog for PgChatLog {
     }
 
     async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
-        retrying(|| erase(&self.pool, user))
-            .await
-            .map_err(unavailable)
+        let noted = retrying(|| note_erased(&self.pool, user)).await;
+        noted.map_err(unavailable)?;
+        let mut after = (0, 0);
+        loop {
+            let piece = retrying(|| erase_piece(&self.pool, user, after)).await;
+            match piece.map_err(unavailable)? {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
@@ -141,9 +151,15 @@ fn unavailable(reason: impl Display) -> ChatLogError {
     ChatLogError::Unavailable(reason.to_string())
 }
 
-async fn erase(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
+/// Notes that somebody is erased: from then on whatever comes of theirs is a tombstone. Appends that are under way are
+/// waited for, later ones see it; readers are not held up.
+async fn note_erased(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
+    let known = "SELECT EXISTS (SELECT 1 FROM chat_erased WHERE user_id = $1)";
+    let known = sqlx::query_scalar(known).bind(user.0).fetch_one(pool);
+    if known.await? {
+        return Ok(());
+    }
     let mut transaction = pool.begin().await?;
-    // Appends that are under way are waited for, later ones see who is erased; readers are not held up.
     sqlx::query("LOCK TABLE chat_messages IN SHARE ROW EXCLUSIVE MODE")
         .execute(&mut *transaction)
         .await?;
@@ -151,16 +167,53 @@ async fn erase(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
         .bind(user.0)
         .execute(&mut *transaction)
         .await?;
-    sqlx::query("UPDATE chat_messages SET username = $2, message = $2 WHERE user_id = $1")
+    transaction.commit().await
+}
+
+/// The room and `seq` of a message.
+type Place = (i64, i64);
+
+/// Erases the next of somebody's messages, and as many of their names in those rooms: each name was given to a message.
+/// Nothing of theirs is added any more, so going through once finds all. Answers the last place; none at the end.
+async fn erase_piece(
+    pool: &PgPool,
+    user: UserId,
+    after: Place,
+) -> Result<Option<Place>, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let places = "SELECT room, seq FROM chat_messages WHERE user_id = $1 AND (room, seq) > ($2, $3)
+         ORDER BY room, seq LIMIT $4";
+    let places: Vec<Place> = sqlx::query_as(places)
         .bind(user.0)
+        .bind(after.0)
+        .bind(after.1)
+        .bind(to_sql(PIECE as u64))
+        .fetch_all(&mut *transaction)
+        .await?;
+    let (rooms, seqs): (Vec<i64>, Vec<i64>) = places.iter().copied().unzip();
+    let messages = "UPDATE chat_messages AS m SET username = $3, message = $3
+         FROM unnest($1::bigint[], $2::bigint[]) AS p (room, seq)
+         WHERE m.room = p.room AND m.seq = p.seq AND (m.username <> $3 OR m.message <> $3)";
+    sqlx::query(messages)
+        .bind(&rooms)
+        .bind(seqs)
         .bind(ERASED_TEXT.as_bytes())
         .execute(&mut *transaction)
         .await?;
-    sqlx::query("DELETE FROM chat_client_ids WHERE user_id = $1")
+    let names = "DELETE FROM chat_client_ids AS c
+         USING (SELECT room, count(*) AS messages FROM unnest($2::bigint[]) AS p (room) GROUP BY room) AS p,
+             LATERAL (
+                 SELECT n.client_id FROM chat_client_ids AS n WHERE n.room = p.room AND n.user_id = $1
+                 LIMIT p.messages
+             ) AS n
+         WHERE c.room = p.room AND c.user_id = $1 AND c.client_id = n.client_id";
+    sqlx::query(names)
         .bind(user.0)
+        .bind(rooms)
         .execute(&mut *transaction)
         .await?;
-    transaction.commit().await
+    transaction.commit().await?;
+    Ok(places.last().copied().filter(|_| places.len() == PIECE))
 }
 
 /// Serves until nobody can send any more.

@@ -5,11 +5,11 @@ use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use socialhub_chat::{ChatArchive, ChatArchiveError, Message, MessageName, RoomId};
-use socialhub_domain::{Timestamp, UserId};
+use socialhub_chat::{ChatArchive, ChatArchiveError, Known, Meeting, Message, MessageName, RoomId};
+use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
 
 use super::{
-    chat_log::SCHEMA,
+    chat_log::{SCHEMA, is_erased},
     connection::{
         Durability, SqliteError, from_sql, id_bytes, open_reader, open_writer, read_id, to_sql,
     },
@@ -52,16 +52,26 @@ impl SqliteChatArchive {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ChatArchiveError> {
+        self.look(|connection| query(connection).map_err(unavailable))
+            .await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> Result<T, ChatArchiveError> + Send + 'static,
+    ) -> Result<T, ChatArchiveError> {
         let connection = self.0.clone();
-        let job = tokio::task::spawn_blocking(move || query(&connection.lock()));
-        job.await.map_err(unavailable)?.map_err(unavailable)
+        let job = tokio::task::spawn_blocking(move || look(&connection.lock()));
+        job.await.map_err(unavailable)?
     }
 
     /// Writes each row in one transaction, which stands when all were taken. Answers how many are new.
     async fn write<R: Send + 'static>(
         &self,
         rows: Vec<R>,
-        write_one: fn(&Transaction<'_>, &mut Rooms, &R) -> Result<bool, ChatArchiveError>,
+        write_one: impl Fn(&Transaction<'_>, &mut Rooms, &R) -> Result<bool, ChatArchiveError>
+        + Send
+        + 'static,
     ) -> Result<u64, ChatArchiveError> {
         let connection = self.0.clone();
         let job = tokio::task::spawn_blocking(move || {
@@ -117,8 +127,34 @@ impl ChatArchive for SqliteChatArchive {
         .await
     }
 
-    async fn write_messages(&self, messages: Vec<Message>) -> Result<u64, ChatArchiveError> {
-        self.write(messages, write_message).await
+    async fn compare_messages(
+        &self,
+        messages: Vec<Message>,
+        known: Known,
+    ) -> Result<(), ChatArchiveError> {
+        self.look(move |connection| {
+            for new in &messages {
+                let number = find_room(connection, &new.room_id).map_err(unavailable)?;
+                let Some((number, _)) = number else { continue };
+                let found = find_message(connection, number, &new.room_id, new.seq);
+                if let Some(found) = found.map_err(unavailable)? {
+                    Meeting::of(&found, new, known)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn write_messages(
+        &self,
+        messages: Vec<Message>,
+        known: Known,
+    ) -> Result<u64, ChatArchiveError> {
+        self.write(messages, move |transaction, rooms, new| {
+            write_message(transaction, rooms, new, known)
+        })
+        .await
     }
 
     async fn read_names(
@@ -151,6 +187,19 @@ impl ChatArchive for SqliteChatArchive {
                 },
             )?;
             rows.collect()
+        })
+        .await
+    }
+
+    async fn compare_names(&self, names: Vec<MessageName>) -> Result<(), ChatArchiveError> {
+        self.look(move |connection| {
+            for new in &names {
+                let number = find_room(connection, &new.room_id).map_err(unavailable)?;
+                let Some((number, _)) = number else { continue };
+                let found = find_name(connection, number, new).map_err(unavailable)?;
+                require_same_name(new, found)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -198,17 +247,23 @@ fn find_or_make(transaction: &Transaction<'_>, room: &RoomId) -> rusqlite::Resul
     transaction
         .prepare_cached("INSERT OR IGNORE INTO rooms (name, last_seq) VALUES (?1, 0)")?
         .execute([room.as_str()])?;
-    transaction
+    find_room(transaction, room)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+fn find_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<Option<(i64, u64)>> {
+    connection
         .prepare_cached("SELECT room, last_seq FROM rooms WHERE name = ?1")?
         .query_row([room.as_str()], |row| {
             Ok((row.get(0)?, from_sql(row.get(1)?)))
         })
+        .optional()
 }
 
 fn write_message(
     transaction: &Transaction<'_>,
     rooms: &mut Rooms,
     new: &Message,
+    known: Known,
 ) -> Result<bool, ChatArchiveError> {
     let (number, last) = meet(transaction, rooms, &new.room_id)?;
     let (room, seq) = (new.room_id.clone(), new.seq);
@@ -218,9 +273,13 @@ fn write_message(
     }
     if seq <= *last {
         let found = find_message(transaction, *number, &room, seq).map_err(unavailable)?;
-        return match found.as_ref() == Some(new) {
-            true => Ok(false),
-            false => Err(ChatArchiveError::Other { room, seq }),
+        let found = found.ok_or(ChatArchiveError::Other { room, seq })?;
+        return match Meeting::of(&found, new, known)? {
+            Meeting::Stays => Ok(false),
+            Meeting::Erased => {
+                erase_message(transaction, *number, new).map_err(unavailable)?;
+                Ok(true)
+            }
         };
     }
     insert_message(transaction, *number, new).map_err(unavailable)?;
@@ -228,8 +287,25 @@ fn write_message(
     Ok(true)
 }
 
-fn find_message(
+/// Makes a tombstone of a message, and forgets the sender's own names in its room.
+fn erase_message(
     transaction: &Transaction<'_>,
+    number: i64,
+    message: &Message,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "UPDATE messages SET username = ?3, message = ?3 WHERE room = ?1 AND seq = ?2",
+        )?
+        .execute(params![number, to_sql(message.seq), ERASED_TEXT])?;
+    transaction
+        .prepare_cached("DELETE FROM client_ids WHERE room = ?1 AND user_id = ?2")?
+        .execute(params![number, id_bytes(message.user_id.0)])?;
+    Ok(())
+}
+
+fn find_message(
+    transaction: &Connection,
     number: i64,
     room: &RoomId,
     seq: u64,
@@ -248,15 +324,20 @@ fn insert_message(
     number: i64,
     new: &Message,
 ) -> rusqlite::Result<()> {
+    let user = id_bytes(new.user_id.0);
+    let (username, text) = match is_erased(transaction, user)? {
+        true => (ERASED_TEXT, ERASED_TEXT),
+        false => (&*new.username, &*new.message),
+    };
     transaction
         .prepare_cached("INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             number,
             to_sql(new.seq),
             id_bytes(new.id),
-            id_bytes(new.user_id.0),
-            &*new.username,
-            new.message,
+            user,
+            username,
+            text,
             new.timestamp.0,
         ])?;
     Ok(())
@@ -269,19 +350,38 @@ fn write_name(
 ) -> Result<bool, ChatArchiveError> {
     let (number, _) = *meet(transaction, rooms, &new.room_id)?;
     let user = id_bytes(new.user_id.0);
-    let write = || -> rusqlite::Result<(bool, u64)> {
+    let write = || -> rusqlite::Result<(bool, Option<u64>)> {
+        if is_erased(transaction, user)? {
+            return Ok((false, None));
+        }
         let inserted = transaction
             .prepare_cached("INSERT OR IGNORE INTO client_ids VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![number, user, new.client_id, to_sql(new.seq)])?;
-        let sql = "SELECT seq FROM client_ids WHERE room = ?1 AND user_id = ?2 AND client_id = ?3";
-        let key = params![number, user, new.client_id];
-        let mut statement = transaction.prepare_cached(sql)?;
-        let seq = statement.query_row(key, |row| row.get(0))?;
-        Ok((inserted > 0, from_sql(seq)))
+        Ok((inserted > 0, find_name(transaction, number, new)?))
     };
-    match write().map_err(unavailable)? {
-        (new_row, seq) if seq == new.seq => Ok(new_row),
-        (_, seq) => Err(ChatArchiveError::Other {
+    let (new_row, found) = write().map_err(unavailable)?;
+    require_same_name(new, found)?;
+    Ok(new_row)
+}
+
+/// The number of the message that a name stands for.
+fn find_name(
+    connection: &Connection,
+    number: i64,
+    name: &MessageName,
+) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT seq FROM client_ids WHERE room = ?1 AND user_id = ?2 AND client_id = ?3";
+    let key = params![number, id_bytes(name.user_id.0), name.client_id];
+    connection
+        .prepare_cached(sql)?
+        .query_row(key, |row| Ok(from_sql(row.get(0)?)))
+        .optional()
+}
+
+fn require_same_name(new: &MessageName, found: Option<u64>) -> Result<(), ChatArchiveError> {
+    match found.filter(|seq| *seq != new.seq) {
+        None => Ok(()),
+        Some(seq) => Err(ChatArchiveError::Other {
             room: new.room_id.clone(),
             seq,
         }),

@@ -23,6 +23,8 @@ use super::connection::{
 const QUEUE: usize = 1_024;
 /// Batches taken into one transaction at most.
 const GROUP: usize = 256;
+/// Messages that an erasure looks at in one transaction: others' messages wait no longer than for that.
+const PIECE: usize = 1_000;
 /// Rooms whose last `seq` the writer remembers.
 const REMEMBERED: usize = 50_000;
 
@@ -65,7 +67,18 @@ struct Batch {
 /// What the writer is asked to do.
 enum Work {
     Append(Batch),
-    Erase(UserId, oneshot::Sender<Result<(), ChatLogError>>),
+    Erase(Piece),
+}
+
+/// The room and `seq` of a message.
+type MessagePlace = (i64, i64);
+
+/// The next messages to be erased.
+struct Piece {
+    user: UserId,
+    after: MessagePlace,
+    /// Is told the last place; none at the end.
+    reply: oneshot::Sender<Result<Option<MessagePlace>, ChatLogError>>,
 }
 
 /// The chat log in a SQLite file. Cheap to clone; the writer ends when the last clone is dropped.
@@ -108,9 +121,15 @@ impl ChatLog for SqliteChatLog {
     }
 
     async fn erase(&self, user: UserId) -> Result<(), ChatLogError> {
-        let (reply, outcome) = oneshot::channel();
-        self.ask(Work::Erase(user, reply))?;
-        outcome.await.unwrap_or_else(|_| Err(closed()))
+        let mut after = (0, 0);
+        loop {
+            let (reply, outcome) = oneshot::channel();
+            self.ask(Work::Erase(Piece { user, after, reply }))?;
+            match outcome.await.unwrap_or_else(|_| Err(closed()))? {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
@@ -171,18 +190,18 @@ impl Writer {
     fn run(mut self, queue: &Receiver<Work>) {
         while let Ok(first) = queue.recv() {
             let mut batches = Vec::new();
-            let mut erasures = Vec::new();
+            let mut pieces = Vec::new();
             for work in std::iter::once(first).chain(queue.try_iter().take(GROUP - 1)) {
                 match work {
                     Work::Append(batch) => batches.push((batch.messages, batch.reply)),
-                    Work::Erase(user, reply) => erasures.push((user, reply)),
+                    Work::Erase(piece) => pieces.push(piece),
                 }
             }
             if !batches.is_empty() {
                 self.append_all(batches.into_iter().unzip());
             }
-            for (user, reply) in erasures {
-                let _ = reply.send(self.erase(user).map_err(unavailable));
+            for Piece { user, after, reply } in pieces {
+                let _ = reply.send(self.erase(user, after).map_err(unavailable));
             }
         }
     }
@@ -208,18 +227,21 @@ impl Writer {
         }
     }
 
-    /// What was overwritten still stands in the WAL: it is emptied, too.
-    fn erase(&mut self, user: UserId) -> rusqlite::Result<()> {
-        let id = id_bytes(user.0);
+    /// Erases the next of somebody's messages. From the first piece on whatever comes of theirs is a tombstone, so going
+    /// through once finds all. What was overwritten still stands in the WAL: with the last piece it is emptied, too.
+    fn erase(
+        &mut self,
+        user: UserId,
+        after: MessagePlace,
+    ) -> rusqlite::Result<Option<MessagePlace>> {
         let transaction = self.connection.transaction()?;
-        transaction.execute("INSERT OR IGNORE INTO erased (user_id) VALUES (?1)", [id])?;
-        transaction.execute(
-            "UPDATE messages SET username = ?2, message = ?2 WHERE user_id = ?1",
-            params![id, ERASED_TEXT],
-        )?;
-        transaction.execute("DELETE FROM client_ids WHERE user_id = ?1", [id])?;
+        let places = erase_piece(&transaction, id_bytes(user.0), after)?;
         transaction.commit()?;
-        checkpoint(&self.connection)
+        if places.len() == PIECE {
+            return Ok(places.last().copied());
+        }
+        checkpoint(&self.connection)?;
+        Ok(None)
     }
 
     /// Appends the batches in one transaction.
@@ -329,7 +351,44 @@ fn append_one(
     })
 }
 
-fn is_erased(transaction: &Transaction<'_>, user: [u8; 16]) -> rusqlite::Result<bool> {
+/// Notes who is erased, makes tombstones of messages after a place, and forgets as many names in their rooms: each name was
+/// given to a message. Answers the places of the messages.
+fn erase_piece(
+    transaction: &Transaction<'_>,
+    user: [u8; 16],
+    after: MessagePlace,
+) -> rusqlite::Result<Vec<MessagePlace>> {
+    transaction.execute("INSERT OR IGNORE INTO erased (user_id) VALUES (?1)", [user])?;
+    let places: Vec<MessagePlace> = transaction
+        .prepare_cached(
+            "SELECT room, seq FROM messages WHERE user_id = ?1 AND (room, seq) > (?2, ?3)
+             ORDER BY room, seq LIMIT ?4",
+        )?
+        .query_map(
+            params![user, after.0, after.1, to_sql(PIECE as u64)],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut tombstone = transaction.prepare_cached(
+        "UPDATE messages SET username = ?3, message = ?3
+         WHERE room = ?1 AND seq = ?2 AND (username <> ?3 OR message <> ?3)",
+    )?;
+    for (room, seq) in &places {
+        tombstone.execute(params![room, seq, ERASED_TEXT])?;
+    }
+    let mut forget = transaction.prepare_cached(
+        "DELETE FROM client_ids WHERE room = ?1 AND user_id = ?2 AND client_id IN (
+             SELECT client_id FROM client_ids WHERE room = ?1 AND user_id = ?2 LIMIT ?3
+         )",
+    )?;
+    for in_room in places.chunk_by(|one, other| one.0 == other.0) {
+        let [(room, _), ..] = in_room else { continue };
+        forget.execute(params![room, user, to_sql(in_room.len() as u64)])?;
+    }
+    Ok(places)
+}
+
+pub(super) fn is_erased(transaction: &Transaction<'_>, user: [u8; 16]) -> rusqlite::Result<bool> {
     transaction
         .prepare_cached("SELECT 1 FROM erased WHERE user_id = ?1")?
         .exists([user])

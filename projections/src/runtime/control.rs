@@ -104,7 +104,7 @@ pub trait ModelControl: Send + Sync {
     /// [`RebuildError`].
     async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError>;
 
-    /// Tries the letter at a position again. Needs the generation for itself: no projector may run.
+    /// Tries the letter at a position again. Where a generation has one writer, on SQLite, no projector may run.
     ///
     /// # Errors
     /// [`RebuildError`]; the letter stays.
@@ -114,7 +114,7 @@ pub trait ModelControl: Send + Sync {
         position: Position,
     ) -> Result<(), RebuildError>;
 
-    /// Forgets the letter at a position. Needs the generation for itself: no projector may run.
+    /// Forgets the letter at a position. Where a generation has one writer, on SQLite, no projector may run.
     ///
     /// # Errors
     /// [`RebuildError`]; the letter stays.

@@ -11,6 +11,7 @@ pub mod check;
 pub mod control;
 pub mod generations;
 mod handled;
+mod letter;
 mod live;
 mod partition;
 pub mod partitions;

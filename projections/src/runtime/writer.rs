@@ -13,22 +13,17 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-use socialhub_domain::{
-    Clock, Event, Timestamp,
-    event::CATALOGUE,
-    personal::{ERASED_TEXT, redacted},
-};
+use socialhub_domain::{Clock, Event, Timestamp};
 use socialhub_event_log::{EventLog, Frontier, LogError, Position};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
     runtime::{
         generations::{WriteMode, log_position},
+        letter,
         tail::Backoff,
     },
     store::{
@@ -508,7 +503,7 @@ impl<P: Projection> BatchWriter<P> {
             event_id: record.event_id,
             topic: record.sequence.topic.clone(),
             key: record.sequence.key.clone(),
-            raw: raw(record),
+            raw: letter::raw(record),
             reason,
             attempts,
             parked_at: self.clock.now(),
@@ -563,37 +558,6 @@ impl Retry {
             () = stop.cancelled() => Err(WriteError::Stopped),
             () = self.backoff.wait() => Ok(()),
         }
-    }
-}
-
-/// What a letter shows of its event: nothing personal, since a letter may outlive the person. Retrying reads the log.
-fn raw(record: &PublicRecord) -> String {
-    match &record.event {
-        // Every event is made of strings, numbers and lists: this cannot fail.
-        Ok(event) => serde_json::to_string(&redacted(event, |_| true)).unwrap_or_default(),
-        Err(undecodable) => match serde_json::from_str(&undecodable.raw) {
-            Ok(mut data) => {
-                hide_texts(&mut data);
-                data.to_string()
-            }
-            // No JSON: somebody wrote it past the program.
-            Err(_) => undecodable.raw.clone(),
-        },
-    }
-}
-
-/// Replaces every text but ids and types of events: which of them are personal is not known of an unknown event.
-fn hide_texts(data: &mut Value) {
-    match data {
-        Value::String(text) => {
-            let known = CATALOGUE.iter().any(|(name, _)| name == text);
-            if !known && Uuid::try_parse(text).is_err() {
-                ERASED_TEXT.clone_into(text);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_texts),
-        Value::Object(members) => members.values_mut().for_each(hide_texts),
-        _ => {}
     }
 }
 
@@ -661,52 +625,4 @@ fn divided_anew(
         before.unwrap_or_default(),
         now.unwrap_or_default()
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use socialhub_domain::{PostId, UserId, event::PostCommented, testing::id};
-
-    use super::*;
-    use crate::record::Undecodable;
-
-    fn letter(event: Result<Event, Undecodable>) -> String {
-        raw(&PublicRecord {
-            position: 1,
-            event_id: id(1),
-            sequence: SequenceKey {
-                topic: "POST_TOPIC".to_owned(),
-                key: "1".to_owned(),
-            },
-            event,
-        })
-    }
-
-    #[test]
-    fn a_letter_holds_nothing_personal() {
-        let comment = PostCommented {
-            post_id: PostId(id(2)),
-            comment_id: socialhub_domain::CommentId(id(3)),
-            post_author_id: UserId(id(4)),
-            commenter_id: UserId(id(5)),
-            commenter_username: "eve".to_owned(),
-            comment: "a secret".to_owned(),
-            timestamp: Timestamp(7),
-        };
-        let unknown = |raw: String| Undecodable {
-            event_type: "post.shouted".to_owned(),
-            raw,
-            reason: "unknown".to_owned(),
-        };
-        let public = serde_json::to_string(&Event::from(comment.clone())).unwrap();
-        for letter in [letter(Ok(comment.into())), letter(Err(unknown(public)))] {
-            assert!(
-                !letter.contains("\"eve\"") && !letter.contains("secret"),
-                "{letter}"
-            );
-            assert!(letter.contains(&id(5).to_string()), "{letter}");
-            assert!(letter.contains("post.commented"), "{letter}");
-        }
-        assert_eq!(letter(Err(unknown("{".to_owned()))), "{");
-    }
 }

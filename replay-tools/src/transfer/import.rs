@@ -208,16 +208,20 @@ impl Import {
             ready.map_err(|error| TransferError::of_part(&**part, error))?;
             chosen.push((entry, part));
         }
-        let mut copying = Copying::begin(&**log, self.copy()).await?;
-        let outcome = self.write_parts(&chosen, &mut copying).await;
+        let last = self.manifest.log.last_position;
+        let mut copying = Copying::begin(&**log, self.copy(), last).await?;
+        let outcome = self.bring(&chosen, &mut copying).await;
         copying.end(outcome).await
     }
 
-    async fn write_parts(
+    async fn bring(
         &self,
         chosen: &[(&PartEntry, &Arc<dyn Part>)],
         copying: &mut Copying<'_>,
     ) -> Result<Outcome, TransferError> {
+        for (entry, part) in chosen {
+            self.compare_part(entry, &***part, copying).await?;
+        }
         let mut outcome = Outcome {
             new: Vec::new(),
             remarks: Vec::new(),
@@ -246,6 +250,24 @@ impl Import {
         }
     }
 
+    async fn compare_part(
+        &self,
+        entry: &PartEntry,
+        part: &dyn Part,
+        copying: &Copying<'_>,
+    ) -> Result<(), TransferError> {
+        for file in &entry.files {
+            let text = self.text(entry, file).await?;
+            for piece in pieces(&text, LINES) {
+                let compared = copying.compare(part, piece).await;
+                if !compared.map_err(|error| self.fault(entry, part, file, error))? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn write_part(
         &self,
         entry: &PartEntry,
@@ -260,13 +282,8 @@ impl Import {
                 if self.stop.is_cancelled() {
                     return Err(TransferError::Interrupted);
                 }
-                let written = copying
-                    .write(part, piece)
-                    .await
-                    .map_err(|error| match error {
-                        PartError::Bad(reason) => self.bad(entry, file, reason),
-                        other => TransferError::of_part(part, other),
-                    })?;
+                let written = copying.write(part, piece).await;
+                let written = written.map_err(|error| self.fault(entry, part, file, error))?;
                 all.new += written.new;
                 all.remarks.extend(written.remarks);
                 meter.add(piece.iter().filter(|byte| **byte == b'\n').count() as u64);
@@ -287,6 +304,19 @@ impl Import {
         }
         let (folder, file) = (self.folder_of(part).to_owned(), file.clone());
         tokio::task::spawn_blocking(move || read_text(&folder, &file)).await?
+    }
+
+    fn fault(
+        &self,
+        entry: &PartEntry,
+        part: &dyn Part,
+        file: &FileEntry,
+        error: PartError,
+    ) -> TransferError {
+        match error {
+            PartError::Bad(reason) => self.bad(entry, file, reason),
+            other => TransferError::of_part(part, other),
+        }
     }
 
     fn bad(&self, part: &PartEntry, file: &FileEntry, reason: String) -> TransferError {

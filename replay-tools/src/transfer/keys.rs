@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use socialhub_domain::UserId;
-use socialhub_event_log::{KeyRecord, LogArchive, PersonKey, Position};
+use socialhub_event_log::{
+    KeyRecord, LogArchive, Over, PersonKey, Position, require_no_other_keys,
+};
 
 use super::{
     log::place,
@@ -96,7 +98,14 @@ impl Part for PeoplesKeys {
         }
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
+    async fn compare(&self, text: &[u8], _: Over) -> Result<bool, PartError> {
+        let records = records(text)?;
+        let people: Vec<UserId> = records.iter().map(|record| record.user_id).collect();
+        require_no_other_keys(&records, &self.0.find_keys(&people).await?)?;
+        Ok(true)
+    }
+
+    async fn write(&self, text: &[u8], _: Over) -> Result<Written, PartError> {
         Ok(Written {
             new: self.0.write_keys(records(text)?).await?,
             remarks: Vec::new(),

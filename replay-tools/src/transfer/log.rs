@@ -11,7 +11,9 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use socialhub_domain::UserId;
-use socialhub_event_log::{ArchiveError, Credentials, EventRow, LogArchive, Position, is_sealed};
+use socialhub_event_log::{
+    ArchiveError, Credentials, EventRow, LogArchive, Over, Position, is_sealed,
+};
 
 use super::{
     keys::KEYS,
@@ -62,8 +64,19 @@ impl Events {
         Self { archive, last }
     }
 
+    /// Rows up to the log's head, and those after it.
+    async fn known_and_new(
+        &self,
+        text: &[u8],
+    ) -> Result<(Vec<EventRow>, Vec<EventRow>), PartError> {
+        let mut known = rows::<EventRow>(text)?;
+        let head = self.archive.head().await?;
+        let new = known.split_off(known.partition_point(|row| row.position <= head));
+        Ok((known, new))
+    }
+
     /// Makes sure that the log holds exactly these rows.
-    async fn compare(&self, known: &[EventRow]) -> Result<(), PartError> {
+    async fn require_same(&self, known: &[EventRow]) -> Result<(), PartError> {
         let Some(first) = known.first() else {
             return Ok(());
         };
@@ -132,11 +145,15 @@ impl Part for Events {
         Ok(())
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
-        let mut known = rows::<EventRow>(text)?;
-        let head = self.archive.head().await?;
-        let new = known.split_off(known.partition_point(|row| row.position <= head));
-        self.compare(&known).await?;
+    async fn compare(&self, text: &[u8], _: Over) -> Result<bool, PartError> {
+        let (known, new) = self.known_and_new(text).await?;
+        self.require_same(&known).await?;
+        Ok(new.is_empty())
+    }
+
+    async fn write(&self, text: &[u8], _: Over) -> Result<Written, PartError> {
+        let (known, new) = self.known_and_new(text).await?;
+        self.require_same(&known).await?;
         let written = new.len() as u64;
         if !new.is_empty() {
             self.archive.write_rows(new).await?;
@@ -195,6 +212,11 @@ impl From<CredentialsLine> for Credentials {
     }
 }
 
+fn credentials(text: &[u8]) -> Result<Vec<Credentials>, PartError> {
+    let lines = rows::<CredentialsLine>(text)?.into_iter();
+    Ok(lines.map(Into::into).collect())
+}
+
 #[async_trait]
 impl Part for PeoplesCredentials {
     fn name(&self) -> &'static str {
@@ -215,11 +237,19 @@ impl Part for PeoplesCredentials {
         }
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
-        let rows = rows::<CredentialsLine>(text)?;
-        let rows = rows.into_iter().map(Into::into).collect();
+    /// What is newer wins. A name is in nobody's way then: it was freed by an erasure, which comes with the events.
+    async fn compare(&self, text: &[u8], over: Over) -> Result<bool, PartError> {
+        if over == Over::Older {
+            return Ok(false);
+        }
+        self.archive.compare_credentials(credentials(text)?).await?;
+        Ok(true)
+    }
+
+    async fn write(&self, text: &[u8], over: Over) -> Result<Written, PartError> {
+        let rows = credentials(text)?;
         Ok(Written {
-            new: self.archive.write_credentials(rows).await?,
+            new: self.archive.write_credentials(rows, over).await?,
             remarks: Vec::new(),
         })
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use socialhub_domain::{Event, PostId, upcast};
-use socialhub_event_log::{EventRow, FieldCipher, LogArchive, Position, open_rows};
+use socialhub_event_log::{EventRow, FieldCipher, LogArchive, Over, Position, open_rows};
 use tokio::io::AsyncWriteExt;
 
 use super::{
@@ -262,7 +262,7 @@ impl Part for Media {
         Ok(Some(page))
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
+    async fn write(&self, text: &[u8], _: Over) -> Result<Written, PartError> {
         let mut written = Written::default();
         for line in rows::<Line>(text)? {
             match self.bring(&line).await? {

@@ -64,7 +64,8 @@ pub async fn migrate(
         let ready = target.ready_for(last).await;
         ready.map_err(|error| TransferError::of_part(&**target, error))?;
     }
-    let mut copying = Copying::begin(&*logs.target, copy_of(options)).await?;
+    let last = logs.source.head().await?;
+    let mut copying = Copying::begin(&*logs.target, copy_of(options), last).await?;
     let copied = copy_all(parts, &mut copying, &stop).await;
     let copied = copying.end(copied).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -116,11 +117,34 @@ async fn copy_all(
     copying: &mut Copying<'_>,
     stop: &CancellationToken,
 ) -> Result<Vec<(&'static str, Copied)>, TransferError> {
+    for both in parts {
+        compare(both, copying, stop).await?;
+    }
     let mut copied = Vec::new();
     for both in parts {
         copied.push((both.target.name(), copy(both, copying, stop).await?));
     }
     Ok(copied)
+}
+
+async fn compare(
+    both: &Both,
+    copying: &Copying<'_>,
+    stop: &CancellationToken,
+) -> Result<(), TransferError> {
+    let Both { source, target, .. } = both;
+    let mut pages = pages(Arc::clone(source), String::new());
+    while let Some(page) = pages.recv().await {
+        if stop.is_cancelled() {
+            return Err(TransferError::Interrupted);
+        }
+        let page = page.map_err(|error| TransferError::of_part(&**source, error))?;
+        let compared = copying.compare(&**target, &page.text).await;
+        if !compared.map_err(|error| TransferError::of_part(&**target, error))? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 async fn copy(

@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
+use socialhub_event_log::Over;
 
 /// Why a part could not be read, checked or written. Each is a sentence for an operator, without its last stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,12 +95,23 @@ pub trait Part: Send + Sync {
         Ok(())
     }
 
+    /// Makes sure that nothing the store holds is in the way of lines. Every line of every part is compared before the first
+    /// one is written: so what does not belong there is refused before anything is changed. Answers whether the lines after
+    /// these are to be compared, too.
+    ///
+    /// # Errors
+    /// [`PartError`].
+    async fn compare(&self, text: &[u8], over: Over) -> Result<bool, PartError> {
+        let _ = (text, over);
+        Ok(false)
+    }
+
     /// Writes lines, durably, in their order. What is there already, the same in everything, is left alone: so an
     /// interrupted copy is done again from its beginning.
     ///
     /// # Errors
     /// [`PartError`]; of the lines all or none are there, and none after [`PartError::Foreign`].
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError>;
+    async fn write(&self, text: &[u8], over: Over) -> Result<Written, PartError>;
 }
 
 impl Page {

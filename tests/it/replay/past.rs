@@ -1,15 +1,19 @@
 //! `replay inspect --as-of` and `replay as-of`: what a stream and the read models were.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, binary, eventually, printed};
+use socialhub_tests::support::{Client, Server, binary, client::PASSWORD, eventually, printed};
 
 use super::{damage::lines, repair::seen};
+use crate::erasure::{erase, erased_everywhere};
 
 async fn events(server: &Server) -> Vec<Value> {
     lines(
@@ -79,6 +83,8 @@ async fn a_stream_is_shown_as_it_was() {
 /// A server of the past, ended when it is dropped.
 struct Past {
     process: Child,
+    /// What it says after its address.
+    told: Box<dyn Iterator<Item = String> + Send>,
     client: Client,
 }
 
@@ -96,11 +102,12 @@ impl Past {
             .unwrap();
         let mut past = Self {
             process,
+            told: Box::new(std::iter::empty()),
             client: Client::new(""),
         };
         let lines = BufReader::new(past.process.stderr.take().unwrap()).lines();
-        let mut told = lines.map_while(Result::ok);
-        let address = told.find_map(|line| address(&line));
+        past.told = Box::new(lines.map_while(Result::ok));
+        let address = past.told.find_map(|line| address(&line));
         past.client = Client::new(&address.expect("it does not serve"));
         past
     }
@@ -238,4 +245,64 @@ async fn models_are_built_and_served_as_they_were() {
     let late = format!("/posts/{}", story.late);
     story.me.get(&late).await.expect_status(200);
     server.verify_all().await;
+}
+
+/// Nobody but its owner may look into a folder or a file.
+fn is_private(path: &Path) {
+    let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+    assert_eq!(mode, wanted, "{}", path.display());
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            is_private(&entry.unwrap().path());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_of_the_past_is_of_no_use_after_an_erasure_or_with_another_log() {
+    let (server, other) = (Server::start().await, Server::start().await);
+    let (eve, bob) = (
+        server.client().sign_up("eve").await,
+        server.client().sign_up("bob").await,
+    );
+    other.client().sign_up("stranger").await;
+    other.client().sign_up("another").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("past");
+    // Whoever made the folder may have let others in.
+    fs::create_dir(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let into = path.display().to_string();
+    let build = ["replay", "as-of", "--all", "--at", "2", "--into", &into];
+    server.succeed(&build).await;
+    is_private(&path);
+    server.succeed(&build).await;
+    refused(&other, &build, "was built from another log").await;
+
+    erase(&eve, PASSWORD).await.expect_status(204);
+    erased_everywhere(&server, &eve.id).await;
+    let serve = [&build[..], &["--serve", "0", "--as", &bob.username]].concat();
+    let said = server.fail(&serve).await;
+    assert!(
+        said.contains("shows what is gone since: remove it, then build it again"),
+        "{said}"
+    );
+    fs::remove_dir_all(&path).unwrap();
+    let mut past = Past::serve(&server, &serve);
+    let found = past.client.get(&format!("/users/profile/{}", eve.id)).await;
+    assert_eq!(found.expect_status(200).text("/user/username"), "[erased]");
+    is_private(&path);
+    // Nor does it go on after one.
+    erase(&bob, PASSWORD).await.expect_status(204);
+    eventually("the past is not served any more", || {
+        let ended = past.process.try_wait().unwrap();
+        async move { ended.map(|status| assert_eq!(status.code(), Some(1))) }
+    })
+    .await;
+    let told: Vec<String> = past.told.by_ref().collect();
+    assert!(
+        told.concat().contains("shows what is gone since"),
+        "{told:?}"
+    );
 }

@@ -10,14 +10,15 @@ use socialhub_domain::{
     event::{PostCreated, Visibility},
 };
 use socialhub_event_log::{
-    Append, ArchiveError, Credentials, EventLog, EventRow, KeyRecord, LogArchive, NewEvent,
-    PersonKey, Position, SealedLog, SideWrite, UnfinishedCopy, is_sealed, open_rows,
+    Append, ArchiveError, Credentials, ERASED_EPOCH, EventLog, EventRow, KeyRecord, LogArchive,
+    NewEvent, Over, PersonKey, Position, SealedLog, SideWrite, UnfinishedCopy, is_sealed,
+    open_rows,
 };
 use socialhub_infra::security::AesGcmCipher;
 
 use super::{
     event_log::{TestResult, all, append, id, post_stream, sign_up},
-    people::People,
+    people::{People, erase},
 };
 
 /// An empty place for a log.
@@ -53,6 +54,7 @@ macro_rules! log_archive_contract {
                     rows_that_do_not_follow_are_refused_whole,
                     a_payload_keeps_its_bytes,
                     credentials_are_written_once,
+                    what_is_newer_is_brought_over_what_is_older,
                     credentials_belong_to_the_log_that_ends_there,
                     keys_are_written_once_and_marks_stay,
                     half_a_copy_is_known_and_not_opened,
@@ -112,7 +114,7 @@ async fn copy(from: &dyn LogArchive, to: &dyn LogArchive, page: usize) -> Result
             return Ok(());
         };
         after = Some(last.user_id);
-        to.write_credentials(rows).await?;
+        to.write_credentials(rows, Over::Same).await?;
     }
 }
 
@@ -248,8 +250,12 @@ pub async fn credentials_are_written_once(
     assert_eq!(people.len(), 21);
     let to = target.archive().await;
     to.write_rows(from.read_rows(0, usize::MAX).await?).await?;
-    assert_eq!(to.write_credentials(people[..5].to_vec()).await?, 5);
-    assert_eq!(to.write_credentials(people.clone()).await?, 16);
+    assert_eq!(
+        to.write_credentials(people[..5].to_vec(), Over::Same)
+            .await?,
+        5
+    );
+    assert_eq!(to.write_credentials(people.clone(), Over::Same).await?, 16);
     let stranger = |like: &Credentials| Credentials {
         user_id: UserId(id()),
         username: "stranger".to_owned(),
@@ -272,10 +278,65 @@ pub async fn credentials_are_written_once(
         },
     ] {
         let wanted = other.user_id;
-        let refused = to.write_credentials(vec![stranger(first), other]).await;
+        let refused = to.compare_credentials(vec![stranger(first), other.clone()]);
+        let refused = refused.await;
+        assert!(matches!(refused, Err(ArchiveError::OtherCredentials(user)) if user == wanted));
+        let page = vec![stranger(first), other];
+        let refused = to.write_credentials(page, Over::Same).await;
         assert!(matches!(refused, Err(ArchiveError::OtherCredentials(user)) if user == wanted));
     }
+    to.compare_credentials(people.clone()).await?;
     assert_eq!(to.read_credentials(None, Position::MAX, 100).await?, people);
+    Ok(())
+}
+
+/// Over an older copy newer credentials win, and those of the erased go with the event: their names are free.
+///
+/// # Errors
+/// What fails the test.
+pub async fn what_is_newer_is_brought_over_what_is_older(
+    source: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    let (_, ada) = fill(source).await?;
+    let old = {
+        let (from, to) = (source.archive().await, target.archive().await);
+        copy(&*from, &*to, 100).await?;
+        from.read_credentials(None, Position::MAX, 100).await?
+    };
+    let eve = old.iter().find(|person| person.user_id != ada);
+    let eve = eve.ok_or("there is nobody else")?.clone();
+    let heir = sign_up(&eve.username, &eve.email);
+    let heir_id = user_of(&heir);
+    {
+        let log = source.log().await;
+        log.append(reset(ada)).await?;
+        log.append(erase(eve.user_id, 1)).await?;
+        log.append(heir).await?;
+    }
+    let (from, to) = (source.archive().await, target.archive().await);
+    let (head, rows) = (to.head().await?, from.read_rows(0, usize::MAX).await?);
+    to.write_rows(rows[usize::try_from(head)?..].to_vec())
+        .await?;
+    let left = to.read_credentials(None, Position::MAX, 100).await?;
+    assert!(left.iter().all(|person| person.user_id != eve.user_id));
+    let new = from.read_credentials(None, Position::MAX, 100).await?;
+    let same = to.write_credentials(new.clone(), Over::Same).await;
+    assert!(matches!(same, Err(ArchiveError::OtherCredentials(user)) if user == ada));
+    assert_eq!(to.write_credentials(new.clone(), Over::Older).await?, 2);
+    assert_eq!(to.write_credentials(new.clone(), Over::Older).await?, 0);
+    assert_eq!(to.read_credentials(None, Position::MAX, 100).await?, new);
+    assert!(new.iter().any(|person| person.user_id == heir_id));
+    drop((from, to));
+    let restored = target.log().await;
+    assert_eq!(restored.pending(0).await?.len(), 1);
+    let raised = restored.raised_epochs().await?;
+    assert!(raised.contains(&(eve.user_id, ERASED_EPOCH)), "{raised:?}");
+    assert!(
+        raised
+            .iter()
+            .any(|(user, epoch)| *user == ada && *epoch > 1)
+    );
     Ok(())
 }
 
@@ -379,13 +440,13 @@ pub async fn half_a_copy_is_known_and_not_opened(
         assert!(matches!(other, Err(ArchiveError::OtherCopy(found)) if found == copy("one")));
         to.begin_copy(copy("one")).await?;
         to.write_rows(rows[3..].to_vec()).await?;
-        to.write_credentials(people.clone()).await?;
+        to.write_credentials(people.clone(), Over::Same).await?;
         assert_eq!(to.unfinished_copy().await?, Some(copy("one")));
         to.end_copy().await?;
         assert_eq!(to.unfinished_copy().await?, None);
         // Nothing new: nothing can be half.
         to.begin_copy(copy("two")).await?;
-        assert_eq!(to.write_credentials(people.clone()).await?, 0);
+        assert_eq!(to.write_credentials(people.clone(), Over::Same).await?, 0);
         assert_eq!(to.unfinished_copy().await?, None);
         let more = KeyRecord {
             user_id: people[0].user_id,

@@ -13,7 +13,7 @@ use socialhub_domain::{
 };
 use socialhub_event_log::{
     Append, AppendError, ERASED_EPOCH, ErasureStore, EventLog, FieldCipher, KeyRecord, KeyState,
-    NewEvent, PendingErasure, PersonKey, PersonKeys, SealedLog, SideWrite,
+    NewEvent, PendingErasure, PersonKey, PersonKeys, Position, SealedLog, SideWrite,
 };
 use socialhub_infra::security::AesGcmCipher;
 
@@ -47,6 +47,7 @@ macro_rules! people_contract {
                     a_destroyed_key_never_comes_back,
                     keys_are_paged_and_restored,
                     an_erasure_takes_credentials_and_answers_along,
+                    of_many_answers_those_that_name_the_erased_are_forgotten,
                     an_erasure_that_was_not_asked_for_here_is_pending,
                     nobody_acts_after_their_erasure,
                     who_has_no_key_and_is_not_erased_in_the_log_is_told,
@@ -197,7 +198,7 @@ pub async fn keys_are_paged_and_restored<S: People>(store: Arc<S>) -> TestResult
 }
 
 /// The command that erases somebody.
-fn erase(user_id: UserId, version: u64) -> Append {
+pub fn erase(user_id: UserId, version: u64) -> Append {
     let event = UserErased {
         user_id,
         timestamp: Timestamp(9),
@@ -248,6 +249,7 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
         })
         .await?;
     assert!(store.pending(0).await?.is_empty());
+    assert_eq!(store.last_erased(Position::MAX).await?, 0);
 
     let position = store.append(erase(id, 1)).await?.position;
     assert_eq!(store.find_by_id(id).await?, None);
@@ -279,6 +281,9 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
     assert_eq!(store.pending(0).await?, std::slice::from_ref(&pending));
     // Name and address are free at once.
     store.append(sign_up("ADA", "ada@example.org")).await?;
+    assert_eq!(store.last_erased(Position::MAX).await?, position);
+    assert_eq!(store.last_erased(position + 1).await?, position);
+    assert_eq!(store.last_erased(position).await?, 0);
 
     assert!(find("anonymous", "anonymous one").await?.is_some());
     store.forget_answers(id).await?;
@@ -289,6 +294,46 @@ pub async fn an_erasure_takes_credentials_and_answers_along<S: People>(
     assert_eq!(store.raised_epochs().await?, [(id, ERASED_EPOCH)]);
     Ok(())
 }
+
+/// Answers are looked through in pieces: here are more than one holds, and commands that come in between.
+///
+/// # Errors
+/// When the store cannot answer.
+pub async fn of_many_answers_those_that_name_the_erased_are_forgotten<S: People>(
+    store: Arc<S>,
+) -> TestResult {
+    let eve = user();
+    let names_her = |nth: usize| nth.is_multiple_of(3) || nth == MANY - 1;
+    let store_one = |nth: usize, body: String| {
+        let side = vec![store_answer(&format!("answer {nth}"), &body, 5)];
+        let command = append(&StreamId::new("answers", id()), 0, 0);
+        let store = Arc::clone(&store);
+        async move { store.append(Append { side, ..command }).await }
+    };
+    let answers = (0..MANY).map(|nth| {
+        let named = if names_her(nth) { eve } else { user() };
+        store_one(nth, format!("{{\"id\":\"{named}\"}}"))
+    });
+    for done in futures::future::join_all(answers).await {
+        done?;
+    }
+    let later = (MANY..MANY + 20).map(|nth| store_one(nth, "{}".to_owned()));
+    let (forgotten, later) =
+        tokio::join!(store.forget_answers(eve), futures::future::join_all(later));
+    forgotten?;
+    for done in later {
+        done?;
+    }
+    for nth in 0..MANY + 20 {
+        let key = answer_key("anonymous", &format!("answer {nth}"));
+        let found = store.find_answer(&key, Timestamp(6)).await?;
+        assert_eq!(found.is_none(), nth < MANY && names_her(nth), "{nth}");
+    }
+    Ok(())
+}
+
+/// More than an adapter looks at in one piece, and not a multiple of it.
+const MANY: usize = 2_345;
 
 fn answer_key(owner: &str, key: &str) -> socialhub_event_log::AnswerKey {
     socialhub_event_log::AnswerKey {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, UnfinishedCopy,
-    credential_key, require_same_keys,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
+    UnfinishedCopy, credential_key, require_same_keys,
 };
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -114,6 +114,7 @@ impl LogArchive for PgLogArchive {
         if let Some(stray) = stray(&mut transaction, head, &rows).await? {
             return Err(stray);
         }
+        erase(&mut transaction, &rows).await.map_err(unavailable)?;
         self.mark(&mut transaction, rows.len() as u64).await?;
         transaction.commit().await.map_err(unavailable)
     }
@@ -128,13 +129,32 @@ impl LogArchive for PgLogArchive {
         retrying(read).await.map_err(unavailable)
     }
 
-    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError> {
+    async fn compare_credentials(&self, rows: Vec<Credentials>) -> Result<(), ArchiveError> {
+        let other = retrying(|| other_credentials(&self.pool, &rows)).await;
+        match other.map_err(unavailable)? {
+            None => Ok(()),
+            Some(user) => Err(ArchiveError::OtherCredentials(user)),
+        }
+    }
+
+    async fn write_credentials(
+        &self,
+        rows: Vec<Credentials>,
+        over: Over,
+    ) -> Result<u64, ArchiveError> {
         let mut transaction = self.pool.begin().await.map_err(unavailable)?;
         // Numbers of epoch changes are drawn under it.
         lock(&mut transaction).await?;
-        let new = insert_credentials(&mut transaction, &rows)
-            .await
-            .map_err(unavailable)?;
+        let replaced = match over {
+            Over::Same => 0,
+            Over::Older => replace_credentials(&mut transaction, &rows)
+                .await
+                .map_err(unavailable)?,
+        };
+        let new = replaced
+            + insert_credentials(&mut transaction, &rows)
+                .await
+                .map_err(unavailable)?;
         let users: Vec<Uuid> = rows.iter().map(|row| row.user_id.0).collect();
         let sql = "SELECT user_id, username, email, password_hash, token_epoch FROM credentials
              WHERE user_id = ANY ($1)";
@@ -368,29 +388,115 @@ async fn read_credentials(
     Ok(found.into_iter().map(credentials).collect())
 }
 
+/// Credentials as the parameters `$1` to `$7` of a statement, which reads them as the table `c`.
+macro_rules! brought {
+    () => {
+        "unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[]) WITH ORDINALITY
+             AS c (user_id, username, username_key, email, email_key, hash, epoch, nth)"
+    };
+}
+
+fn with_credentials<'q>(
+    query: sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    rows: &[Credentials],
+) -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    fn column<'r, T>(rows: &'r [Credentials], of: impl Fn(&'r Credentials) -> T) -> Vec<T> {
+        rows.iter().map(of).collect()
+    }
+    query
+        .bind(column(rows, |row| row.user_id.0))
+        .bind(column(rows, |row| row.username.clone()))
+        .bind(column(rows, |row| credential_key(&row.username)))
+        .bind(column(rows, |row| row.email.clone()))
+        .bind(column(rows, |row| credential_key(&row.email)))
+        .bind(column(rows, |row| row.password_hash.clone()))
+        .bind(column(rows, |row| to_sql(row.token_epoch)))
+}
+
+/// The first person of whom, or under a name of whom, there are other credentials.
+async fn other_credentials(
+    pool: &PgPool,
+    rows: &[Credentials],
+) -> Result<Option<UserId>, sqlx::Error> {
+    let sql = concat!(
+        "SELECT c.user_id FROM ",
+        brought!(),
+        " CROSS JOIN LATERAL (
+             SELECT * FROM credentials AS k WHERE k.user_id = c.user_id
+             UNION ALL SELECT * FROM credentials AS k WHERE k.username_key = c.username_key
+             UNION ALL SELECT * FROM credentials AS k WHERE k.email_key = c.email_key
+         ) AS k
+         WHERE (k.user_id, k.username, k.email, k.password_hash, k.token_epoch)
+             <> (c.user_id, c.username, c.email, c.hash, c.epoch)
+         ORDER BY c.nth LIMIT 1"
+    );
+    let found = with_credentials(sqlx::query(sql), rows);
+    let found = found.fetch_optional(pool).await?;
+    found.map(|row| row.try_get(0).map(UserId)).transpose()
+}
+
+/// Replaces those of the same person that are not the same.
+async fn replace_credentials(
+    connection: &mut PgConnection,
+    rows: &[Credentials],
+) -> Result<u64, sqlx::Error> {
+    let sql = concat!(
+        "UPDATE credentials AS k
+         SET username = c.username, username_key = c.username_key, email = c.email, email_key = c.email_key,
+             password_hash = c.hash, token_epoch = c.epoch,
+             epoch_change = CASE WHEN k.token_epoch = c.epoch THEN k.epoch_change ELSE nextval('epoch_changes') END
+         FROM ",
+        brought!(),
+        " WHERE k.user_id = c.user_id
+             AND (k.username, k.email, k.password_hash, k.token_epoch) <> (c.username, c.email, c.hash, c.epoch)"
+    );
+    let done = with_credentials(sqlx::query(sql), rows);
+    Ok(done.execute(connection).await?.rows_affected())
+}
+
 async fn insert_credentials(
     connection: &mut PgConnection,
     rows: &[Credentials],
 ) -> Result<u64, sqlx::Error> {
-    let sql = "INSERT INTO credentials (user_id, username, username_key, email, email_key, password_hash, token_epoch,
+    let sql = concat!(
+        "INSERT INTO credentials (user_id, username, username_key, email, email_key, password_hash, token_epoch,
              epoch_change)
          SELECT c.user_id, c.username, c.username_key, c.email, c.email_key, c.hash, c.epoch,
              CASE WHEN c.epoch > 1 THEN nextval('epoch_changes') END
-         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
-             AS c (user_id, username, username_key, email, email_key, hash, epoch)
-         ON CONFLICT DO NOTHING";
-    fn column<'r, T>(rows: &'r [Credentials], of: impl Fn(&'r Credentials) -> T) -> Vec<T> {
-        rows.iter().map(of).collect()
+         FROM ",
+        brought!(),
+        " ON CONFLICT DO NOTHING"
+    );
+    let done = with_credentials(sqlx::query(sql), rows);
+    Ok(done.execute(connection).await?.rows_affected())
+}
+
+/// What `append_events` does with an erasure: notes what is left to do, and removes what can be removed at once.
+async fn erase(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
+    let erased = rows
+        .iter()
+        .filter_map(|row| Some((row.erases()?.0, to_sql(row.position))));
+    let (users, positions): (Vec<Uuid>, Vec<i64>) = erased.unzip();
+    if users.is_empty() {
+        return Ok(());
     }
-    let done = sqlx::query(sql)
-        .bind(column(rows, |row| row.user_id.0))
-        .bind(column(rows, |row| row.username.as_str()))
-        .bind(column(rows, |row| credential_key(&row.username)))
-        .bind(column(rows, |row| row.email.as_str()))
-        .bind(column(rows, |row| credential_key(&row.email)))
-        .bind(column(rows, |row| row.password_hash.as_str()))
-        .bind(column(rows, |row| to_sql(row.token_epoch)))
+    let note = "INSERT INTO erasures (user_id, position, username, email)
+         SELECT e.user_id, e.position, k.username, k.email
+         FROM unnest($1::uuid[], $2::bigint[]) AS e (user_id, position)
+         LEFT JOIN credentials AS k ON k.user_id = e.user_id
+         ON CONFLICT (user_id) DO NOTHING";
+    sqlx::query(note)
+        .bind(&users)
+        .bind(positions)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("DELETE FROM credentials WHERE user_id = ANY ($1)")
+        .bind(&users)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("DELETE FROM answers WHERE owner = ANY ($1)")
+        .bind(users.iter().map(Uuid::to_string).collect::<Vec<_>>())
         .execute(connection)
         .await?;
-    Ok(done.rows_affected())
+    Ok(())
 }

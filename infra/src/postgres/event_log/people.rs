@@ -13,6 +13,9 @@ use uuid::Uuid;
 use super::{PgEventLog, answer};
 use crate::postgres::connect::{from_sql, retrying, to_sql};
 
+/// Answers that are looked through at a time.
+const ANSWERS: usize = 1_000;
+
 type KeyRow = (Uuid, Option<Vec<u8>>, Option<i64>);
 
 fn record((user, key, erased_at): KeyRow) -> Result<KeyRecord, sqlx::Error> {
@@ -143,6 +146,12 @@ async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, 
     Ok(rows.into_iter().map(read).collect())
 }
 
+async fn last_erased(pool: &PgPool, before: Position) -> Result<i64, sqlx::Error> {
+    let sql = "SELECT coalesce(max(position), 0) FROM events WHERE event_type = 'user.erased' AND position < $1";
+    let last = sqlx::query_scalar(sql).bind(to_sql(before));
+    last.fetch_one(pool).await
+}
+
 async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
     let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
              SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
@@ -153,10 +162,27 @@ async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
     Ok(found.into_iter().map(UserId).collect())
 }
 
-async fn forget_answers(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
-    let sql = "DELETE FROM answers WHERE owner = $1 OR position($1 IN body) > 0";
-    let forgotten = sqlx::query(sql).bind(user.to_string());
-    forgotten.execute(pool).await.map(|_| ())
+async fn last_answer(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let sql = "SELECT coalesce(max(id), 0) FROM answers";
+    sqlx::query_scalar(sql).fetch_one(pool).await
+}
+
+/// Forgets what is theirs or names them of the answers after one; answers the last that was looked at. One statement is a
+/// transaction of its own: it stays far below the time that the server lets it run, and holds nobody up.
+async fn forget_piece(pool: &PgPool, user: UserId, after: i64) -> Result<Option<i64>, sqlx::Error> {
+    let sql = "WITH piece AS (
+             SELECT max(p.id) AS last FROM (SELECT id FROM answers WHERE id > $2 ORDER BY id LIMIT $3) AS p
+         ), forgotten AS (
+             DELETE FROM answers AS a USING piece AS p
+             WHERE a.id > $2 AND a.id <= p.last AND (a.owner = $1 OR position($1 IN a.body) > 0)
+         )
+         SELECT last FROM piece";
+    sqlx::query_scalar(sql)
+        .bind(user.to_string())
+        .bind(after)
+        .bind(to_sql(ANSWERS as u64))
+        .fetch_one(pool)
+        .await
 }
 
 async fn complete(
@@ -180,12 +206,24 @@ impl ErasureStore for PgEventLog {
         answer(retrying(|| pending(&self.pool, after)).await)
     }
 
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
+        answer(retrying(|| last_erased(&self.pool, before)).await).map(from_sql)
+    }
+
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
         answer(retrying(|| unsaid(&self.pool)).await)
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
-        answer(retrying(|| forget_answers(&self.pool, user_id)).await)
+        let top = answer(retrying(|| last_answer(&self.pool)).await)?;
+        let mut after = 0;
+        while after < top {
+            match answer(retrying(|| forget_piece(&self.pool, user_id, after)).await)? {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// What was overwritten is cleared away by the server's own vacuum.

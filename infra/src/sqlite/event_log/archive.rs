@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Position, UnfinishedCopy,
-    credential_key, require_same_keys,
+    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
+    UnfinishedCopy, credential_key, require_same_keys,
 };
 
-use super::{OpenError, copying, lock, people, read_head, schema, side::credentials, writer};
+use super::{OpenError, copying, lock, people, read_head, schema, side, writer};
 use crate::{
     event_rows::decode_metadata,
     sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
@@ -170,11 +170,20 @@ impl LogArchive for SqliteLogArchive {
         .await
     }
 
-    async fn write_credentials(&self, rows: Vec<Credentials>) -> Result<u64, ArchiveError> {
+    async fn compare_credentials(&self, rows: Vec<Credentials>) -> Result<(), ArchiveError> {
+        self.run(move |connection| rows.iter().try_for_each(|row| compare(connection, row)))
+            .await
+    }
+
+    async fn write_credentials(
+        &self,
+        rows: Vec<Credentials>,
+        over: Over,
+    ) -> Result<u64, ArchiveError> {
         self.write(move |transaction| {
             let mut new = 0;
             for row in &rows {
-                new += u64::from(write_one(transaction, row)?);
+                new += u64::from(write_one(transaction, row, over)?);
             }
             Ok(new)
         })
@@ -292,6 +301,9 @@ fn write_rows(transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Ar
             reason: error.to_string(),
         })?;
         insert(transaction, row).map_err(unavailable)?;
+        if let Some(user) = row.erases() {
+            side::erase(transaction, user, row.position).map_err(unavailable)?;
+        }
         head = row.position;
     }
     Ok(())
@@ -343,7 +355,7 @@ fn read_credentials(
     while found.len() < limit
         && let Some(row) = rows.next()?
     {
-        let credentials = credentials(row)?;
+        let credentials = side::credentials(row)?;
         let user = credentials.user_id.to_string();
         let position: Option<i64> = first_event.query_row([user], |row| row.get(0)).optional()?;
         if position.is_some_and(|position| from_sql(position) <= registered_by) {
@@ -353,12 +365,36 @@ fn read_credentials(
     Ok(found)
 }
 
+/// Nobody of the three who could be in the way has other credentials.
+fn compare(connection: &Connection, new: &Credentials) -> Result<(), ArchiveError> {
+    let sql = "SELECT user_id, username, email, password_hash, token_epoch FROM credentials
+         WHERE user_id = ?1 OR username_key = ?2 OR email_key = ?3";
+    let read = || -> rusqlite::Result<Vec<Credentials>> {
+        let keys = params![
+            id_bytes(new.user_id.0),
+            credential_key(&new.username),
+            credential_key(&new.email),
+        ];
+        let mut statement = connection.prepare_cached(sql)?;
+        statement.query_map(keys, side::credentials)?.collect()
+    };
+    match read()
+        .map_err(unavailable)?
+        .iter()
+        .all(|found| found == new)
+    {
+        true => Ok(()),
+        false => Err(ArchiveError::OtherCredentials(new.user_id)),
+    }
+}
+
 /// Whether it is new.
-fn write_one(transaction: &Transaction<'_>, new: &Credentials) -> Result<bool, ArchiveError> {
-    let sql = "INSERT OR IGNORE INTO credentials
-             (user_id, username, username_key, email, email_key, password_hash, token_epoch)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    let insert = |sql| {
+fn write_one(
+    transaction: &Transaction<'_>,
+    new: &Credentials,
+    over: Over,
+) -> Result<bool, ArchiveError> {
+    let write = |sql| {
         transaction.prepare_cached(sql)?.execute(params![
             id_bytes(new.user_id.0),
             new.username,
@@ -369,10 +405,22 @@ fn write_one(transaction: &Transaction<'_>, new: &Credentials) -> Result<bool, A
             to_sql(new.token_epoch),
         ])
     };
-    let inserted = insert(sql).map_err(unavailable)? > 0;
-    let found = super::side::find_by_id(transaction, new.user_id).map_err(unavailable)?;
-    if found.as_ref() == Some(new) {
-        return Ok(inserted);
+    let find = || side::find_by_id(transaction, new.user_id).map_err(unavailable);
+    let written = match (find()?, over) {
+        (Some(found), _) if found == *new => return Ok(false),
+        (Some(_), Over::Same) => return Err(ArchiveError::OtherCredentials(new.user_id)),
+        (Some(_), Over::Older) => write(
+            "UPDATE OR IGNORE credentials SET username = ?2, username_key = ?3, email = ?4, email_key = ?5,
+                 password_hash = ?6, token_epoch = ?7 WHERE user_id = ?1",
+        ),
+        (None, _) => write(
+            "INSERT OR IGNORE INTO credentials
+                 (user_id, username, username_key, email, email_key, password_hash, token_epoch)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        ),
+    };
+    match written.map_err(unavailable)? {
+        0 => Err(ArchiveError::OtherCredentials(new.user_id)),
+        _ => Ok(true),
     }
-    Err(ArchiveError::OtherCredentials(new.user_id))
 }

@@ -209,26 +209,8 @@ impl<'t> Batch<'t> {
                 Ok(())
             }
             SideWrite::StoreAnswer { key, answer } => self.store_answer(key, answer),
-            SideWrite::Erase { user_id } => self.erase(*user_id),
+            SideWrite::Erase { user_id } => side::erase(self.transaction, *user_id, self.head),
         }
-    }
-
-    /// Notes what is left to do, and removes what can be removed at once.
-    fn erase(&self, user: UserId) -> rusqlite::Result<()> {
-        let id = id_bytes(user.0);
-        let note = "INSERT OR IGNORE INTO erasures (user_id, position, username, email)
-             SELECT ?1, ?2, c.username, c.email
-             FROM (SELECT 1) LEFT JOIN credentials c ON c.user_id = ?1";
-        self.transaction
-            .prepare_cached(note)?
-            .execute(params![id, to_sql(self.head)])?;
-        self.transaction
-            .prepare_cached("DELETE FROM credentials WHERE user_id = ?1")?
-            .execute([id])?;
-        self.transaction
-            .prepare_cached("DELETE FROM answers WHERE owner = ?1")?
-            .execute([user.to_string()])?;
-        Ok(())
     }
 
     fn insert_credentials(&self, new: &Credentials) -> rusqlite::Result<()> {

@@ -12,6 +12,9 @@ use socialhub_event_log::{
 use super::SqliteEventLog;
 use crate::sqlite::connection::{checkpoint, from_sql, id_bytes, read_id, to_sql};
 
+/// Answers that are looked through at a time.
+const ANSWERS: usize = 1_000;
+
 /// Reads `key, erased_at` from a column on.
 fn key_and_mark(
     row: &Row<'_>,
@@ -182,6 +185,15 @@ impl ErasureStore for SqliteEventLog {
         Ok(found)
     }
 
+    async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
+        self.read(move |connection| {
+            let sql = "SELECT coalesce(max(position), 0) FROM events INDEXED BY events_erased
+                 WHERE event_type = 'user.erased' AND position < ?1";
+            connection.query_row(sql, [to_sql(before)], |row| row.get(0).map(from_sql))
+        })
+        .await
+    }
+
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
         self.read(|connection| {
             let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
@@ -205,12 +217,16 @@ impl ErasureStore for SqliteEventLog {
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
-        self.write(move |connection| {
-            let sql = "DELETE FROM answers WHERE owner = ?1 OR instr(body, ?1) > 0";
-            connection.execute(sql, [user_id.to_string()])?;
-            Ok(())
-        })
-        .await
+        let top = self.read(|connection| last_answer(connection)).await?;
+        let mut after = 0;
+        while after < top {
+            let piece = move |connection: &mut Connection| forget_piece(connection, user_id, after);
+            match self.write(piece).await? {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     async fn complete(&self, erasure: &PendingErasure, at: Timestamp) -> Result<(), LogError> {
@@ -225,6 +241,27 @@ impl ErasureStore for SqliteEventLog {
         })
         .await
     }
+}
+
+fn last_answer(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT coalesce(max(id), 0) FROM answers";
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+/// Forgets what is theirs or names them of the answers after one; answers the last that was looked at. A transaction of
+/// its own: commands wait no longer than for that.
+fn forget_piece(
+    connection: &Connection,
+    user_id: UserId,
+    after: i64,
+) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT max(id) FROM (SELECT id FROM answers WHERE id > ?1 ORDER BY id LIMIT ?2)";
+    let piece = params![after, to_sql(ANSWERS as u64)];
+    let last: Option<i64> = connection.query_row(sql, piece, |row| row.get(0))?;
+    let sql =
+        "DELETE FROM answers WHERE id > ?1 AND id <= ?2 AND (owner = ?3 OR instr(body, ?3) > 0)";
+    connection.execute(sql, params![after, last, user_id.to_string()])?;
+    Ok(last)
 }
 
 /// An erasure, unless it is complete.

@@ -1,8 +1,10 @@
-//! Reading what lies beside the log: credentials and stored answers.
+//! What lies beside the log, credentials and stored answers: reading it, and what an erasure takes of it.
 
-use rusqlite::{Connection, OptionalExtension, Row, ToSql};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use socialhub_domain::{Timestamp, UserId};
-use socialhub_event_log::{AnswerKey, Credentials, ERASED_EPOCH, StoredAnswer, credential_key};
+use socialhub_event_log::{
+    AnswerKey, Credentials, ERASED_EPOCH, Position, StoredAnswer, credential_key,
+};
 
 use crate::sqlite::connection::{from_sql, id_bytes, read_id, to_sql};
 
@@ -52,6 +54,28 @@ pub(super) fn credentials(row: &Row<'_>) -> rusqlite::Result<Credentials> {
         password_hash: row.get(3)?,
         token_epoch: from_sql(row.get(4)?),
     })
+}
+
+/// With a `user.erased` at a position: notes what is left to do, and removes what can be removed at once.
+pub(super) fn erase(
+    connection: &Connection,
+    user: UserId,
+    position: Position,
+) -> rusqlite::Result<()> {
+    let id = id_bytes(user.0);
+    let note = "INSERT OR IGNORE INTO erasures (user_id, position, username, email)
+         SELECT ?1, ?2, c.username, c.email
+         FROM (SELECT 1) LEFT JOIN credentials c ON c.user_id = ?1";
+    connection
+        .prepare_cached(note)?
+        .execute(params![id, to_sql(position)])?;
+    connection
+        .prepare_cached("DELETE FROM credentials WHERE user_id = ?1")?
+        .execute([id])?;
+    connection
+        .prepare_cached("DELETE FROM answers WHERE owner = ?1")?
+        .execute([user.to_string()])?;
+    Ok(())
 }
 
 /// Every token epoch above the initial one, and that of the erased.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
-use socialhub_chat::{ChatArchive, ChatArchiveError, Message, MessageName, RoomId};
+use socialhub_chat::{ChatArchive, ChatArchiveError, Known, Message, MessageName, RoomId};
 use socialhub_domain::UserId;
+use socialhub_event_log::Over;
 use socialhub_replay_tools::transfer::{Lines, Page, Part, PartError, Written, rows};
 
 /// The parts' names.
@@ -21,6 +22,14 @@ fn fault(error: ChatArchiveError) -> PartError {
             PartError::Store(format!("the chat log is unavailable: {reason}"))
         }
         other => PartError::Foreign(other.to_string()),
+    }
+}
+
+/// A chat log is as old as the event log beside it.
+fn known(over: Over) -> Known {
+    match over {
+        Over::Same => Known::Same,
+        Over::Older => Known::Older,
     }
 }
 
@@ -58,8 +67,15 @@ impl Part for ChatMessages {
         Page::of(&messages, cursor).map(Some)
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
-        let new = self.0.write_messages(rows(text)?).await.map_err(fault)?;
+    async fn compare(&self, text: &[u8], over: Over) -> Result<bool, PartError> {
+        let compared = self.0.compare_messages(rows(text)?, known(over)).await;
+        compared.map_err(fault)?;
+        Ok(true)
+    }
+
+    async fn write(&self, text: &[u8], over: Over) -> Result<Written, PartError> {
+        let written = self.0.write_messages(rows(text)?, known(over)).await;
+        let new = written.map_err(fault)?;
         Ok(Written {
             new,
             remarks: Vec::new(),
@@ -115,7 +131,12 @@ impl Part for ChatNames {
         Page::of(&names, cursor).map(Some)
     }
 
-    async fn write(&self, text: &[u8]) -> Result<Written, PartError> {
+    async fn compare(&self, text: &[u8], _: Over) -> Result<bool, PartError> {
+        self.0.compare_names(rows(text)?).await.map_err(fault)?;
+        Ok(true)
+    }
+
+    async fn write(&self, text: &[u8], _: Over) -> Result<Written, PartError> {
         let new = self.0.write_names(rows(text)?).await.map_err(fault)?;
         Ok(Written {
             new,
