@@ -28,7 +28,7 @@ pub struct ModelRow {
 pub struct RowValue(Box<str>);
 
 impl RowValue {
-    /// The value itself.
+    /// The value itself: numbers come back to the last bit (`float_roundtrip` of `serde_json`).
     pub fn read(&self) -> Value {
         // It was written from a value.
         serde_json::from_str(&self.0).unwrap_or_default()
@@ -184,5 +184,20 @@ pub fn same(left: &Value, right: &Value) -> bool {
             a.len() == b.len() && a.iter().zip(b).all(|(x, y)| same(x, y))
         }
         _ => left == right,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_value_comes_back_as_it_was() {
+        for score in [1_667.248_753_750_000_6, 1_585.629_228_333_333_5, 0.1 + 0.2] {
+            let value = json!({ "log2Score": score, "likes": 3, "name": "a \"b\"" });
+            assert_eq!(RowValue::from(value.clone()).read(), value);
+        }
     }
 }
