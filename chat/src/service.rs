@@ -319,6 +319,7 @@ impl Event {
 
     /// The event, if the socket may ask for it; a flood ends here.
     fn passing(self, cost: f64) -> Option<Self> {
+        self.session.meet(|| self.socket.connected());
         if self.context.closing.load(Ordering::Relaxed) {
             self.refuse(Refusal::busy());
             return None;

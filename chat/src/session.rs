@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -23,6 +23,9 @@ use crate::{
     ports::ChatUser,
     room_id::RoomId,
 };
+
+/// How long the first event of a socket waits for it to be connected, which it is unless it has gone already.
+const MEETING: Duration = Duration::from_millis(200);
 
 /// Whether an event is let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub(crate) struct Session {
     closed: AtomicBool,
     /// Sweeps that found the socket not connected.
     absences: AtomicUsize,
+    /// Whether the socket was connected at its first event.
+    met: AtomicBool,
     severed: AtomicBool,
     tally: Mutex<Tally>,
 }
@@ -62,6 +67,7 @@ impl Session {
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             absences: AtomicUsize::new(0),
+            met: AtomicBool::new(false),
             severed: AtomicBool::new(false),
             tally: Mutex::new(Tally {
                 events: Bucket::of_events(limits),
@@ -69,6 +75,21 @@ impl Session {
                 rooms: HashSet::new(),
             }),
         }
+    }
+
+    /// Waits with a socket's first event until the library has noted that the socket is connected. It tells the client first
+    /// and notes it then, on another thread, in the very next statement; what is emitted to the socket in between is lost,
+    /// and a history that was asked for at once would never come. So nothing is awaited here: no longer than that thread
+    /// is kept from going on.
+    pub(crate) fn meet(&self, is_connected: impl Fn() -> bool) {
+        if self.met.load(Ordering::Relaxed) {
+            return;
+        }
+        let give_up = Instant::now() + MEETING;
+        while !is_connected() && Instant::now() < give_up {
+            std::thread::yield_now();
+        }
+        self.met.store(true, Ordering::Relaxed);
     }
 
     /// Counts an event of a given cost against what the socket may ask for.
@@ -236,6 +257,23 @@ mod tests {
         let verdicts: Vec<Verdict> = (0..6).map(|_| session.admit(1.0, &limits)).collect();
         use Verdict::{Cut, Pass, Refuse};
         assert_eq!(verdicts, [Pass, Pass, Refuse, Refuse, Refuse, Cut]);
+    }
+
+    #[test]
+    fn the_first_event_waits_until_the_socket_is_connected_and_no_other() {
+        let session = session(&ChatLimits::default());
+        let looks = AtomicUsize::new(0);
+        let at_the_third_look = || looks.fetch_add(1, Ordering::Relaxed) >= 2;
+        session.meet(at_the_third_look);
+        assert_eq!(looks.load(Ordering::Relaxed), 3);
+        session.meet(|| panic!("it was connected before"));
+    }
+
+    #[test]
+    fn a_socket_that_is_gone_holds_nobody_up() {
+        let session = session(&ChatLimits::default());
+        session.meet(|| false);
+        session.meet(|| panic!("it was waited for before"));
     }
 
     #[test]
