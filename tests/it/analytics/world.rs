@@ -249,12 +249,12 @@ impl World {
     pub async fn divide_topics(&self) {
         let namespace = self.setting("NAMESPACE");
         let count: usize = self.setting("KAFKA_PARTITIONS").parse().unwrap();
+        // It answers for as long as it lives.
+        let admin = self.admin();
         for topic in Topic::ALL {
             let name = format!("{namespace}.{}", topic.name());
             let divided = [NewPartitions::new(&name, count * 2)];
-            let outcomes = self
-                .admin()
-                .create_partitions(&divided, &AdminOptions::new());
+            let outcomes = admin.create_partitions(&divided, &AdminOptions::new());
             for outcome in outcomes.await.unwrap() {
                 outcome.unwrap();
             }
