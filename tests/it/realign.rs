@@ -534,9 +534,12 @@ async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt()
     site.stop().await;
     site.server.begin();
     site.not_ready(&["partitions but had"]).await;
-    let status = site.server.status().await;
-    let why = status["relay"]["lastError"]["error"].as_str().unwrap();
-    assert!(why.contains("partitions but had"), "{status}");
+    within("the relay's last report says why", async || {
+        let status = site.server.status().await;
+        let why = status["relay"]["lastError"]["error"].as_str()?;
+        why.contains("partitions but had").then_some(())
+    })
+    .await;
     let refused = site.fail("replay republish --yes").await;
     assert!(refused.contains("stop all projectors first"), "{refused}");
     site.stop().await;
