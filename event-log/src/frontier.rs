@@ -47,10 +47,14 @@ impl Frontier {
             .find(|end| end.topic == topic && end.partition == partition)
     }
 
+    /// How many partitions a topic has; none while the relay has not seen it.
+    pub fn count(&self, topic: &str) -> Option<i32> {
+        self.partitions.get(topic).copied()
+    }
+
     /// The partition that a key's records are in; none while the relay has not seen the topic.
     pub fn partition_of(&self, topic: &str, key: &str) -> Option<i32> {
-        let count = *self.partitions.get(topic)?;
-        Some(partition_for(key.as_bytes(), count))
+        Some(partition_for(key.as_bytes(), self.count(topic)?))
     }
 }
 

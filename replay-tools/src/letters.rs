@@ -427,6 +427,12 @@ mod tests {
         failing: Vec<Position>,
     }
 
+    impl Busy {
+        fn left(&self) -> Vec<Position> {
+            self.letters.lock().unwrap().keys().copied().collect()
+        }
+    }
+
     #[async_trait]
     impl ModelControl for Busy {
         fn name(&self) -> ModelName {
@@ -566,14 +572,7 @@ mod tests {
             ]
         );
         assert_eq!(verdict, Verdict::Wrong);
-        let left = model
-            .letters
-            .lock()
-            .unwrap()
-            .keys()
-            .copied()
-            .collect::<Vec<_>>();
-        assert_eq!(left, [3, 9]);
+        assert_eq!(model.left(), [3, 9]);
     }
 
     #[tokio::test]
@@ -586,13 +585,6 @@ mod tests {
         let (verdict, said) = outcome(&model, Some(1)).await;
         assert_eq!(said, ["1 discarded", "2 applied", "7 applied"]);
         assert_eq!(verdict, Verdict::Clean);
-        let left = model
-            .letters
-            .lock()
-            .unwrap()
-            .keys()
-            .copied()
-            .collect::<Vec<_>>();
-        assert_eq!(left, [3]);
+        assert_eq!(model.left(), [3]);
     }
 }

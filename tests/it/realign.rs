@@ -6,7 +6,7 @@ use std::time::Duration;
 use mongodb::bson::{Document, doc};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewPartitions},
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
 use serde_json::Value;
@@ -496,27 +496,6 @@ async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
     assert_eq!(contents(&me, &me.id).await.len(), 6);
 }
 
-/// Divides every topic of a site into so many partitions.
-async fn divide(site: &Site, partitions: usize) {
-    let namespace = site.server.setting("NAMESPACE");
-    let names: Vec<String> = Topic::ALL
-        .iter()
-        .map(|topic| format!("{namespace}.{}", topic.name()))
-        .collect();
-    let divisions: Vec<NewPartitions<'_>> = names
-        .iter()
-        .map(|name| NewPartitions::new(name, partitions))
-        .collect();
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", servers::kafka_brokers())
-        .create()
-        .unwrap();
-    let divided = admin.create_partitions(&divisions, &AdminOptions::new());
-    for outcome in divided.await.unwrap() {
-        outcome.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt() {
     let mut site = Site::start().await;
@@ -524,7 +503,8 @@ async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt()
     write_posts(&me, 12, "before").await;
     site.settle().await;
     let before: usize = site.server.setting("KAFKA_PARTITIONS").parse().unwrap();
-    divide(&site, before * 2 + 1).await;
+    let prefix = format!("{}.", site.server.setting("NAMESPACE"));
+    topic::divide(&servers::kafka_brokers(), &prefix, before * 2 + 1).await;
     // Not under a projector at work.
     let refused = site.fail("replay republish --yes").await;
     assert!(

@@ -288,7 +288,7 @@ impl Batch {
         let mut outgoing = Vec::with_capacity(self.0.len());
         for mut record in self.0 {
             let topic = record.topic.name();
-            let count = frontier.partitions.get(topic).copied();
+            let count = frontier.count(topic);
             let count = count.ok_or_else(|| Trouble::Again(format!("{topic} is not there")))?;
             let partition = record.partition(count);
             let position = record.headers.position;

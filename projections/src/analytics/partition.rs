@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     runtime::{
+        division,
         source::{Delivered, Records},
         tail::Backoff,
     },
@@ -199,14 +200,9 @@ impl Partition {
 
     /// The number of partitions must be what it was: divided anew, keys are elsewhere.
     async fn check_division(&mut self) -> Result<(), Failure> {
-        let topic = &self.source.name;
-        let mut partitions = self.shared.frontier.borrow().partitions.get(topic).copied();
-        if partitions.is_none() {
-            // The relay says so before its first record: who has not heard of it yet asks.
-            let frontier = self.shared.frontier_reader.frontier().await;
-            let frontier = frontier.map_err(|error| Failure::Retry(error.to_string()))?;
-            partitions = frontier.partitions.get(topic).copied();
-        }
+        let (topic, heard) = (&self.source.name, &self.shared.frontier);
+        let partitions = division::of_topic(topic, heard, &*self.shared.frontier_reader).await;
+        let partitions = partitions.map_err(|error| Failure::Retry(error.to_string()))?;
         if self.writer.divided(partitions) {
             return Ok(());
         }
@@ -272,6 +268,7 @@ impl Partition {
         };
         let behind = end > self.writer.position();
         if behind && was_behind {
+            self.check_division().await?;
             self.fill(end).await?;
             return Ok(false);
         }
@@ -280,7 +277,6 @@ impl Partition {
 
     /// Takes the partition's events up to a position from the log.
     async fn fill(&mut self, upto: Position) -> Result<(), Failure> {
-        self.check_division().await?;
         tracing::info!(source = %self.source, from = self.writer.position(), to = upto,
             "the topic does not bring what was published: reading the log");
         let (mut after, mut backoff) = (self.writer.position(), Backoff::new());
@@ -383,8 +379,7 @@ pub(super) async fn check_divisions(shared: &Shared) -> Result<(), Failure> {
         let log = CommitLog::new(source.clone());
         let state = log.load(objects).await.map_err(failed)?;
         let before = state.reached.and_then(|reached| reached.partitions);
-        let now = frontier.partitions.get(&source.name).copied();
-        if before.is_some() && now.is_some() && before != now {
+        if division::differs(before, frontier.count(&source.name)) {
             return Err(divided_anew(&source));
         }
     }

@@ -19,7 +19,10 @@ use super::{
     ports::{FormatError, Objects, ObjectsError, RowFormat},
     row::{Row, date},
 };
-use crate::{runtime::tail::Backoff, store::Source};
+use crate::{
+    runtime::{division, tail::Backoff},
+    store::Source,
+};
 
 /// Files that are on their way into the store at once.
 const AT_ONCE: usize = 8;
@@ -104,7 +107,7 @@ impl PartitionWriter {
         let reached = self.reached.and_then(|reached| reached.partitions);
         let before = self.partitions.or(reached);
         self.partitions = before.or(partitions);
-        before.is_none() || partitions.is_none() || before == partitions
+        !division::differs(before, partitions)
     }
 
     /// The position of the last event that was taken, written or not.

@@ -6,7 +6,7 @@ use socialhub_event_log::{Frontier, FrontierReader, Position};
 
 use crate::{
     record::SequenceKey,
-    runtime::{generations::log_position, writer::check_division},
+    runtime::{division, generations::log_position},
     store::{Checkpoint, ModelName, Source, StoreError},
 };
 
@@ -55,7 +55,7 @@ impl Handled {
                 "it was written from {source}, of which the relay knows nothing"
             )));
         }
-        check_division(model, checkpoints, &frontier)?;
+        division::check(model, checkpoints, &frontier)?;
         Ok(Self {
             log,
             partitions,

@@ -9,6 +9,7 @@
 
 pub mod check;
 pub mod control;
+pub(crate) mod division;
 pub mod generations;
 mod handled;
 mod letter;

@@ -17,6 +17,7 @@ use crate::{
     reactor::Reactor,
     record::PublicRecord,
     runtime::{
+        division,
         generations::WriteMode,
         partitions::Shared,
         source::{Delivered, Records},
@@ -73,14 +74,7 @@ pub(super) async fn open_writer<P: Projection>(
 ) -> Result<BatchWriter<P>, WriteError> {
     let mut backoff = Backoff::new();
     loop {
-        let opened = BatchWriter::open(
-            Arc::clone(store),
-            Arc::clone(&shared.clock),
-            &shared.log,
-            WriteMode::Live,
-            source.clone(),
-        );
-        match opened.await {
+        match try_open(shared, store, source).await {
             Err(error @ StoreError::Unavailable(_)) => {
                 shared.status.failing(error.to_string());
                 pause(&mut backoff, stop).await?;
@@ -88,6 +82,27 @@ pub(super) async fn open_writer<P: Projection>(
             opened => return Ok(opened?),
         }
     }
+}
+
+/// The division is looked at anew: partitions may have been dealt out because it has changed.
+async fn try_open<P: Projection>(
+    shared: &Shared<P>,
+    store: &Arc<dyn ReadModelStore<P>>,
+    source: &Source,
+) -> Result<BatchWriter<P>, StoreError> {
+    let frontier = shared.frontier_reader.frontier().await;
+    let frontier = frontier.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    division::check(P::NAME, &store.checkpoints().await?, &frontier)?;
+    let mut writer = BatchWriter::open(
+        Arc::clone(store),
+        Arc::clone(&shared.clock),
+        &shared.log,
+        WriteMode::Live,
+        source.clone(),
+    )
+    .await?;
+    writer.divided(frontier.count(&source.name))?;
+    Ok(writer)
 }
 
 async fn pause(backoff: &mut Backoff, stop: &CancellationToken) -> Result<(), WriteError> {
@@ -235,7 +250,10 @@ impl<P: Projection> Partition<P> {
     }
 
     async fn apply(&mut self, entries: &[Entry<'_>]) -> Result<(), WriteError> {
-        self.writer.divided(self.division().await)?;
+        let (topic, heard) = (&self.source.name, &self.shared.frontier);
+        let partitions = division::of_topic(topic, heard, &*self.shared.frontier_reader).await;
+        // Without an answer the next batch asks again.
+        self.writer.divided(partitions.unwrap_or_default())?;
         for part in entries.chunks(PARTITION_BATCH) {
             let before = self.writer.position();
             let written = self
@@ -248,19 +266,6 @@ impl<P: Projection> Partition<P> {
             written?;
         }
         Ok(())
-    }
-
-    /// Into how many partitions the topic is divided. The relay says so before its first record: who has not heard of it yet
-    /// asks.
-    async fn division(&self) -> Option<i32> {
-        let topic = &self.source.name;
-        let known = self.shared.frontier.borrow().partitions.get(topic).copied();
-        if known.is_some() {
-            return known;
-        }
-        // Without an answer the next batch asks again.
-        let frontier = self.shared.frontier_reader.frontier().await.ok()?;
-        frontier.partitions.get(topic).copied()
     }
 
     /// Tells the reactors of what this writer has committed, also when it did not come to the end.

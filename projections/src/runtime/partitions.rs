@@ -20,12 +20,13 @@ use crate::{
     projection::Projection,
     reactor::Reactor,
     runtime::{
+        division,
         generations::{Generations, WriteMode},
         live::{End, ProjectorTask, spawn, store_failed, until_next},
         partition::{Partition, open_writer},
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
-        writer::{WriteError, check_alignment, check_division},
+        writer::{WriteError, check_alignment},
     },
     status::{ProjectionStatus, reached},
     store::{Checkpoint, GenerationId, ReadModelStore, Source, StoreError},
@@ -212,7 +213,7 @@ async fn look_over<P: Projection>(
         .frontier()
         .await
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    check_division(P::NAME, &checkpoints, &frontier)?;
+    division::check(P::NAME, &checkpoints, &frontier)?;
     let parked = store.parked().await?.len() as u64;
     let position = reached(&checkpoints, P::TOPICS, &frontier);
     shared.status.opened(id, position, parked);

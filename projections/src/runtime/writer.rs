@@ -14,18 +14,14 @@ use std::{
 };
 
 use socialhub_domain::{Clock, Event, Timestamp};
-use socialhub_event_log::{EventLog, Frontier, LogError, Position};
+use socialhub_event_log::{EventLog, LogError, Position};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
-    runtime::{
-        generations::{WriteMode, log_position},
-        letter,
-        tail::Backoff,
-    },
+    runtime::{division, generations::WriteMode, letter, tail::Backoff},
     store::{
         Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
         source_position,
@@ -196,14 +192,7 @@ impl<P: Projection> BatchWriter<P> {
     /// # Errors
     /// [`StoreError::Unusable`] when this writer began with another number: what it has not handled may be elsewhere now.
     pub(crate) fn divided(&mut self, partitions: Option<i32>) -> Result<(), StoreError> {
-        if self.partitions.is_some() && partitions.is_some() && self.partitions != partitions {
-            return Err(divided_anew(
-                P::NAME,
-                &self.source.name,
-                self.partitions,
-                partitions,
-            ));
-        }
+        division::require_same(P::NAME, &self.source.name, self.partitions, partitions)?;
         self.partitions = self.partitions.or(partitions);
         Ok(())
     }
@@ -590,39 +579,4 @@ pub async fn check_alignment(
         }
     }
     Ok(())
-}
-
-/// Checks that the topics are divided into partitions as they were when the checkpoints were written. What a rebuild has
-/// filled from the log since does not matter: that is so in any partition.
-///
-/// # Errors
-/// [`StoreError::Unusable`], naming the command that helps.
-pub(crate) fn check_division(
-    model: ModelName,
-    checkpoints: &[Checkpoint],
-    frontier: &Frontier,
-) -> Result<(), StoreError> {
-    let filled = log_position(checkpoints);
-    for checkpoint in checkpoints.iter().filter(|found| found.position > filled) {
-        let topic = &checkpoint.source.name;
-        let now = frontier.partitions.get(topic).copied();
-        if checkpoint.partitions.is_some() && now.is_some() && checkpoint.partitions != now {
-            return Err(divided_anew(model, topic, checkpoint.partitions, now));
-        }
-    }
-    Ok(())
-}
-
-fn divided_anew(
-    model: ModelName,
-    topic: &str,
-    before: Option<i32>,
-    now: Option<i32>,
-) -> StoreError {
-    StoreError::Unusable(format!(
-        "{topic} had {} partitions when this was written and has {} now, so nobody knows which events are in it: run \
-         `socialhub replay rebuild {model}`",
-        before.unwrap_or_default(),
-        now.unwrap_or_default()
-    ))
 }

@@ -351,6 +351,12 @@ async fn a_store_of_another_log_is_refused() {
     other.model = Arc::clone(&world.model);
     other.append(3).await;
     let process = other.start();
+    let error = refusal(&process).await;
+    assert!(error.contains("socialhub replay rebuild toy"), "{error}");
+}
+
+/// Why a process refuses to go on, when it does.
+async fn refusal(process: &Process) -> String {
     let status = Arc::clone(&process.task.status);
     let refused = async {
         while status.report(&FixedClock).state != ProjectorState::Dead {
@@ -358,8 +364,26 @@ async fn a_store_of_another_log_is_refused() {
         }
     };
     timeout(PATIENCE, refused).await.unwrap();
-    let error = status.report(&FixedClock).last_error.unwrap();
+    status.report(&FixedClock).last_error.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_of_topics_that_were_divided_anew_are_not_taken_on() {
+    let world = World::new(1);
+    world.append(9).await;
+    world.settle().await;
+    let before = world.model.checkpoints();
+    let mut frontier = world.topics.relay.saved();
+    frontier
+        .partitions
+        .values_mut()
+        .for_each(|count| *count += 1);
+    world.topics.relay.restore(frontier);
+    // Nothing is delivered: being dealt the partitions is enough.
+    world.rebalance(0).await;
+    let error = refusal(&world.processes[0]).await;
     assert!(error.contains("socialhub replay rebuild toy"), "{error}");
+    assert_eq!(world.model.checkpoints(), before);
 }
 
 #[tokio::test(start_paused = true)]

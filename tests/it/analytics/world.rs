@@ -11,7 +11,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions},
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
 use reqwest::Method;
@@ -25,6 +25,8 @@ use socialhub_infra::{
 use socialhub_projections::analytics::{CommitLog, Row, RowFormat};
 use socialhub_tests::support::{Client, Profile, binary, eventually, free_port, running};
 use tempfile::TempDir;
+
+use crate::kafka::topic;
 
 /// Servers of a test's own corner, and where the files go.
 pub struct World {
@@ -238,33 +240,16 @@ impl World {
         found.unwrap().1.clone()
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
-        ClientConfig::new()
-            .set("bootstrap.servers", self.setting("KAFKA_BROKERS"))
-            .create()
-            .unwrap()
-    }
-
     /// Divides every topic into twice as many partitions.
     pub async fn divide_topics(&self) {
-        let namespace = self.setting("NAMESPACE");
+        let prefix = format!("{}.", self.setting("NAMESPACE"));
         let count: usize = self.setting("KAFKA_PARTITIONS").parse().unwrap();
-        // It answers for as long as it lives.
-        let admin = self.admin();
-        for topic in Topic::ALL {
-            let name = format!("{namespace}.{}", topic.name());
-            let divided = [NewPartitions::new(&name, count * 2)];
-            let outcomes = admin.create_partitions(&divided, &AdminOptions::new());
-            for outcome in outcomes.await.unwrap() {
-                outcome.unwrap();
-            }
-        }
+        topic::divide(&self.setting("KAFKA_BROKERS"), &prefix, count * 2).await;
     }
 
     /// Deletes everything that the topics hold, as their retention would.
     pub async fn forget_topics(&self) {
-        let find = |wanted: &str| self.setting(wanted);
-        let (namespace, partitions) = (find("NAMESPACE"), find("KAFKA_PARTITIONS"));
+        let (namespace, partitions) = (self.setting("NAMESPACE"), self.setting("KAFKA_PARTITIONS"));
         let mut ends = TopicPartitionList::new();
         for topic in Topic::ALL {
             let name = format!("{namespace}.{}", topic.name());
@@ -273,7 +258,11 @@ impl World {
                     .unwrap();
             }
         }
-        self.admin()
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", self.setting("KAFKA_BROKERS"))
+            .create()
+            .unwrap();
+        admin
             .delete_records(&ends, &AdminOptions::new())
             .await
             .unwrap();

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::Headers,
 };
@@ -13,6 +15,23 @@ use socialhub_event_log::{Position, WireHeaders};
 use socialhub_infra::kafka::KafkaSettings;
 
 use super::World;
+
+/// Divides every topic into so many partitions; `prefix` is what their names begin with.
+pub async fn divide(brokers: &str, prefix: &str, partitions: usize) {
+    let names = Topic::ALL.map(|topic| format!("{prefix}{}", topic.name()));
+    let divisions = names
+        .each_ref()
+        .map(|name| NewPartitions::new(name, partitions));
+    // It answers for as long as it lives.
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let divided = admin.create_partitions(&divisions, &AdminOptions::new());
+    for outcome in divided.await.unwrap() {
+        outcome.unwrap();
+    }
+}
 
 /// The committed records of every partition, as their headers.
 pub fn read(settings: &KafkaSettings) -> BTreeMap<(String, i32), Vec<WireHeaders>> {
