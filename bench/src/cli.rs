@@ -147,6 +147,10 @@ async fn measure_rows(args: &RunArgs, report: &mut Report) -> Result<(), BenchEr
     // The random end of a UUIDv7: different for every call.
     let id = RandomIds.next_id().simple().to_string();
     let prefix = format!("b{}", &id[24..]);
+    let mut everybody = people::sign_up(&target, &prefix, people + 1).await?;
+    let Some(watcher) = everybody.pop() else {
+        return Err(BenchError::Usage("nobody signed up".to_owned()));
+    };
     let bench = Bench {
         shape: Shape {
             connections: args.connections.max(1),
@@ -154,7 +158,8 @@ async fn measure_rows(args: &RunArgs, report: &mut Report) -> Result<(), BenchEr
             measured: Duration::from_secs(args.seconds.max(1)),
         },
         runs: args.runs.max(1),
-        people: people::sign_up(&target, &prefix, people).await?,
+        people: everybody,
+        watcher,
         prefix,
         target,
         rebuild_with: args.rebuild_with.clone(),

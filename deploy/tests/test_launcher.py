@@ -180,11 +180,15 @@ class Stack(unittest.TestCase):
             create table probe.documents (_jsonb jsonb);
             insert into probe.documents select jsonb_build_object('_id', n::text) from generate_series(1, 20000) n;
             create unique index documents_id on probe.documents (((_jsonb -> '_id')));
+            create index documents_user on probe.documents (((_jsonb -> 'user')), ((_jsonb -> 'position')) desc);
             prepare one(text, jsonb) as select _jsonb from probe.documents where _jsonb -> $1 @> $2;"""
         ask = """explain (costs off) execute one('_id', '"17"');"""
         # After five times Postgres may take to a plan that is right for any field.
         plans = subprocess.check_output(["psql", "-XAtq", database.geturl(), "-c", made + ask * 8], text=True)
         self.assertEqual(plans.count("Bitmap Index Scan on lookup_"), 8, plans)
+        kept = "select count(*), count(*) filter (where indexname like 'documents%') from pg_indexes where schemaname = 'probe'"
+        kept = subprocess.check_output(["psql", "-XAtq", database.geturl(), "-c", kept], text=True)
+        self.assertEqual(kept.strip(), "3|1", "a look-up for each of the two fields, and what keeps ids apart")
 
     def test_nobody_elses_process_is_touched(self):
         innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)

@@ -101,7 +101,7 @@ impl Bench {
             self.settle().await?;
             let begin = Instant::now();
             let (mut sample, furthest) = self.all_at_once("POST", "follow").await?;
-            let token = &self.people[0].token;
+            let token = &self.watcher.token;
             read_at(
                 &self.target,
                 "/notify/notifications?limit=1",

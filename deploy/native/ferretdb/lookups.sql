@@ -1,7 +1,8 @@
 -- Lets the stand-in for MongoDB find documents by an index, as MongoDB does.
 --
 -- FerretDB 1 makes B-tree indexes of the fields it is told of, but asks for a field's value by `@>`, which no B-tree
--- answers: each look-up read the whole collection. So for the first field of each of its indexes one is made that does.
+-- answers: each look-up read the whole collection. So for the first field of each of its indexes one is made that does;
+-- its own are kept only where they keep ids apart, since every insert pays for them.
 --
 -- Without GIN's list of entries to be sorted in later: every look-up reads that list, and here most follow a write.
 
@@ -10,7 +11,8 @@ declare
     made record;
 begin
     for made in
-        select collection.oid::regclass as collection, pg_get_indexdef(ordered.oid, 1, true) as field
+        select collection.oid::regclass as collection, pg_get_indexdef(ordered.oid, 1, true) as field,
+            ordered.oid::regclass as ordered, pg_index.indisunique as keeps_apart
         from pg_event_trigger_ddl_commands() as command
         join pg_class as ordered on ordered.oid = command.objid
         join pg_am on pg_am.oid = ordered.relam and pg_am.amname = 'btree'
@@ -21,6 +23,9 @@ begin
         execute format(
             'create index if not exists %I on %s using gin ((%s) jsonb_path_ops) with (fastupdate = off)',
             'lookup_' || md5(made.collection || ' ' || made.field), made.collection, made.field);
+        if not made.keeps_apart then
+            execute format('drop index %s', made.ordered);
+        end if;
     end loop;
 end $$;
 

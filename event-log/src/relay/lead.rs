@@ -14,7 +14,7 @@ use crate::{
     frontier::Frontier,
     port::{EventLog, LogError},
     relay::{
-        Ended, Relay, RelayState,
+        Ended, Gather, Relay, RelayState,
         align::{Misaligned, align, check_log},
         port::{Outgoing, PublishError, TailRecord},
     },
@@ -315,7 +315,7 @@ struct Reader {
     log: Arc<dyn EventLog>,
     after: Position,
     batch: usize,
-    gather: Duration,
+    gather: Gather,
     poll_every: Duration,
     sender: mpsc::Sender<Result<Batch, LogError>>,
 }
@@ -330,14 +330,12 @@ impl Reader {
             let failed = batch.is_err();
             match batch.transpose() {
                 Some(batch) => {
-                    let full = batch
-                        .as_ref()
-                        .is_ok_and(|batch| batch.0.len() >= self.batch);
+                    let events = batch.as_ref().map_or(0, |batch| batch.0.len());
                     if self.sender.send(batch).await.is_err() || failed {
                         return;
                     }
-                    if !full {
-                        sleep_until(began + self.gather).await;
+                    if events < self.batch {
+                        sleep_until(began + self.gather.after(events)).await;
                     }
                 }
                 None => {

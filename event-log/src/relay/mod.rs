@@ -30,7 +30,7 @@ pub struct RelaySettings {
     pub batch: usize,
     /// Between two reads of a log that grows: a transaction costs the brokers, the database and every projector the same
     /// whether it holds one event or many. An event that comes after a pause is not held up.
-    pub gather: Duration,
+    pub gather: Gather,
     /// How long a lease lasts in the store.
     pub lease: Duration,
     /// How often it is renewed.
@@ -45,12 +45,40 @@ impl Default for RelaySettings {
     fn default() -> Self {
         Self {
             batch: 2_000,
-            gather: Duration::from_millis(20),
+            gather: Gather {
+                least: Duration::from_millis(20),
+                each: Duration::from_millis(1),
+                most: Duration::from_millis(100),
+            },
             lease: Duration::from_secs(5),
             renew_every: Duration::from_secs(1),
             poll_every: Duration::from_millis(500),
             retry_every: Duration::from_millis(500),
         }
+    }
+}
+
+/// How long the relay gathers events: the longer, the more came the last time.
+///
+/// While events come faster than one in each `each`, the pauses grow to `most`; while they come slower, they shrink to
+/// `least`. So of a log that few write to is told at once, and one that many write to costs the servers few transactions.
+#[derive(Debug, Clone, Copy)]
+pub struct Gather {
+    /// The shortest pause.
+    pub least: Duration,
+    /// What each event of the last batch adds.
+    pub each: Duration,
+    /// The longest pause.
+    pub most: Duration,
+}
+
+impl Gather {
+    /// The pause after the begin of a batch that held so many events.
+    fn after(&self, events: usize) -> Duration {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        self.each
+            .saturating_mul(events)
+            .clamp(self.least, self.most)
     }
 }
 

@@ -505,3 +505,21 @@ proptest! {
         runtime.block_on(play(steps));
     }
 }
+
+/// How long the relay gathers in the end while so many events come each second.
+fn settled_pause(events_a_second: f64) -> Duration {
+    let gather = RelaySettings::default().gather;
+    let next = |pause: Duration, _| gather.after((pause.as_secs_f64() * events_a_second) as usize);
+    (0..20).fold(gather.least, next)
+}
+
+#[test]
+fn it_gathers_long_only_while_much_is_written() {
+    let gather = RelaySettings::default().gather;
+    assert_eq!(settled_pause(0.0), gather.least);
+    assert_eq!(settled_pause(500.0), gather.least);
+    assert_eq!(settled_pause(2_000.0), gather.most);
+    // And back again.
+    assert_eq!(gather.after(40), Duration::from_millis(40));
+    assert_eq!(gather.after(usize::MAX), gather.most);
+}

@@ -20,7 +20,7 @@ use crate::{
         division,
         generations::WriteMode,
         partitions::Shared,
-        source::{Delivered, Records},
+        source::{Delivered, Permit, Records},
         tail::{Backoff, Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, Observer, PARTITION_BATCH, WriteError},
     },
@@ -38,6 +38,29 @@ struct Decoded {
     record: PublicRecord,
     next_offset: i64,
     previous: Position,
+}
+
+/// Consecutive records that are written together: a batch costs a store much the same whether it holds one or fifty.
+struct Batch {
+    delivered: Vec<Delivered>,
+    permits: Vec<Permit>,
+}
+
+impl Batch {
+    /// The records that came first, and what has come behind them while the batch before was written.
+    fn of(first: Records, more: &mut mpsc::UnboundedReceiver<Records>) -> Self {
+        let mut batch = Self {
+            delivered: first.delivered,
+            permits: vec![first.permit],
+        };
+        while batch.delivered.len() < PARTITION_BATCH
+            && let Ok(next) = more.try_recv()
+        {
+            batch.delivered.extend(next.delivered);
+            batch.permits.push(next.permit);
+        }
+        batch
+    }
 }
 
 /// What a partition's writer needs of the projector.
@@ -144,7 +167,7 @@ impl<P: Projection> Partition<P> {
             match received {
                 Ok(Some(first)) => {
                     quiet = false;
-                    self.take(first).await?;
+                    self.take(Batch::of(first, records)).await?;
                 }
                 Ok(None) => return Ok(()),
                 // Behind twice in a row with nothing coming: it will not come.
@@ -183,10 +206,8 @@ impl<P: Projection> Partition<P> {
         Ok(self.writer.position() == before)
     }
 
-    async fn take(&mut self, records: Records) -> Result<(), WriteError> {
-        let Records {
-            delivered, permit, ..
-        } = records;
+    async fn take(&mut self, batch: Batch) -> Result<(), WriteError> {
+        let Batch { delivered, permits } = batch;
         let next_offset = delivered.last().map(|last| last.next_offset);
         let decoded = decode(delivered).await?;
         loop {
@@ -199,7 +220,7 @@ impl<P: Projection> Partition<P> {
                 }
             }
         }
-        drop(permit);
+        drop(permits);
         if let Some(next_offset) = next_offset {
             // The projector may have ended.
             let _ = self.done.send((self.source.clone(), next_offset));

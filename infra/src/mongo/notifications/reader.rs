@@ -10,7 +10,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     ReadError,
     notifications::{NotificationPage, NotificationReader, NotificationView},
-    page::{Page, PageRequest},
+    page::{Page, PageRequest, PageStart},
 };
 
 use super::{
@@ -88,20 +88,20 @@ impl Tables {
         unread_only: bool,
         page: &PageRequest,
     ) -> Result<NotificationPage, Fault> {
-        let (found, (read_up_to, unread_count)) = if unread_only {
+        let (found, read_up_to) = if unread_only {
             let up_to = self.read_up_to(user).await?;
-            let unread = self.unread(user, up_to);
-            let (found, count) =
-                tokio::try_join!(self.page(unread.clone(), page), self.count(unread))?;
-            (found, (up_to, count))
+            (self.page(self.unread(user, up_to), page).await?, up_to)
         } else {
-            let counted = async {
-                let up_to = self.read_up_to(user).await?;
-                Ok((up_to, self.count(self.unread(user, up_to)).await?))
-            };
-            tokio::try_join!(self.page(shown(user), page), counted)?
+            tokio::try_join!(self.page(shown(user), page), self.read_up_to(user))?
         };
         let items = views(&found, read_up_to)?;
+        // Most lists are short: whoever sees all of one need not ask again how much of it is unread.
+        let is_all = page.start == PageStart::Page(1) && items.len() <= page.limit;
+        let unread_count = if is_all {
+            items.iter().filter(|item| !item.read).count() as u64
+        } else {
+            self.count(self.unread(user, read_up_to)).await?
+        };
         Ok(NotificationPage {
             page: Page::cut(items, page.limit, |item| item.position.to_string()),
             unread_count,
