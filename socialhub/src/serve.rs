@@ -113,9 +113,12 @@ fn say_hello(config: &Config, roles: &Roles, address: SocketAddr) {
         .unwrap_or_else(|_| config.data_dir.clone());
     tracing::info!(%address, data = %folder.display(), "listening");
     if config.log_format == LogFormat::Text && roles.services.len() > 1 {
+        // As it was called: after `cargo run` it is on no `PATH`.
+        let program = std::env::args().next();
+        let program = program.as_deref().unwrap_or("socialhub");
         eprintln!(
             "\n  SocialHub is on   http://{address}\n  its data is in    {}\n  try first         http://{address}/docs\n  \
-             or, elsewhere     socialhub demo --url http://{address}\n",
+             or, elsewhere     {program} demo --url http://{address}\n",
             folder.display()
         );
     }

@@ -11,7 +11,7 @@ use mongodb::{
     Client, Collection, Database,
     bson::{Bson, Document, doc},
     error::{Error, ErrorKind, WriteFailure},
-    options::{Acknowledgment, ClientOptions, WriteConcern},
+    options::{Acknowledgment, ClientOptions, ReadPreference, SelectionCriteria},
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
@@ -121,11 +121,32 @@ pub(super) async fn connect(url: &str, database: &str) -> Result<Database, Mongo
     options.server_selection_timeout.get_or_insert(SELECTION);
     options.connect_timeout.get_or_insert(SELECTION);
     options.max_pool_size.get_or_insert(CONNECTIONS);
-    // "Whoever is second sees both" must hold after a failover, too.
-    let majority = || WriteConcern::builder().w(Acknowledgment::Majority).build();
-    options.write_concern.get_or_insert_with(majority);
+    be_certain(&mut options)?;
     let client = Client::with_options(options).map_err(unusable)?;
     Ok(client.database(database))
+}
+
+/// "Whoever is second sees both" must hold after a failover, too, and checkpoint and documents must not come from two
+/// servers: writes go to the majority, reads to the primary. An address that asks for less is refused.
+fn be_certain(options: &mut ClientOptions) -> Result<(), MongoAddressError> {
+    let refused = |what: &str| Err(MongoAddressError(what.to_owned()));
+    let mut asked = options.write_concern.take().unwrap_or_default();
+    if asked.w.is_some_and(|w| w != Acknowledgment::Majority) {
+        return refused("`w` must be `majority`: else a failover loses what a checkpoint covers");
+    }
+    if asked.journal == Some(false) {
+        return refused(
+            "`journal` must not be `false`: else a crash loses what a checkpoint covers",
+        );
+    }
+    asked.w = Some(Acknowledgment::Majority);
+    options.write_concern = Some(asked);
+    match options.selection_criteria {
+        None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)) => Ok(()),
+        Some(_) => {
+            refused("`readPreference` must be `primary`: others may be behind what was written")
+        }
+    }
 }
 
 async fn within<T>(
@@ -376,4 +397,39 @@ pub(super) fn to_stored(position: Position) -> i64 {
 /// As they were before [`to_stored`].
 pub(super) fn from_stored(stored: i64) -> Position {
     u64::try_from(stored).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_asks_for_less_than_certainty_is_refused() {
+        for query in [
+            "",
+            "?w=majority",
+            "?journal=true",
+            "?readPreference=primary",
+        ] {
+            assert_eq!(refusal(query).await, None, "{query}");
+        }
+        let refused = [
+            ("?w=0", "`w`"),
+            ("?w=1", "`w`"),
+            ("?w=2&journal=true", "`w`"),
+            ("?journal=false", "`journal`"),
+            ("?readPreference=secondary", "`readPreference`"),
+            ("?readPreference=primaryPreferred", "`readPreference`"),
+        ];
+        for (query, names) in refused {
+            let said = refusal(query).await.unwrap_or_default();
+            assert!(said.contains(names), "{query}: {said:?}");
+        }
+    }
+
+    async fn refusal(query: &str) -> Option<String> {
+        let url = format!("mongodb://127.0.0.1:1/socialhub{query}");
+        let connected = connect(&url, "socialhub").await;
+        connected.err().map(|error| error.to_string())
+    }
 }
