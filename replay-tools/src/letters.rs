@@ -5,8 +5,8 @@ use std::{collections::HashSet, io::Write, sync::Arc};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
-use socialhub_domain::Timestamp;
-use socialhub_event_log::{EventLog, Position};
+use socialhub_domain::{EventData, Timestamp, event::UserErased};
+use socialhub_event_log::{EventLog, Position, RecordedEvent};
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
 use uuid::Uuid;
 
@@ -280,6 +280,15 @@ async fn discard(
 ) -> Result<Verdict, ReplayError> {
     let letters = model.letters().await?;
     let letter = parked_at(model, &letters, position)?;
+    let events = log.read_all(position.saturating_sub(1), 1).await?;
+    let erases =
+        |event: &RecordedEvent| event.position == position && event.event_type == UserErased::TYPE;
+    if events.iter().any(erases) {
+        return Err(ReplayError::Erasure {
+            model: model.name(),
+            position,
+        });
+    }
     model.discard_letter(position).await?;
     said.say(model.name(), position, &Fate::Discarded)?;
     if sequence_of(letter, &letters).any(|other| other.position < position) {
@@ -408,8 +417,8 @@ mod tests {
     use std::{collections::BTreeMap, sync::Mutex};
 
     use async_trait::async_trait;
-    use socialhub_domain::testing::id;
-    use socialhub_event_log::MemoryEventLog;
+    use socialhub_domain::{StreamId, UserId, testing::id};
+    use socialhub_event_log::{Append, MemoryEventLog, Metadata, NewEvent};
     use socialhub_projections::{
         GenerationId,
         runtime::{Filling, Generation, Progress, RebuildError, VerifyReport},
@@ -505,6 +514,10 @@ mod tests {
             unreachable!()
         }
 
+        async fn sweep(&self) -> Result<(), RebuildError> {
+            unreachable!()
+        }
+
         async fn verify(&self, _: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
             unreachable!()
         }
@@ -586,5 +599,43 @@ mod tests {
         assert_eq!(said, ["1 discarded", "2 applied", "7 applied"]);
         assert_eq!(verdict, Verdict::Clean);
         assert_eq!(model.left(), [3]);
+    }
+
+    #[tokio::test]
+    async fn an_erasure_is_not_discarded() {
+        let user_id = UserId(id(1));
+        let erased = UserErased {
+            user_id,
+            timestamp: Timestamp(1),
+        };
+        let log = MemoryEventLog::new();
+        let append = Append {
+            command_id: id(2),
+            stream: StreamId::new("user", user_id),
+            expected_version: 0,
+            events: vec![NewEvent {
+                event_id: id(3),
+                event: erased.into(),
+                payload: None,
+            }],
+            metadata: Metadata::default(),
+            side: Vec::new(),
+        };
+        log.append(append).await.unwrap();
+        let log: Arc<dyn EventLog> = Arc::new(log);
+        let model = Busy {
+            letters: Mutex::new(BTreeMap::from([(1, "a")])),
+            ..Busy::default()
+        };
+        let mut said = Said {
+            out: &mut Vec::new(),
+            json: false,
+        };
+        let refused = discard(&model, &log, 1, &mut said).await;
+        assert!(matches!(
+            refused,
+            Err(ReplayError::Erasure { position: 1, .. })
+        ));
+        assert_eq!(model.left(), [1]);
     }
 }

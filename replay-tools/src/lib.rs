@@ -182,6 +182,17 @@ pub enum ReplayError {
         /// What there is.
         known: String,
     },
+    /// A letter that must not be forgotten.
+    #[error(
+        "{model}: the event at position {position} erases a person: it is not discarded, their data would stay. Find out why \
+         it was set aside, then run `socialhub replay dead-letters retry {model}`"
+    )]
+    Erasure {
+        /// The model that has it.
+        model: ModelName,
+        /// The event.
+        position: Position,
+    },
     /// The text is not a stream's name.
     #[error("{0:?} is not a stream: expected TYPE/ID, for example post/0198c1c2-…")]
     NotAStream(String),

@@ -85,6 +85,7 @@ async fn look(
         for difference in &found.differences {
             verify::print_difference(&found, difference, out)?;
         }
+        verify::print_unreadable(&found, out)?;
         writeln!(
             out,
             "{}: {} would be repaired.",

@@ -74,10 +74,11 @@ pub(crate) fn print_json(
     show::json_line(out, &VerifySummary::from(report))
 }
 
-fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
-    for difference in &report.differences {
-        print_difference(report, difference, out)?;
-    }
+/// Says which events of the log nobody could compare with.
+pub(crate) fn print_unreadable(
+    report: &VerifyReport,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
     for position in &report.unreadable {
         writeln!(
             out,
@@ -85,6 +86,14 @@ fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), Repl
             report.model
         )?;
     }
+    Ok(())
+}
+
+fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    for difference in &report.differences {
+        print_difference(report, difference, out)?;
+    }
+    print_unreadable(report, out)?;
     for letter in &report.parked {
         writeln!(
             out,

@@ -327,3 +327,25 @@ async fn the_rate_of_batches_beside_plain_inserts() {
     );
     store.close().await;
 }
+
+#[tokio::test]
+async fn what_a_removal_that_was_broken_off_has_left_is_swept_away() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let held = generations.claim().await.unwrap().expect("nobody else");
+    let id = generations.create(&held).await.unwrap();
+    generations.drop_generation(&held, id).await.unwrap();
+    let client = Client::with_uri_str(&subject.url).await.unwrap();
+    let database = client.database(&subject.database);
+    // As if killed before the collections were gone: the catalogue knows nothing of them.
+    let left = format!("facts_{id}");
+    let fact = doc! { "_id": "erased/somebody" };
+    database.collection(&left).insert_one(fact).await.unwrap();
+    generations.sweep().await.unwrap();
+    let names = database.list_collection_names().await.unwrap();
+    assert!(!names.contains(&left), "{names:?}");
+    assert!(
+        names.contains(&"facts_1".to_owned()),
+        "the current one stays"
+    );
+}

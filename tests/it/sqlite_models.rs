@@ -1,6 +1,6 @@
 //! The contract of read models' stores on SQLite, for those that no other file holds against a second adapter.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{fs, marker::PhantomData, sync::Arc};
 
 use socialhub_infra::{
     clock::SystemClock,
@@ -40,3 +40,18 @@ impl<M: SqliteModel> Subject for OnSqlite<M> {
 
 read_model_contract!(one_writer: sqlite_notifications => OnSqlite::<SqliteNotifications>::new());
 read_model_contract!(one_writer: sqlite_counters => OnSqlite::<SqliteCounters>::new());
+
+#[tokio::test]
+async fn what_a_removal_that_was_broken_off_has_left_is_swept_away() {
+    let subject = OnSqlite::<SqliteNotifications>::new();
+    let generations = subject.open().await;
+    let held = generations.claim().await.unwrap().expect("nobody else");
+    let id = generations.create(&held).await.unwrap();
+    generations.drop_generation(&held, id).await.unwrap();
+    let file = |id| subject.folder.path().join(format!("notifications.{id}.db"));
+    // As if killed before the file was gone: the catalogue knows nothing of it.
+    fs::write(file(id.0), "somebody's name").unwrap();
+    generations.sweep().await.unwrap();
+    assert!(!file(id.0).exists());
+    assert!(file(1).exists(), "the current one stays");
+}

@@ -190,6 +190,20 @@ impl Shared {
         })
     }
 
+    /// Waits until nobody reads a generation any more that has just stopped being current. Only then may the catalogue forget
+    /// it: what that does not know is swept away.
+    async fn wait_for_readers(&self, id: GenerationId) -> Result<(), StoreError> {
+        let now = self.now();
+        let catalogue = self.catalogues.read(now).await?;
+        let retired_at = catalogue.entry(id).and_then(|entry| entry.retired_at);
+        let since = retired_at.map_or(i64::MAX, |at| now.saturating_sub(at));
+        let left = (GRACE.as_millis() as i64).saturating_sub(since.max(0));
+        if let Ok(left @ 1..) = u64::try_from(left) {
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        Ok(())
+    }
+
     /// Drops the collections of generations that the catalogue does not know (any more).
     async fn sweep(&self) -> Result<(), StoreError> {
         let catalogue = self.catalogues.read(self.now()).await?;
@@ -314,36 +328,29 @@ impl Generations<Notifications> for MongoGenerations {
     }
 
     async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let now = shared.now();
-        let retired_at = shared
+        let shared = &self.shared;
+        shared.wait_for_readers(id).await?;
+        shared
             .catalogues
-            .change(now, |catalogue| {
+            .change(shared.now(), |catalogue| {
                 let entry = catalogue
                     .entry(id)
                     .filter(|entry| entry.id != catalogue.current);
-                let Some(entry) = entry else {
+                if entry.is_none() {
                     return Err(StoreError::Unusable(format!(
                         "generation {id} is current or does not exist"
                     )));
-                };
-                let retired_at = entry.retired_at;
+                }
                 catalogue.generations.retain(|entry| entry.id != id.0);
-                Ok(retired_at)
+                Ok(())
             })
             .await?;
-        let grace = GRACE.as_millis() as i64;
-        if retired_at.is_none_or(|at| (now - at) > grace) {
-            return Ok(shared.tables(id).drop_all().await?);
-        }
-        // Should this process end before, the next rebuild sweeps them away.
-        tokio::spawn(async move {
-            tokio::time::sleep(GRACE).await;
-            if let Err(error) = shared.tables(id).drop_all().await {
-                tracing::warn!(?error, generation = %id, "a generation is swept away later");
-            }
-        });
-        Ok(())
+        // Should this be broken off, it is swept away.
+        Ok(shared.tables(id).drop_all().await?)
+    }
+
+    async fn sweep(&self) -> Result<(), StoreError> {
+        self.shared.sweep().await
     }
 
     async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {

@@ -355,14 +355,18 @@ impl Shared {
 
     /// Removes files of generations that the catalogue does not know (any more).
     fn sweep(&self) -> Result<(), StoreError> {
+        // The files first: a generation's row is there before its file, whoever makes one meanwhile.
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(unavailable)? {
+            files.push(entry.map_err(unavailable)?.path());
+        }
         let known: Vec<_> = self
             .rows()
             .map_err(unavailable)?
             .into_iter()
             .map(|(id, ..)| id)
             .collect();
-        for entry in fs::read_dir(&self.folder).map_err(unavailable)? {
-            let path = entry.map_err(unavailable)?.path();
+        for path in files {
             let id = path
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -536,6 +540,10 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
             Ok(lock.map(Claim::new))
         })
         .await
+    }
+
+    async fn sweep(&self) -> Result<(), StoreError> {
+        self.blocking(|shared| shared.sweep()).await
     }
 
     async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {

@@ -1,6 +1,10 @@
 //! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
@@ -62,6 +66,13 @@ pub trait ModelControl: Send + Sync {
     /// # Errors
     /// [`RebuildError`].
     async fn prune(&self) -> Result<Vec<GenerationId>, RebuildError>;
+
+    /// Removes what is left of generations whose removal was broken off; no entry of theirs is in [`Self::generations`] any
+    /// more.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn sweep(&self) -> Result<(), RebuildError>;
 
     /// Compares the current generation with the log.
     ///
@@ -190,7 +201,8 @@ async fn retry<P: Projection>(
         .event
         .as_ref()
         .map_err(|undecodable| rejected(&undecodable.reason))?;
-    let changes = P::project(position, event);
+    let project = AssertUnwindSafe(|| P::project(position, event));
+    let changes = catch_unwind(project).map_err(|_| rejected("the projection panicked"))?;
     Ok(store.apply_parked(Projected { position, changes }).await?)
 }
 
@@ -236,6 +248,10 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
 
     async fn prune(&self) -> Result<Vec<GenerationId>, RebuildError> {
         prune(&*self.generations).await
+    }
+
+    async fn sweep(&self) -> Result<(), RebuildError> {
+        Ok(self.generations.sweep().await?)
     }
 
     async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {

@@ -191,6 +191,15 @@ pub trait Generations<P: Projection>: Send + Sync {
     /// [`StoreError`].
     async fn drop_generation(&self, claim: &Claim, id: GenerationId) -> Result<(), StoreError>;
 
+    /// Removes what is left of generations whose removal was broken off. Where one goes in a single step, there is never
+    /// anything left.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn sweep(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Stops all writing to the current generation.
     ///
     /// # Errors

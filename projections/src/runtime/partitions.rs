@@ -5,8 +5,9 @@
 //! that was taken away and does not know it yet does no harm: the store refuses a batch that does not follow on what it
 //! has. Like its embedded sibling it follows the pointer to another generation, each of which has a group of its own.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use socialhub_domain::{Clock, topic::Topic};
 use socialhub_event_log::{EventLog, Frontier, FrontierReader};
 use tokio::{
@@ -393,10 +394,17 @@ impl<P: Projection> Assigned<P> {
             };
             let failed = self.failed.0.clone();
             let task = tokio::spawn(async move {
-                if let Err(error) = partition.run(received).await {
-                    // The projector may have ended.
-                    let _ = failed.send(error);
-                }
+                // A partition that nobody writes would stand still until the group deals it out again.
+                let error = match AssertUnwindSafe(partition.run(received))
+                    .catch_unwind()
+                    .await
+                {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error,
+                    Err(_) => StoreError::Unavailable("a partition's writer panicked".to_owned()),
+                };
+                // The projector may have ended.
+                let _ = failed.send(error);
             });
             let writer = Writer {
                 records,

@@ -395,6 +395,7 @@ pub async fn prune<P: Projection>(
         generations.drop_generation(&claim, id).await?;
         dropped.push(id);
     }
+    generations.sweep().await?;
     Ok(dropped)
 }
 

@@ -65,6 +65,7 @@ impl Erasable for ModelErasure {
                 // Refused while one is being filled, which will come to it by itself.
                 model.prune().await.map_err(not_erased)?;
             }
+            model.sweep().await.map_err(not_erased)?;
         }
         Ok(())
     }
