@@ -376,7 +376,7 @@ fn join_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
     if !room.admits(event.session.user.id) {
         return Err((event, Refusal::not_admitted()));
     }
-    let entered = check!(event, event.session.enter(&room, &event.context.limits));
+    let stay = check!(event, event.session.enter(&room, &event.context.limits));
     let (context, session, socket) = (
         event.context.clone(),
         event.session.clone(),
@@ -384,9 +384,7 @@ fn join_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
     );
     let (answer, own, entering) = (event.reply(), session.clone(), room.clone());
     let reply: Reply = Box::new(move |ack| {
-        if entered && matches!(ack, Ack::Refused(_)) {
-            own.exit(&entering);
-        }
+        own.entered(&entering, stay, !matches!(ack, Ack::Refused(_)));
         answer(ack);
     });
     let join = Join {
@@ -436,10 +434,10 @@ fn leave_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> 
         event.session.clone(),
         event.socket.id,
     );
-    let (answer, staying, own) = (event.reply(), room.clone(), context.clone());
+    let (answer, staying) = (event.reply(), room.clone());
     let reply: Reply = Box::new(move |ack| {
         if matches!(ack, Ack::Refused(_)) {
-            let _ = session.enter(&staying, &own.limits);
+            session.remain(&staying);
         }
         answer(ack);
     });

@@ -1,7 +1,7 @@
 //! What is known of one socket between its events: who it is, its rooms, and how much it has asked for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -42,7 +42,18 @@ pub(crate) enum Verdict {
 struct Tally {
     events: Bucket,
     refusals: Bucket,
-    rooms: HashSet<RoomId>,
+    rooms: HashMap<RoomId, Stay>,
+    stays: u64,
+}
+
+/// One stay in a room, from the first wish to join to the leaving. A client may join, leave and join again before the first
+/// wish is answered: that answer is then about a stay that has ended.
+#[derive(Debug)]
+struct Stay {
+    number: u64,
+    /// Wishes to join that are not answered yet.
+    asked: usize,
+    joined: bool,
 }
 
 /// One authenticated socket.
@@ -72,7 +83,8 @@ impl Session {
             tally: Mutex::new(Tally {
                 events: Bucket::of_events(limits),
                 refusals: Bucket::of_refusals(limits),
-                rooms: HashSet::new(),
+                rooms: HashMap::new(),
+                stays: 0,
             }),
         }
     }
@@ -109,24 +121,62 @@ impl Session {
         }
     }
 
-    /// Notes that the socket enters a room; true when it was not in it.
+    /// Notes that the socket wishes to be in a room; answers the stay that this belongs to.
     ///
     /// # Errors
     /// When it is in too many.
-    pub(crate) fn enter(&self, room: &RoomId, limits: &ChatLimits) -> Result<bool, Refusal> {
-        let rooms = &mut self.tally.lock().rooms;
-        if rooms.contains(room) {
-            return Ok(false);
+    pub(crate) fn enter(&self, room: &RoomId, limits: &ChatLimits) -> Result<u64, Refusal> {
+        let mut tally = self.tally.lock();
+        if let Some(stay) = tally.rooms.get_mut(room) {
+            stay.asked += 1;
+            return Ok(stay.number);
         }
-        if rooms.len() >= limits.rooms {
+        if tally.rooms.len() >= limits.rooms {
             return Err(Refusal::too_many_rooms(limits.rooms));
         }
-        rooms.insert(room.clone());
-        Ok(true)
+        tally.stays += 1;
+        let number = tally.stays;
+        let stay = Stay {
+            number,
+            asked: 1,
+            joined: false,
+        };
+        tally.rooms.insert(room.clone(), stay);
+        Ok(number)
+    }
+
+    /// Notes what became of a wish. When nothing came of any of a stay, the socket is not in the room.
+    pub(crate) fn entered(&self, room: &RoomId, number: u64, joined: bool) {
+        if let Entry::Occupied(mut found) = self.tally.lock().rooms.entry(room.clone())
+            && found.get().number == number
+        {
+            let stay = found.get_mut();
+            stay.asked = stay.asked.saturating_sub(1);
+            stay.joined |= joined;
+            if stay.asked == 0 && !stay.joined {
+                found.remove();
+            }
+        }
+    }
+
+    /// Notes that the socket is in a room after all: its leaving was refused.
+    pub(crate) fn remain(&self, room: &RoomId) {
+        let mut tally = self.tally.lock();
+        if self.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        tally.stays += 1;
+        let number = tally.stays;
+        let stay = tally.rooms.entry(room.clone()).or_insert(Stay {
+            number,
+            asked: 0,
+            joined: false,
+        });
+        stay.joined = true;
     }
 
     pub(crate) fn is_in(&self, room: &RoomId) -> bool {
-        self.tally.lock().rooms.contains(room)
+        self.tally.lock().rooms.contains_key(room)
     }
 
     pub(crate) fn exit(&self, room: &RoomId) {
@@ -136,7 +186,12 @@ impl Session {
     /// Marks the socket as gone, and returns the rooms it was in.
     fn close(&self) -> Vec<RoomId> {
         self.closed.store(true, Ordering::SeqCst);
-        self.tally.lock().rooms.drain().collect()
+        self.tally
+            .lock()
+            .rooms
+            .drain()
+            .map(|(room, _)| room)
+            .collect()
     }
 
     /// Disconnects the socket: now, or when it takes a packet again (see [`Sessions::sweep`]).
@@ -284,10 +339,42 @@ mod tests {
         };
         let session = session(&limits);
         let (a, b) = (RoomId::parse("a").unwrap(), RoomId::parse("b").unwrap());
-        assert_eq!(session.enter(&a, &limits), Ok(true));
-        assert_eq!(session.enter(&a, &limits), Ok(false));
+        assert_eq!(session.enter(&a, &limits), Ok(1));
+        assert_eq!(session.enter(&a, &limits), Ok(1));
         assert!(session.enter(&b, &limits).is_err());
         session.exit(&a);
-        assert_eq!(session.enter(&b, &limits), Ok(true));
+        assert_eq!(session.enter(&b, &limits), Ok(2));
+    }
+
+    #[test]
+    fn an_answer_about_a_stay_that_has_ended_ends_no_other() {
+        let limits = ChatLimits::default();
+        let session = session(&limits);
+        let room = RoomId::parse("a").unwrap();
+        let first = session.enter(&room, &limits).unwrap();
+        session.exit(&room);
+        let second = session.enter(&room, &limits).unwrap();
+        session.entered(&room, first, false);
+        assert!(session.is_in(&room));
+        session.entered(&room, second, true);
+        assert!(session.is_in(&room));
+        // A wish that is refused beside one that is granted, in both orders.
+        for granted_first in [true, false] {
+            session.exit(&room);
+            let stay = session.enter(&room, &limits).unwrap();
+            assert_eq!(session.enter(&room, &limits), Ok(stay));
+            session.entered(&room, stay, granted_first);
+            session.entered(&room, stay, !granted_first);
+            assert!(session.is_in(&room), "{granted_first}");
+        }
+        session.exit(&room);
+        let stay = session.enter(&room, &limits).unwrap();
+        session.enter(&room, &limits).unwrap();
+        session.entered(&room, stay, false);
+        assert!(session.is_in(&room), "one is not answered yet");
+        session.entered(&room, stay, false);
+        assert!(!session.is_in(&room));
+        session.remain(&room);
+        assert!(session.is_in(&room));
     }
 }

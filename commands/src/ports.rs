@@ -198,9 +198,9 @@ pub trait NotificationLookup: Send + Sync {
 /// What a command must ask of the counters.
 #[async_trait]
 pub trait LikeCountLookup: Send + Sync {
-    /// The like count of a post as the read model has it now; never waited for.
+    /// The like count of a post, for who may see it, as the read model has it now; never waited for.
     ///
     /// # Errors
     /// When the model cannot be read.
-    async fn like_count(&self, post: PostId) -> Result<u64, PortError>;
+    async fn like_count(&self, post: PostId, viewer: UserId) -> Result<u64, PortError>;
 }

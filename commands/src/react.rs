@@ -56,7 +56,7 @@ impl Commands {
         let actor = ctx.actor()?;
         let run = async {
             // Read before the commit: a count that cannot be read must not turn a done like into a 503.
-            let like_count = self.ports.like_counts.like_count(post).await?;
+            let like_count = self.ports.like_counts.like_count(post, actor.id).await?;
             let target =
                 Target::existing(Reaction::stream(post, actor.id)).looking_at(Post::stream(post));
             self.execute::<Reaction, _>(

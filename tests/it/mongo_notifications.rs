@@ -339,8 +339,10 @@ async fn what_a_removal_that_was_broken_off_has_left_is_swept_away() {
     let database = client.database(&subject.database);
     // As if killed before the collections were gone: the catalogue knows nothing of them.
     let left = format!("facts_{id}");
-    let fact = doc! { "_id": "erased/somebody" };
-    database.collection(&left).insert_one(fact).await.unwrap();
+    for name in [&*left, "facts_1"] {
+        let fact = doc! { "_id": "erased/somebody", "position": 1_i64 };
+        database.collection(name).insert_one(fact).await.unwrap();
+    }
     generations.sweep().await.unwrap();
     let names = database.list_collection_names().await.unwrap();
     assert!(!names.contains(&left), "{names:?}");

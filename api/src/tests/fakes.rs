@@ -157,7 +157,7 @@ impl NotificationLookup for Outside {
 
 #[async_trait]
 impl LikeCountLookup for Outside {
-    async fn like_count(&self, _: PostId) -> Result<u64, PortError> {
+    async fn like_count(&self, _: PostId, _: UserId) -> Result<u64, PortError> {
         Ok(41)
     }
 }

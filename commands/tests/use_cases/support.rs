@@ -255,7 +255,7 @@ impl FakeCounts {
 
 #[async_trait]
 impl LikeCountLookup for FakeCounts {
-    async fn like_count(&self, _: PostId) -> Result<u64, PortError> {
+    async fn like_count(&self, _: PostId, _: UserId) -> Result<u64, PortError> {
         if self.down.load(Ordering::SeqCst) {
             return Err(PortError("counters are down".into()));
         }

@@ -119,7 +119,7 @@ impl ChatLog for PgChatLog {
     }
 
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
-        let rows = retrying(|| history(&self.pool, room, query)).await;
+        let rows = within(CALL_TIMEOUT, retrying(|| history(&self.pool, room, query))).await;
         read_history(&rows.map_err(unavailable)?, room, query).map_err(unavailable)
     }
 
@@ -137,7 +137,7 @@ impl ChatLog for PgChatLog {
     }
 
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
-        let seqs = retrying(|| last_seqs(&self.pool, rooms)).await;
+        let seqs = within(CALL_TIMEOUT, retrying(|| last_seqs(&self.pool, rooms))).await;
         let seqs = seqs.map_err(unavailable)?;
         Ok(seqs.into_iter().map(from_sql).collect())
     }

@@ -17,6 +17,7 @@ use socialhub_projections::{
     ModelPosition, PublicRecord,
     analytics::AnalyticsStatus,
     counters::CounterReader,
+    feed::FeedReader,
     notifications::NotificationReader,
     reactor::Reactor,
     status::{ProjectionStatus, STARTING},
@@ -59,21 +60,31 @@ impl NotificationLookup for Owners {
     }
 }
 
-/// A post's likes, answered by the counters.
-pub struct Likes(pub Arc<dyn CounterReader>);
+/// A post's likes, answered by the counters or, where these are away or not to be trusted, by the feed's model: both count
+/// the same events.
+pub struct Likes {
+    /// Asked first.
+    pub counters: Arc<dyn CounterReader>,
+    /// Asked when they do not know.
+    pub feed: Arc<dyn FeedReader>,
+}
 
 #[async_trait]
 impl LikeCountLookup for Likes {
-    async fn like_count(&self, post: PostId) -> Result<u64, PortError> {
-        let counts = self
-            .0
-            .post_counts(&[post])
-            .await
-            .map_err(|error| PortError(error.to_string()))?;
-        Ok(counts
-            .and_then(|counts| counts.first().copied())
-            .unwrap_or_default()
-            .likes)
+    async fn like_count(&self, post: PostId, viewer: UserId) -> Result<u64, PortError> {
+        let counts = match self.counters.post_counts(&[post]).await {
+            Ok(counts) => counts,
+            Err(error) => {
+                tracing::warn!(%error, "the counters cannot be read: the feed's model answers");
+                None
+            }
+        };
+        if let Some(counts) = counts.and_then(|counts| counts.first().copied()) {
+            return Ok(counts.likes);
+        }
+        let found = self.feed.post(post, viewer).await;
+        let found = found.map_err(|error| PortError(error.to_string()))?;
+        Ok(found.map_or(0, |post| post.like_count))
     }
 }
 

@@ -132,7 +132,10 @@ impl SqlitePast {
             secrets: Arc::new(OsSecrets),
             media: media.clone(),
             notifications: Arc::new(Owners::new(notifications.clone(), at.clone())),
-            like_counts: Arc::new(Likes(counters.clone())),
+            like_counts: Arc::new(Likes {
+                counters: counters.clone(),
+                feed: feed.clone(),
+            }),
             clock: Arc::clone(&self.clock),
             ids: Arc::new(RandomIds),
         });

@@ -145,7 +145,10 @@ fn services(
             parts.notifications.clone(),
             parts.positions.notifications.clone(),
         )),
-        like_counts: Arc::new(Likes(parts.counters.clone())),
+        like_counts: Arc::new(Likes {
+            counters: parts.counters.clone(),
+            feed: parts.feed.clone(),
+        }),
         clock: parts.clock.clone(),
         ids: Arc::new(RandomIds),
     }));
