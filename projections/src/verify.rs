@@ -56,6 +56,18 @@ pub struct ModelSnapshot {
     /// Whether the store has no transactions: effects are written first and their checkpoint after them, so that a batch
     /// under way, or cut off, shows in the rows and not in the checkpoints.
     pub effects_first: bool,
+    /// The kinds of rows that the store keeps nowhere, because it works them out of others when it is asked: there is
+    /// nothing to compare.
+    pub derived: &'static [&'static str],
+}
+
+impl ModelSnapshot {
+    /// Everything that is not as a fold of the log says.
+    pub fn differences_from(self, fold: impl ModelFold) -> Vec<Difference> {
+        let mut differences = fold.differences(self.rows);
+        differences.retain(|difference| !self.derived.contains(&difference.table));
+        differences
+    }
 }
 
 /// One thing that is not as the log says.

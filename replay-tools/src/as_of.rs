@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     ReplayError, ReplayTarget, Selection, Verdict, advice,
     moment::{self, Moment},
-    progress, show,
+    progress, reading, show,
 };
 
 /// Between two looks whether somebody was erased while a folder is served.
@@ -102,7 +102,14 @@ struct Manifest {
     models: Vec<String>,
 }
 
-impl Manifest {
+/// What a folder must hold to be taken for what is wanted.
+struct Wanted {
+    manifest: Manifest,
+    /// The last erasure of all, whether it is complete or not: nobody is shown who asked to be forgotten.
+    last_erasure: Position,
+}
+
+impl Wanted {
     /// What is to be built. Asked before anything is: an erasure that comes meanwhile is not in it.
     async fn of(
         target: &ReplayTarget,
@@ -113,37 +120,41 @@ impl Manifest {
         let open = target.erasures.pending(0).await?;
         let open = open.first().map_or(Position::MAX, |open| open.position);
         let erased = target.erasures.last_erased(open).await?;
+        let last_erasure = target.erasures.last_erased(Position::MAX).await?;
         let event = target.log.read_all(position - 1, 1).await?;
         let event = event.first().ok_or_else(|| LogError::Damaged {
             position,
             reason: "there is no event".to_owned(),
         })?;
-        Ok(Self {
+        let manifest = Manifest {
             position,
             event: event.event_id,
             erased,
             models: names.iter().map(ToString::to_string).collect(),
+        };
+        Ok(Self {
+            manifest,
+            last_erasure,
         })
     }
 
-    /// Why a folder with this one cannot be taken for what is wanted.
-    fn refusal(&self, wanted: &Self) -> Option<String> {
-        let Self {
-            position, models, ..
-        } = self;
-        if (position, models) != (&wanted.position, &wanted.models) {
+    /// Why a folder with another manifest cannot be taken for it.
+    fn refusal(&self, found: &Manifest) -> Option<String> {
+        let wanted = &self.manifest;
+        if (found.position, &found.models) != (wanted.position, &wanted.models) {
             return Some("holds something else: name a new folder, or remove it".to_owned());
         }
-        if self.event != wanted.event {
+        if found.event != wanted.event {
             return Some(format!(
-                "was built from another log, which has another event at position {position}: name a new folder"
+                "was built from another log, which has another event at position {}: name a new folder",
+                wanted.position
             ));
         }
-        (self.erased != wanted.erased).then(|| {
+        (found.erased != self.last_erasure).then(|| {
             format!(
-                "was built before the erasure at position {} was complete, and shows what is gone since: remove it, then \
-                 build it again",
-                wanted.erased
+                "was built before the erasure at position {} was complete, and shows what is gone since, or is about to be: \
+                 remove it, and build it again when that erasure is complete",
+                self.last_erasure
             )
         })
     }
@@ -160,20 +171,20 @@ pub(crate) async fn run(
         .iter()
         .map(|model| model.name())
         .collect();
-    let position = moment::resolve(target, options.at).await?;
+    let position = reading(&stop, moment::resolve(target, options.at)).await?;
     if position == 0 {
         return Err(ReplayError::BeforeTheLog);
     }
-    let manifest = Manifest::of(target, position, &names).await?;
+    let wanted = Wanted::of(target, position, &names).await?;
     let mut verdict = Verdict::Clean;
-    if !is_built(&options.into, &manifest)? {
+    if !is_built(&options.into, &wanted)? {
         for name in names.iter().copied() {
             let one = build(options, target, name, position, out, &stop).await?;
             if one == Verdict::Wrong {
                 verdict = Verdict::Wrong;
             }
         }
-        let text = serde_json::to_string_pretty(&manifest)?;
+        let text = serde_json::to_string_pretty(&wanted.manifest)?;
         finish(&options.into, &text).map_err(in_folder(&options.into))?;
     }
     if let (Some(port), Some(username)) = (options.serve, &options.username) {
@@ -184,7 +195,7 @@ pub(crate) async fn run(
             port,
             username: username.clone(),
         };
-        serve(target, serving, &names, &manifest, stop).await?;
+        serve(target, serving, &names, &wanted.manifest, stop).await?;
     }
     Ok(verdict)
 }
@@ -202,12 +213,12 @@ async fn serve(
     let served = target.past.serve(serving, ended.clone());
     let outdated = async {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
             // A log that does not answer is asked again.
-            let now = Manifest::of(target, position, names).await;
-            if let Some(reason) = now.ok().and_then(|now| manifest.refusal(&now)) {
+            let now = Wanted::of(target, position, names).await;
+            if let Some(reason) = now.ok().and_then(|now| now.refusal(manifest)) {
                 return refused(&folder, &reason);
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     };
     tokio::pin!(served);
@@ -232,7 +243,7 @@ fn in_folder(folder: &Path) -> impl Fn(io::Error) -> ReplayError {
 
 /// Whether the folder holds what is asked for. One that holds anything else is not touched; an empty one becomes its
 /// owner's alone, since what is personal stands there in clear.
-fn is_built(folder: &Path, wanted: &Manifest) -> Result<bool, ReplayError> {
+fn is_built(folder: &Path, wanted: &Wanted) -> Result<bool, ReplayError> {
     let refuse = |reason: &str| Err(refused(folder, reason));
     DirBuilder::new()
         .recursive(true)
@@ -242,7 +253,7 @@ fn is_built(folder: &Path, wanted: &Manifest) -> Result<bool, ReplayError> {
     let manifest = folder.join(MANIFEST);
     if manifest.exists() {
         let text = fs::read_to_string(manifest).map_err(in_folder(folder))?;
-        return match serde_json::from_str::<Manifest>(&text).map(|found| found.refusal(wanted)) {
+        return match serde_json::from_str::<Manifest>(&text).map(|found| wanted.refusal(&found)) {
             Ok(None) => Ok(true),
             Ok(Some(reason)) => refuse(&reason),
             Err(_) => refuse("was built by another version of this program: remove it first"),

@@ -259,6 +259,9 @@ pub enum ReplayError {
     /// A model failed.
     #[error("{0}{advice}", advice = advice(.0))]
     Model(#[from] RebuildError),
+    /// Somebody ended it while it was only reading.
+    #[error("interrupted: nothing was changed")]
+    Interrupted,
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -286,7 +289,7 @@ fn advice_on_log(error: &LogError) -> &'static str {
 const AGAIN: &str = "; see that the database answers and that its disk is not full, then run the same command again";
 
 /// Runs a command. Results go to `out`, progress and remarks to standard error. Cancelling `stop` ends a rebuild
-/// (which can be resumed) and a followed tail.
+/// (which can be resumed), a followed tail, and whatever only reads.
 ///
 /// # Errors
 /// [`ReplayError`]. Somebody who closes `out` early, as `head` does, is not an error.
@@ -297,11 +300,11 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<Verdict, ReplayError> {
     let done = match options.command {
-        Command::Status(options) => status::run(&options, target, out).await,
+        Command::Status(options) => reading(&stop, status::run(&options, target, out)).await,
         Command::Rebuild(options) => rebuild::run(&options, target, out, stop).await,
-        Command::Verify(options) => verify::run(&options, target, out).await,
+        Command::Verify(options) => reading(&stop, verify::run(&options, target, out)).await,
         Command::Repair(options) => repair::run(&options, target, out, stop).await,
-        Command::Inspect(options) => inspect::run(&options, target, out).await,
+        Command::Inspect(options) => reading(&stop, inspect::run(&options, target, out)).await,
         Command::AsOf(options) => as_of::run(&options, target, out, stop).await,
         Command::Tail(options) => tail::run(&options, target, out, stop).await,
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
@@ -315,6 +318,17 @@ pub async fn run(
             Ok(Verdict::Clean)
         }
         other => other,
+    }
+}
+
+/// Does what changes nothing, so that it can be left at any place.
+pub(crate) async fn reading<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, ReplayError>>,
+) -> Result<T, ReplayError> {
+    tokio::select! {
+        () = stop.cancelled() => Err(ReplayError::Interrupted),
+        done = work => done,
     }
 }
 

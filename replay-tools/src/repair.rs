@@ -10,7 +10,7 @@ use socialhub_projections::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, show, verify};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, reading, show, verify};
 
 /// What is found after a repair is repaired, too, so often: some damage shows only when other damage is gone.
 const ROUNDS: u32 = 3;
@@ -37,7 +37,7 @@ pub(crate) async fn run(
     let mut verdict = Verdict::Clean;
     for model in target.select(&options.selection)? {
         let outcome = if options.dry_run {
-            look(&**model, target, options.json, out).await
+            reading(&stop, look(&**model, target, options.json, out)).await
         } else {
             repair(&**model, target, options.json, out, &stop).await
         };
@@ -120,13 +120,13 @@ async fn repair(
     stop: &CancellationToken,
 ) -> Result<Verdict, ReplayError> {
     let mut repaired = 0;
-    let mut found = model.verify(&target.log).await?;
+    let mut found = verified(model, target, stop).await?;
     for _ in 0..ROUNDS {
         if found.is_clean() {
             break;
         }
         model.repair(&target.log, &found, stop).await?;
-        let after = model.verify(&target.log).await?;
+        let after = verified(model, target, stop).await?;
         for difference in gone(&found, &after) {
             repaired += 1;
             say(&found, difference, json, out)?;
@@ -142,6 +142,14 @@ async fn repair(
     }
     conclude(&found, repaired, json, out)?;
     Ok(verdict_of(&found))
+}
+
+async fn verified(
+    model: &dyn ModelControl,
+    target: &ReplayTarget,
+    stop: &CancellationToken,
+) -> Result<VerifyReport, ReplayError> {
+    reading(stop, async { Ok(model.verify(&target.log).await?) }).await
 }
 
 /// What differed and does so no more.
@@ -174,14 +182,9 @@ fn say(
         });
         return show::json_line(out, &line);
     }
-    let done = if difference.expected.is_some() {
-        "is again what the log says"
-    } else {
-        "was removed"
-    };
     Ok(writeln!(
         out,
-        "{}: {} {} {done}.",
+        "{}: {} {} is again what the log says.",
         report.model, difference.table, difference.key
     )?)
 }

@@ -17,8 +17,12 @@ use crate::mongo::{
     generations::Shared,
 };
 
-/// How often it is looked again whether the fenced generation has come to rest, at most.
-const LOOKS: u32 = 40;
+/// How often it is looked whether the fenced generation has come to rest, at most.
+const LOOKS: u32 = 100;
+/// So many looks must have shown the same: a batch that had begun takes a while.
+const SAME: u32 = 6;
+/// How many things are mended between two looks whether the fence stands.
+const AT_ONCE: usize = 500;
 
 /// What is held.
 #[derive(Debug, Clone, Copy)]
@@ -158,17 +162,18 @@ impl MongoFence {
 /// Waits, not for ever, until the checkpoints do not move any more, and answers the highest.
 async fn at_rest(shared: &Shared, id: GenerationId) -> Result<Position, StoreError> {
     let tables = shared.tables(id);
-    let mut before = None;
+    let (mut before, mut same) = (Vec::new(), 0);
     for _ in 0..LOOKS {
         let found = tables.checkpoints().await?;
-        let highest = found.iter().map(|checkpoint| checkpoint.position).max();
-        if before == Some(highest) {
+        same = if found == before { same + 1 } else { 0 };
+        before = found;
+        if same == SAME {
             break;
         }
-        before = Some(highest);
         tokio::time::sleep(BEAT_EVERY / 20).await;
     }
-    Ok(before.flatten().unwrap_or(0))
+    let positions = before.iter().map(|checkpoint| checkpoint.position);
+    Ok(positions.max().unwrap_or(0))
 }
 
 #[async_trait]
@@ -200,11 +205,13 @@ impl Fence for MongoFence {
                 Ok(())
             })
             .await?;
-        self.shared.refresh().await?;
+        if let Err(error) = self.shared.refresh().await {
+            tracing::debug!(%error, "the switch is made; readers will see it when they look");
+        }
         Ok(())
     }
 
-    /// Document by document. A batch that had begun before the fence may land among them: it brings facts that the other
+    /// Part by part. A batch that had begun before the fence may land among them: it brings facts that the other
     /// generation does not know, and a verification afterwards tells whether one of them was taken away.
     async fn mend(
         self: Box<Self>,
@@ -212,12 +219,12 @@ impl Fence for MongoFence {
         entities: &[Entity],
     ) -> Result<(), StoreError> {
         let (mine, other) = (self.shared.tables(self.fenced), self.shared.tables(from));
-        for entity in entities {
+        for part in entities.chunks(AT_ONCE) {
             let held = self.shared.catalogues.read(self.shared.now()).await?;
             if held.fence.as_deref() != Some(&self.right.holder) {
                 return Err(fallen());
             }
-            mine.mend(&other, entity).await?;
+            mine.mend(&other, part).await?;
         }
         Ok(())
     }

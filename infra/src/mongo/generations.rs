@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use socialhub_domain::Clock;
 use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, Projection, ReadError, ReadModelStore, StoreError,
-    notifications::Notifications,
+    notifications::{Notifications, UNREAD},
     runtime::{Claim, Fence, Generation, Generations, Snapshot, WriteMode},
     verify::ModelSnapshot,
 };
@@ -229,6 +229,7 @@ impl Shared {
                     checkpoints,
                     rows,
                     effects_first: true,
+                    derived: &[UNREAD],
                 };
                 return Ok(Snapshot { model, parked });
             }

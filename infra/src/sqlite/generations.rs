@@ -598,6 +598,7 @@ fn read_snapshot<M: SqliteModel>(file: &mut Connection) -> rusqlite::Result<Snap
             checkpoints,
             rows,
             effects_first: false,
+            derived: &[],
         },
         parked,
     })

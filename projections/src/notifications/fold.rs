@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use socialhub_domain::{
     Event, NotificationId, Timestamp, UserId,
     event::{PostCreated, Visibility},
@@ -13,6 +13,11 @@ use uuid::Uuid;
 
 use super::notice::{About, Notice};
 use crate::verify::{ModelFold, ModelRow};
+
+/// The kind of row that says up to where somebody has read everything.
+pub const PERSON: &str = "person";
+/// The kind of row that says how many notifications somebody has not read. Some stores count them when asked.
+pub const UNREAD: &str = "unread";
 
 /// The `notifications` model as the log defines it.
 #[derive(Debug, Clone, Default)]
@@ -178,7 +183,7 @@ impl ModelFold for NotificationFold {
 }
 
 impl NotificationFold {
-    /// Notifications, marks that wait for theirs, and people with their unread counts.
+    /// Notifications, marks that wait for theirs, and what people have read.
     fn notification_rows(&self) -> Vec<ModelRow> {
         let mut rows = Vec::new();
         let mut unread: HashMap<UserId, u64> = HashMap::new();
@@ -218,21 +223,21 @@ impl NotificationFold {
             value: json!({"read": marks.read, "removed": marks.removed}).into(),
             position: marks.position,
         }));
-        let people: HashSet<_> = unread
-            .keys()
-            .chain(self.read_up_to.keys())
-            .copied()
-            .collect();
-        rows.extend(people.into_iter().filter_map(|user| {
-            let up_to = self.read_up_to.get(&user).copied().unwrap_or_default();
-            let unread = unread.get(&user).copied().unwrap_or_default();
-            (up_to > 0 || unread > 0).then(|| ModelRow {
-                table: "person",
-                key: user.to_string(),
-                value: json!({"unread": unread, "readUpTo": up_to}).into(),
-                position: counted.get(&user).copied().unwrap_or_default(),
-            })
-        }));
+        let person = |table, user: &UserId, value: Value| ModelRow {
+            table,
+            key: user.to_string(),
+            value: value.into(),
+            position: counted.get(user).copied().unwrap_or_default(),
+        };
+        let read_up_to = self.read_up_to.iter().filter(|(_, up_to)| **up_to > 0);
+        rows.extend(
+            read_up_to.map(|(user, up_to)| person(PERSON, user, json!({ "readUpTo": up_to }))),
+        );
+        rows.extend(
+            unread
+                .iter()
+                .map(|(user, unread)| person(UNREAD, user, json!({ "unread": unread }))),
+        );
         rows
     }
 

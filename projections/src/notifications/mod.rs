@@ -11,7 +11,7 @@ mod notice;
 pub mod ports;
 mod project;
 
-pub use fold::NotificationFold;
+pub use fold::{NotificationFold, PERSON, UNREAD};
 pub use notice::{About, Notice, comment_id, ids_about};
 pub use ports::{NotificationKind, NotificationPage, NotificationReader, NotificationView};
 pub use project::{NotificationChange, Notifications};

@@ -2,8 +2,8 @@
 //!
 //! The generation is read at one moment, in one read transaction of its store, so a system at work shows no false
 //! differences. A store without transactions may show a batch that is half there: what its rows are ahead of the
-//! checkpoints is folded, too, and a difference counts only when it is still there after some looks. Parked events have
-//! not been applied and are left out of the fold.
+//! checkpoints is folded, too, and only what differs in every one of some looks counts. A busy store has half a batch in
+//! each of them, but never the same. Parked events have not been applied and are left out of the fold.
 //!
 //! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
 //! erasure. So one that has not is looked at again, and in the end not judged.
@@ -106,28 +106,68 @@ pub async fn verify<P: Projection, F: ModelFold>(
 ) -> Result<VerifyReport, RebuildError> {
     let id = current(generations).await?.id;
     let give_up = Instant::now() + SECOND_LOOKS;
+    let mut suspects: Option<Suspects> = None;
     loop {
         let snapshot = generations.snapshot(id).await?;
         let moving = snapshot.model.effects_first;
-        let (report, erasure_ahead) = compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
-        let late = Instant::now() >= give_up;
-        match erasure_ahead {
-            _ if report.is_clean() => return Ok(report),
-            Some(position) if late => {
-                return Err(StoreError::Unavailable(format!(
-                    "it has not come to the erasure at position {position}: verify again when it has"
-                ))
-                .into());
-            }
-            None if late || !moving => return Ok(report),
-            _ => {}
+        let (mut report, erasure_ahead) =
+            compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
+        if moving {
+            suspects
+                .get_or_insert_with(|| Suspects::of(&report))
+                .clear(&mut report);
         }
-        // A batch of such a store may be half there. Whoever writes it, or repeats it after a crash, completes it.
-        if !current(generations).await?.has_writer {
+        if report.is_clean() {
             return Ok(report);
         }
-        sleep(BETWEEN_LOOKS).await;
+        // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash.
+        let is_written = current(generations).await?.has_writer;
+        let final_look = !is_written || Instant::now() >= give_up;
+        match erasure_ahead {
+            Some(position) if final_look => return Err(not_judged(position, is_written).into()),
+            None if final_look || !moving => return Ok(report),
+            _ => sleep(BETWEEN_LOOKS).await,
+        }
     }
+}
+
+fn not_judged(erasure: Position, is_written: bool) -> StoreError {
+    let when = if is_written {
+        "verify again when it has"
+    } else {
+        "and nobody writes it: start its projector, then verify again"
+    };
+    StoreError::Unavailable(format!(
+        "it has not come to the erasure at position {erasure}: {when}"
+    ))
+}
+
+/// What has differed in every look at a store without transactions.
+struct Suspects {
+    things: HashSet<(&'static str, String)>,
+    /// Up to where the first look went. What came later was not looked at as often.
+    position: Position,
+}
+
+impl Suspects {
+    fn of(report: &VerifyReport) -> Self {
+        Self {
+            things: report.differences.iter().map(named).collect(),
+            position: report.position,
+        }
+    }
+
+    /// Clears those that do not differ in another look, and takes out of it what differs only there.
+    fn clear(&mut self, look: &mut VerifyReport) {
+        look.position = self.position;
+        look.differences
+            .retain(|difference| self.things.contains(&named(difference)));
+        self.things = look.differences.iter().map(named).collect();
+    }
+}
+
+fn named(difference: &Difference) -> (&'static str, String) {
+    (difference.table, difference.key.clone())
 }
 
 async fn current<P: Projection>(
@@ -156,23 +196,23 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         .iter()
         .map(|letter| letter.position)
         .collect();
-    let rows = snapshot.model.rows;
-    let ahead = if snapshot.model.effects_first {
+    let model = snapshot.model;
+    let ahead = if model.effects_first {
         let least = handled.least();
-        let positions = rows.iter().map(|row| row.position);
+        let positions = model.rows.iter().map(|row| row.position);
         positions.filter(|position| *position > least).collect()
     } else {
         HashSet::new()
     };
     let folded = fold_log::<F>(log, handled, parked, ahead).await?;
-    let count = rows.len();
+    let count = model.rows.len();
     let Folded {
         fold,
         handled,
         unreadable,
         ..
     } = folded;
-    let differences = apart(move || fold.differences(rows)).await?;
+    let differences = apart(move || model.differences_from(fold)).await?;
     let erasure_ahead = if differences.is_empty() {
         None
     } else {

@@ -19,7 +19,7 @@ use crate::{
     projection::Projection,
     record::PublicRecord,
     runtime::{
-        generations::{Claim, Generation, GenerationState, Generations, WriteMode},
+        generations::{Claim, Fence, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
         repair::{drop_workshops, is_workshop},
         tail::{Chunk, read_chunk},
@@ -269,6 +269,9 @@ impl<P: Projection> Filler<P> {
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
         while self.writer.position() < target {
+            if stop.is_cancelled() {
+                return Err(RebuildError::Interrupted);
+            }
             let missing = usize::try_from(target - self.writer.position()).unwrap_or(BULK_BATCH);
             let chunk =
                 read_chunk(&self.log, self.writer.position(), missing.min(BULK_BATCH)).await?;
@@ -292,11 +295,9 @@ impl<P: Projection> Filler<P> {
         Err(RebuildError::Outrun(P::NAME))
     }
 
-    async fn take_over(mut self, stop: &CancellationToken) -> Result<RebuildReport, RebuildError> {
-        if let Err(error) = self.come_near(stop).await {
-            self.writer.close().await?;
-            return Err(error);
-        }
+    /// Catches up with the current generation, the last steps behind a fence.
+    async fn catch_up(&mut self, stop: &CancellationToken) -> Result<Box<dyn Fence>, RebuildError> {
+        self.come_near(stop).await?;
         let fence = self.generations.fence(&self.claim).await?;
         // Read behind the fence: whatever a partition has brought to the fenced generation is in the log by now.
         let head = self.log.head().await?;
@@ -307,12 +308,19 @@ impl<P: Projection> Filler<P> {
             fence.position().min(head)
         };
         self.fill_to(target, stop).await?;
+        Ok(fence)
+    }
+
+    async fn take_over(mut self, stop: &CancellationToken) -> Result<RebuildReport, RebuildError> {
+        let caught_up = self.catch_up(stop).await;
         let (position, parked) = (self.writer.position(), self.writer.letters());
         // The generation must be free before it is current: its next writer comes at once.
-        self.writer.close().await?;
+        let closed = self.writer.close().await;
+        let fence = caught_up?;
+        closed?;
         fence.switch(self.id).await?;
         let dropped = if self.prune {
-            prune_beside(&*self.generations, &self.claim, Some(self.replaced)).await?
+            prune_after_switch(&*self.generations, &self.claim, self.replaced).await
         } else {
             Vec::new()
         };
@@ -327,6 +335,19 @@ impl<P: Projection> Filler<P> {
             dropped,
         })
     }
+}
+
+/// What was left is removed, if that can be done now: the switch is made, and whatever stays the next rebuild removes.
+async fn prune_after_switch<P: Projection>(
+    generations: &dyn Generations<P>,
+    claim: &Claim,
+    keep: GenerationId,
+) -> Vec<GenerationId> {
+    let pruned = prune_beside(generations, claim, Some(keep)).await;
+    pruned.unwrap_or_else(|error| {
+        tracing::warn!(model = %P::NAME, %error, "older generations stay; `socialhub replay prune` removes them");
+        Vec::new()
+    })
 }
 
 pub(super) async fn claim<P: Projection>(

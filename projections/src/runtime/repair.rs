@@ -33,6 +33,9 @@ use crate::{
 
 /// With more differences than this a rebuild is the shorter way, and holds nobody up.
 pub const MOST: usize = 10_000;
+/// Some partitions may be so many events ahead of others: what lies between is applied behind the fence, while nobody
+/// writes.
+const SPREAD: u64 = 50_000;
 /// How long a batch that is half written is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two tries.
@@ -91,6 +94,7 @@ impl<P: Projection> Repair<P> {
                 entities.len()
             )));
         }
+        self.refuse_spread().await?;
         let claim = claim(&*self.generations).await?;
         let existing = self.generations.list().await?;
         drop_workshops(&*self.generations, &claim, &existing).await?;
@@ -113,7 +117,10 @@ impl<P: Projection> Repair<P> {
                 }
                 outcome => {
                     outcome?;
-                    return Ok(dropped?);
+                    if let Err(error) = dropped {
+                        tracing::warn!(model = %P::NAME, %error, "what the repair was made with stays; the next one, or `socialhub replay prune`, removes it");
+                    }
+                    return Ok(());
                 }
             }
         }
@@ -219,6 +226,21 @@ impl<P: Projection> Repair<P> {
                 })
                 .collect();
             writer.write(&entries, &Silent(P::NAME), stop).await?;
+        }
+        Ok(())
+    }
+
+    async fn refuse_spread(&self) -> Result<(), RebuildError> {
+        let place = self.place().await?;
+        let checkpoints = current(&self.generations.list().await?)?
+            .checkpoints
+            .clone();
+        let handled = Handled::by(P::NAME, &checkpoints, self.frontier.as_ref()).await?;
+        if handled.last().saturating_sub(place) > SPREAD {
+            return Err(beyond::<P>(&format!(
+                "one of its partitions is at position {place}, another at {}: repair it when the slower one has come on",
+                handled.last()
+            )));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! down is parked too.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -104,8 +104,16 @@ pub(crate) struct BatchWriter<P: Projection> {
 
 struct Prepared<C> {
     batch: WriteBatch<C>,
-    newly_parked: Vec<(SequenceKey, Position)>,
+    newly_parked: Vec<NewLetter<C>>,
     event_time: Option<Timestamp>,
+}
+
+/// A letter of a batch.
+struct NewLetter<C> {
+    sequence: SequenceKey,
+    position: Position,
+    /// What its event changes, when nothing was wrong with it but the letter that it is parked behind.
+    waiting: Option<Projected<C>>,
 }
 
 /// What became of a batch.
@@ -359,7 +367,8 @@ impl<P: Projection> BatchWriter<P> {
         let mut retry = Retry::new(self.patience);
         loop {
             let mut prepared = self.prepared(entry, 0);
-            self.add_letter(&mut prepared, entry.record, reason.to_owned(), attempts);
+            let reason = reason.to_owned();
+            self.add_letter(&mut prepared, entry.record, reason, attempts, None);
             match self.apply(prepared, parked, observer).await? {
                 Outcome::Written => return Ok(()),
                 Outcome::Unavailable(error) => retry.wait(error, stop).await?,
@@ -393,12 +402,45 @@ impl<P: Projection> BatchWriter<P> {
         self.position = position;
         self.next_offset = next_offset;
         self.letters += newly_parked.len() as u64;
-        for (key, position) in newly_parked {
-            parked.push(position);
-            self.parked.entry(key).or_insert(position);
+        for letter in &newly_parked {
+            parked.push(letter.position);
+            let first = self.parked.entry(letter.sequence.clone());
+            first.or_insert(letter.position);
+        }
+        if self.source != Source::log() {
+            self.release(newly_parked).await;
         }
         observer.committed(position, self.letters, event_time);
         Ok(Outcome::Written)
+    }
+
+    /// Applies what was parked behind letters that are there no more. Whoever tries a letter again removes it, and then looks
+    /// what has come behind it; here letters are written, and then it is looked what they are behind. So one of both sees
+    /// the other, and if both do, applying twice is applying once.
+    async fn release(&mut self, written: Vec<NewLetter<P::Change>>) {
+        let mut waiting: Vec<_> = written
+            .into_iter()
+            .filter_map(|letter| Some((letter.sequence, letter.waiting?)))
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let outcome = async {
+            self.read_letters().await?;
+            let is_first = |(sequence, letter): &&(SequenceKey, Projected<P::Change>)| {
+                self.parked.get(sequence) == Some(&letter.position)
+            };
+            let first = waiting.iter().filter(is_first);
+            let released: HashSet<SequenceKey> = first.map(|(key, _)| key.clone()).collect();
+            waiting.retain(|(sequence, _)| released.contains(sequence));
+            for (_, letter) in waiting {
+                self.store.apply_parked(letter).await?;
+            }
+            self.read_letters().await
+        };
+        if let Err(error) = outcome.await {
+            tracing::warn!(model = %P::NAME, %error, "letters behind none stay until they are tried again");
+        }
     }
 
     /// A batch that leads to a record and has nothing in it.
@@ -432,22 +474,16 @@ impl<P: Projection> BatchWriter<P> {
             let behind = self.parked_behind(&prepared.newly_parked, &record.sequence);
             if let Some(behind) = behind.filter(|_| !is_erasure(record)) {
                 let reason = format!("its sequence is parked from position {behind} on");
-                self.add_letter(&mut prepared, record, reason, 0);
+                let waiting = project::<P>(record).ok();
+                self.add_letter(&mut prepared, record, reason, 0, waiting);
                 continue;
             }
-            match &record.event {
-                Err(undecodable) => {
-                    self.add_letter(&mut prepared, record, undecodable.reason.clone(), 1);
-                }
-                Ok(event) => {
-                    let project = AssertUnwindSafe(|| P::project(record.position, event));
-                    let changes = catch_unwind(project).map_err(|_| Panicked)?;
-                    if !changes.is_empty() {
-                        prepared.batch.projected.push(Projected {
-                            position: record.position,
-                            changes,
-                        });
-                    }
+            match project::<P>(record) {
+                Ok(projected) if projected.changes.is_empty() => {}
+                Ok(projected) => prepared.batch.projected.push(projected),
+                Err(Unfit::Panicked) => return Err(Panicked),
+                Err(Unfit::Unreadable(reason)) => {
+                    self.add_letter(&mut prepared, record, reason, 1, None);
                 }
             }
         }
@@ -456,7 +492,7 @@ impl<P: Projection> BatchWriter<P> {
 
     fn parked_behind(
         &self,
-        newly_parked: &[(SequenceKey, Position)],
+        newly_parked: &[NewLetter<P::Change>],
         sequence: &SequenceKey,
     ) -> Option<Position> {
         if self.parked.is_empty() && newly_parked.is_empty() {
@@ -465,8 +501,8 @@ impl<P: Projection> BatchWriter<P> {
         self.parked.get(sequence).copied().or_else(|| {
             newly_parked
                 .iter()
-                .find(|(key, _)| key == sequence)
-                .map(|(_, position)| *position)
+                .find(|letter| letter.sequence == *sequence)
+                .map(|letter| letter.position)
         })
     }
 
@@ -476,6 +512,7 @@ impl<P: Projection> BatchWriter<P> {
         record: &PublicRecord,
         reason: String,
         attempts: u32,
+        waiting: Option<Projected<P::Change>>,
     ) {
         tracing::warn!(
             model = %P::NAME,
@@ -484,9 +521,11 @@ impl<P: Projection> BatchWriter<P> {
             reason,
             "an event is parked"
         );
-        prepared
-            .newly_parked
-            .push((record.sequence.clone(), record.position));
+        prepared.newly_parked.push(NewLetter {
+            sequence: record.sequence.clone(),
+            position: record.position,
+            waiting,
+        });
         prepared.batch.parked.push(ParkedLetter {
             position: record.position,
             event_id: record.event_id,
@@ -507,6 +546,23 @@ fn is_erasure(record: &PublicRecord) -> bool {
 }
 
 struct Panicked;
+
+/// Why an event has no changes.
+enum Unfit {
+    Unreadable(String),
+    Panicked,
+}
+
+fn project<P: Projection>(record: &PublicRecord) -> Result<Projected<P::Change>, Unfit> {
+    let position = record.position;
+    let event = record
+        .event
+        .as_ref()
+        .map_err(|undecodable| Unfit::Unreadable(undecodable.reason.clone()))?;
+    let project = AssertUnwindSafe(|| P::project(position, event));
+    let changes = catch_unwind(project).map_err(|_| Unfit::Panicked)?;
+    Ok(Projected { position, changes })
+}
 
 /// Waits before a store that failed is tried again, longer each time, and knows when that is of no use any more.
 struct Retry {

@@ -21,12 +21,14 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use socialhub_domain::{Clock, StreamId, Timestamp, UserId, event::UserProfileUpdated};
+use socialhub_domain::{
+    Clock, StreamId, Timestamp, UserId, event::UserProfileUpdated, topic::Topic,
+};
 use socialhub_event_log::{
     Append, EventLog, FrontierReader, MemoryEventLog, Metadata, NewEvent, Position,
 };
 use socialhub_projections::{
-    ModelPosition, Projection, ProjectorState, PublicRecord,
+    ModelPosition, ParkedLetter, Projection, ProjectorState, PublicRecord,
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, PartitionProjector, ProjectorTask, RebuildError,
@@ -311,6 +313,33 @@ async fn what_the_topic_lost_comes_from_the_log() {
         world.topics.truncate(&source, usize::MAX);
     }
     world.settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_parked_behind_a_letter_that_is_gone_is_applied() {
+    let mut world = World::new(0);
+    let event = |nth: u128| Uuid::from_u128(nth);
+    let person = Uuid::from_u128(1);
+    world.model.park(ParkedLetter {
+        position: 0,
+        event_id: event(0),
+        topic: Topic::User.name().to_owned(),
+        key: person.to_string(),
+        raw: String::new(),
+        reason: "it was not readable".to_owned(),
+        attempts: 1,
+        parked_at: Timestamp(1),
+    });
+    *world.model.leaving.lock() = Some(0);
+    let process = world.start();
+    world.processes.push(process);
+    world.append(30).await;
+    world.settle().await;
+    assert_eq!(*world.model.leaving.lock(), None, "more was parked");
+    assert_eq!(world.model.letters(), Vec::<Position>::new());
+    world.append(30).await;
+    world.settle().await;
+    assert_eq!(world.model.letters(), Vec::<Position>::new());
 }
 
 #[tokio::test(start_paused = true)]

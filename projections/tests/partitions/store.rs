@@ -91,6 +91,8 @@ pub struct Model {
     current: watch::Sender<GenerationId>,
     pub faults: Mutex<Vec<StoreFault>>,
     pub moved: Mutex<u64>,
+    /// A letter that somebody removes just before more is parked.
+    pub leaving: Mutex<Option<Position>>,
 }
 
 impl Model {
@@ -101,6 +103,7 @@ impl Model {
             current: watch::Sender::new(first),
             faults: Mutex::default(),
             moved: Mutex::default(),
+            leaving: Mutex::default(),
         })
     }
 
@@ -125,6 +128,20 @@ impl Model {
             .values()
             .cloned()
             .collect()
+    }
+
+    /// Sets something aside, as if it had been parked before.
+    pub fn park(&self, letter: ParkedLetter) {
+        let current = *self.current.borrow();
+        let mut generations = self.generations.lock();
+        let tables = generations.get_mut(&current).unwrap();
+        tables.letters.insert(letter.position, letter);
+    }
+
+    pub fn letters(&self) -> Vec<Position> {
+        let current = *self.current.borrow();
+        let generations = self.generations.lock();
+        generations[&current].letters.keys().copied().collect()
     }
 
     /// As if an old dump had been restored: nothing is left.
@@ -178,7 +195,7 @@ impl ReadModelStore<Toy> for MemoryStore {
         if fault == Some(StoreFault::Unavailable) {
             return Err(StoreError::Unavailable("not now".to_owned()));
         }
-        let moved = &self.seen.model.moved;
+        let (moved, leaving) = (&self.seen.model.moved, &self.seen.model.leaving);
         self.with(|tables| {
             if tables.retired {
                 return Err(StoreError::Unusable("retired".to_owned()));
@@ -200,6 +217,11 @@ impl ReadModelStore<Toy> for MemoryStore {
                     tables.rows.entry(key).or_default().push(projected.position);
                 }
             }
+            if !batch.parked.is_empty()
+                && let Some(gone) = leaving.lock().take()
+            {
+                tables.letters.remove(&gone);
+            }
             for letter in batch.parked {
                 tables.letters.insert(letter.position, letter);
             }
@@ -220,8 +242,16 @@ impl ReadModelStore<Toy> for MemoryStore {
             .await
     }
 
-    async fn apply_parked(&self, _: Projected<String>) -> Result<(), StoreError> {
-        unreachable!("nobody retries letters here")
+    async fn apply_parked(&self, projected: Projected<String>) -> Result<(), StoreError> {
+        self.with(|tables| {
+            if tables.letters.remove(&projected.position).is_some() {
+                for key in projected.changes {
+                    tables.rows.entry(key).or_default().push(projected.position);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
@@ -405,6 +435,7 @@ impl Generations<Toy> for SeenBy {
                 checkpoints: tables.checkpoints.values().cloned().collect(),
                 rows: rows(&tables.rows),
                 effects_first: false,
+                derived: &[],
             },
             parked: tables.letters.values().cloned().collect(),
         })

@@ -27,6 +27,10 @@ pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String
         if wait_for_signal().await.is_ok() {
             interrupted.cancel();
         }
+        // Whoever says it again does not want to wait for anything: as if killed, which every command can bear.
+        if wait_for_signal().await.is_ok() {
+            std::process::exit(130);
+        }
     });
     let options = match options.transfer() {
         Ok(command) => return super::transfer::transfer(config, command, stop).await,

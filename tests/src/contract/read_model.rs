@@ -238,14 +238,15 @@ async fn assert_equals_fold<S: Subject>(
     log: &Log,
     hint: &str,
 ) -> Vec<ModelRow> {
-    let rows = generations.snapshot(id).await.unwrap().model.rows;
+    let model = generations.snapshot(id).await.unwrap().model;
+    let rows = model.rows.clone();
     let sorted = rows.is_sorted_by(|a, b| (a.table, &a.key) < (b.table, &b.key));
     assert!(sorted, "{hint}: rows are sorted by table and key");
     let mut fold = S::Fold::default();
     for (position, event) in as_read_afterwards(log) {
         fold.apply(position, &event);
     }
-    assert_eq!(fold.differences(rows.clone()), [], "{hint}");
+    assert_eq!(model.differences_from(fold), [], "{hint}");
     rows
 }
 

@@ -1,89 +1,145 @@
 //! Making what differs what it is in another generation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use mongodb::{
     Collection,
     bson::{Bson, Document, doc},
 };
-use socialhub_projections::verify::Entity;
+use socialhub_projections::{notifications::PERSON, verify::Entity};
 
 use super::{
     documents::{ERASED, GONE, READ, REMOVED, Told, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, find_all, write};
+use crate::mongo::connection::{Fault, Keys, id_of, insert_new, write};
 
-impl Tables {
-    /// Makes an entity what it is in another generation, which has handled the same events, with the facts that it is
-    /// derived from.
-    pub(in crate::mongo) async fn mend(&self, other: &Self, entity: &Entity) -> Result<(), Fault> {
-        let key = entity.key.as_str();
-        match entity.table {
-            "notification" | "mark" => {
-                for what in [READ, REMOVED] {
-                    self.copy_fact(other, &fact_id(what, key)).await?;
+/// The keys of documents that some entities are made of.
+#[derive(Default)]
+struct Parts {
+    facts: HashSet<String>,
+    notifications: HashSet<String>,
+    /// Those with announcements.
+    posts: HashSet<String>,
+    people: HashSet<String>,
+    wishes: HashSet<(String, String)>,
+}
+
+impl Parts {
+    fn of(entities: &[Entity]) -> Self {
+        let mut parts = Self::default();
+        for entity in entities {
+            let key = entity.key.clone();
+            match entity.table {
+                "notification" | "mark" => {
+                    let marks = [READ, REMOVED].map(|what| fact_id(what, &key));
+                    parts.facts.extend(marks);
+                    parts.notifications.insert(key);
                 }
-                let (mine, theirs) = (&self.notifications, &other.notifications);
-                copy(mine, theirs, doc! { "_id": key }).await?;
-                self.copy_announcement_of(other, key).await
+                "announcement" => drop(parts.posts.insert(key)),
+                "erased" => drop(parts.facts.insert(fact_id(ERASED, &key))),
+                "gone" => drop(parts.facts.insert(fact_id(GONE, &key))),
+                PERSON => drop(parts.people.insert(key)),
+                "wish" => parts.wishes.extend(
+                    entity
+                        .pair()
+                        .map(|(author, follower)| (author.to_string(), follower.to_string())),
+                ),
+                _ => {}
             }
-            "announcement" => self.copy_announcement(other, key).await,
-            "erased" => self.copy_fact(other, &fact_id(ERASED, key)).await,
-            "gone" => self.copy_fact(other, &fact_id(GONE, key)).await,
-            "person" => copy(&self.read_up_to, &other.read_up_to, doc! { "user": key }).await,
-            "wish" => match entity.pair() {
-                Some((author, follower)) => {
-                    let (author, follower) = (author.to_string(), follower.to_string());
-                    let pair = doc! { "author": author, "follower": follower };
-                    copy(&self.wishes, &other.wishes, pair).await
-                }
-                None => Ok(()),
-            },
-            _ => Ok(()),
         }
-    }
-
-    async fn copy_fact(&self, other: &Self, id: &str) -> Result<(), Fault> {
-        copy(&self.facts, &other.facts, doc! { "_id": id }).await?;
-        copy(&self.ahead, &other.ahead, doc! { "_id": id }).await
-    }
-
-    async fn copy_announcement(&self, other: &Self, post: &str) -> Result<(), Fault> {
-        let (mine, theirs) = (&self.announcements, &other.announcements);
-        copy(mine, theirs, doc! { "_id": post }).await
-    }
-
-    /// The announcement of a post, if the notification is the one that goes with it.
-    async fn copy_announcement_of(&self, other: &Self, notification: &str) -> Result<(), Fault> {
-        let told = find_all(&other.notifications, doc! { "_id": notification }).await?;
-        let own = told.into_iter().find(Told::is_of_own_post);
-        match own.and_then(|told| told.post) {
-            Some(post) => self.copy_announcement(other, &post).await,
-            None => Ok(()),
-        }
+        parts
     }
 }
 
-/// Makes the documents that a filter finds those that it finds in another collection. Untyped: what is to be replaced may
-/// be anything.
+impl Tables {
+    /// Makes entities what they are in another generation, which has handled the same events, with the facts that they
+    /// are derived from.
+    pub(in crate::mongo) async fn mend(
+        &self,
+        other: &Self,
+        entities: &[Entity],
+    ) -> Result<(), Fault> {
+        let mut parts = Parts::of(entities);
+        let keys = &self.keys;
+        let ids = &parts.facts;
+        copy(keys, &self.facts, &other.facts, "_id", ids, |_| true).await?;
+        copy(keys, &self.ahead, &other.ahead, "_id", ids, |_| true).await?;
+
+        let (mine, theirs, ids) = (
+            &self.notifications,
+            &other.notifications,
+            &parts.notifications,
+        );
+        copy(keys, mine, theirs, "_id", ids, |_| true).await?;
+        // The announcement of a post goes with its author's own notification.
+        let told: Vec<Told> = keys.find_in(theirs, "_id", ids, &doc! {}).await?;
+        let own = told.into_iter().filter(Told::is_of_own_post);
+        parts.posts.extend(own.filter_map(|told| told.post));
+        let (mine, theirs, ids) = (&self.announcements, &other.announcements, &parts.posts);
+        copy(keys, mine, theirs, "_id", ids, |_| true).await?;
+
+        let (mine, theirs, people) = (&self.read_up_to, &other.read_up_to, &parts.people);
+        copy(keys, mine, theirs, "user", people, |_| true).await?;
+
+        let authors = parts.wishes.iter().map(|(author, _)| author.clone());
+        let is_wanted = |wish: &Document| {
+            let text = |name| wish.get_str(name).unwrap_or_default().to_owned();
+            parts.wishes.contains(&(text("author"), text("follower")))
+        };
+        let (mine, theirs, authors) = (&self.wishes, &other.wishes, authors.collect());
+        copy(keys, mine, theirs, "author", &authors, is_wanted).await
+    }
+}
+
+/// Makes the documents in which a field is one of some values, as far as they are wanted, those that another collection
+/// has. Untyped: what is to be replaced may be anything.
 async fn copy<T: Send + Sync>(
+    keys: &Keys,
     mine: &Collection<T>,
     other: &Collection<T>,
-    filter: Document,
+    field: &str,
+    values: &HashSet<String>,
+    is_wanted: impl Fn(&Document) -> bool,
 ) -> Result<(), Fault> {
-    let mine = mine.clone_with_type::<Document>();
-    let wanted = find_all(&other.clone_with_type::<Document>(), filter.clone()).await?;
-    let id = |document: &Document| document.get("_id").cloned().unwrap_or(Bson::Null);
-    let ids: HashSet<String> = wanted.iter().map(|one| id(one).to_string()).collect();
-    for document in &wanted {
-        let replaced = mine.replace_one(doc! { "_id": id(document) }, document);
-        write(replaced.upsert(true)).await?;
-    }
-    for found in find_all(&mine, filter).await? {
-        if !ids.contains(&id(&found).to_string()) {
-            write(mine.delete_one(doc! { "_id": id(&found) })).await?;
+    let (mine, other) = (
+        mine.clone_with_type::<Document>(),
+        other.clone_with_type::<Document>(),
+    );
+    let mut right = keys.find_in(&other, field, values, &doc! {}).await?;
+    let mut found = keys.find_in(&mine, field, values, &doc! {}).await?;
+    right.retain(&is_wanted);
+    found.retain(&is_wanted);
+
+    let mut there: HashMap<String, &Document> = HashMap::new();
+    there.extend(found.iter().map(|document| (named(document), document)));
+    let (mut missing, mut wrong) = (Vec::new(), Vec::new());
+    for document in right {
+        match there.remove(&named(&document)) {
+            None => missing.push(document),
+            Some(same) if *same == document => {}
+            Some(_) => wrong.push(document),
         }
     }
-    Ok(())
+    for document in &wrong {
+        let id = doc! { "_id": id(document) };
+        write(mine.replace_one(id, document)).await?;
+    }
+    let surplus = there.into_values();
+    let (text, other): (Vec<_>, Vec<_>) = surplus.partition(|document| id_of(document).is_some());
+    let text = text.into_iter().filter_map(id_of).collect();
+    keys.delete_ids(&mine, &text).await?;
+    for document in other {
+        write(mine.delete_one(doc! { "_id": id(document) })).await?;
+    }
+    insert_new(&mine, &missing).await.map(|_| ())
+}
+
+fn id(document: &Document) -> Bson {
+    document.get("_id").cloned().unwrap_or(Bson::Null)
+}
+
+/// An id as a key of a map: a number and a text are never the same.
+fn named(document: &Document) -> String {
+    id(document).to_string()
 }

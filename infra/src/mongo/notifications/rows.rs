@@ -1,11 +1,11 @@
 //! Every row of the notifications, for verification.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mongodb::bson::doc;
 use serde_json::{Value, json};
 use socialhub_event_log::Position;
-use socialhub_projections::verify::ModelRow;
+use socialhub_projections::{notifications::PERSON, verify::ModelRow};
 
 use super::{
     documents::{Announcement, ERASED, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
@@ -51,14 +51,10 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         .iter()
         .map(|announcement| (&*announcement.post, announcement))
         .collect();
-    let mut unread: HashMap<&str, u64> = HashMap::new();
     for told in told.iter().filter(|told| told.told || told.shown) {
         let up_to = read_up_to.get(&*told.user).copied().unwrap_or_default();
         let marks = marks.remove(&*told.id).unwrap_or_default();
         let view = told.view(up_to)?;
-        if told.shown && !view.read {
-            *unread.entry(&told.user).or_default() += 1;
-        }
         let position = told.position();
         let mut value = json!({
             "view": view, "position": position, "gone": told.gone, "removed": told.removed,
@@ -95,7 +91,7 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
             position: marks.position,
         }
     }));
-    rows.extend(people(&unread, &read_up_to));
+    rows.extend(people(read_up_to));
     rows.extend(standing(wishes));
     rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
     Ok(rows)
@@ -143,19 +139,14 @@ fn highest(read_up_to: &[ReadUpTo]) -> HashMap<&str, Position> {
     highest
 }
 
-fn people(unread: &HashMap<&str, u64>, read_up_to: &HashMap<&str, Position>) -> Vec<ModelRow> {
-    let users: BTreeSet<&str> = unread.keys().chain(read_up_to.keys()).copied().collect();
-    let rows = users.into_iter().map(|user| {
-        let up_to = read_up_to.get(user).copied().unwrap_or_default();
-        let unread = unread.get(user).copied().unwrap_or_default();
-        ModelRow {
-            table: "person",
-            key: user.to_owned(),
-            value: json!({"unread": unread, "readUpTo": up_to}).into(),
-            position: up_to,
-        }
-    });
-    rows.collect()
+/// How much is not read is no row: it is counted when it is asked for.
+fn people(read_up_to: HashMap<&str, Position>) -> impl Iterator<Item = ModelRow> {
+    read_up_to.into_iter().map(|(user, up_to)| ModelRow {
+        table: PERSON,
+        key: user.to_owned(),
+        value: json!({ "readUpTo": up_to }).into(),
+        position: up_to,
+    })
 }
 
 /// The wishes that hold at the end, each since it was first said without having been taken back.

@@ -396,7 +396,10 @@ impl<M: PgModel> Fence for PgFence<M> {
         execute(&mut self.connection, "COMMIT")
             .await
             .map_err(|error| outside(&error))?;
-        self.shared.refresh().await.map(|_| ())
+        if let Err(error) = self.shared.refresh().await {
+            tracing::debug!(%error, "the switch is made; readers will see it when they look");
+        }
+        Ok(())
     }
 
     async fn mend(
@@ -488,6 +491,7 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
                     checkpoints: tables::checkpoints(&mut *transaction).await?,
                     rows: M::rows(&mut transaction).await?,
                     effects_first: false,
+                    derived: &[],
                 },
                 parked: tables::letters(&mut *transaction).await?,
             })

@@ -73,7 +73,10 @@ impl Fence for RedisFence {
         if reply.word != "done" {
             return Err(reply.fault());
         }
-        self.shared.refresh().await.map(|_| ())
+        if let Err(error) = self.shared.refresh().await {
+            tracing::debug!(%error, "the switch is made; readers will see it when they look");
+        }
+        Ok(())
     }
 
     async fn mend(

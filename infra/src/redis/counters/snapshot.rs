@@ -86,6 +86,7 @@ async fn read_if_still(shared: &Shared, id: GenerationId) -> Result<Option<Snaps
             checkpoints: parse_checkpoints(&before),
             rows,
             effects_first: false,
+            derived: &[],
         },
         parked,
     }))

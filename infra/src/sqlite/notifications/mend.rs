@@ -1,13 +1,24 @@
 //! Making what differs what it is in another generation.
 
 use rusqlite::Connection;
-use socialhub_projections::verify::Entity;
+use socialhub_projections::{
+    notifications::{PERSON, UNREAD},
+    verify::Entity,
+};
 use uuid::Uuid;
 
 use crate::sqlite::{connection::id_bytes, model::copy_rows};
 
 /// People first: notifications are kept by the number that a person has here.
-pub(super) const KINDS: &[&str] = &["person", "erased", "gone", "mark", "wish", "notification"];
+pub(super) const KINDS: &[&str] = &[
+    PERSON,
+    UNREAD,
+    "erased",
+    "gone",
+    "mark",
+    "wish",
+    "notification",
+];
 
 /// A key that is not made of what it should be names nothing that could be copied.
 pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
@@ -30,7 +41,7 @@ pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result
     match entity.table {
         "gone" | "mark" => copy_rows(connection, entity.table, "id = ?1", &[&id_bytes(id)]),
         "erased" => copy_rows(connection, "erased", "person = ?1", &[&id_bytes(id)]),
-        "person" => mend_person(connection, id),
+        PERSON | UNREAD => mend_person(connection, id),
         "notification" => {
             copy_rows(connection, "mark", "id = ?1", &[&id_bytes(id)])?;
             mend_notification(connection, id)

@@ -3,7 +3,10 @@
 use rusqlite::{Connection, Row, params};
 use serde_json::json;
 use socialhub_domain::UserId;
-use socialhub_projections::verify::ModelRow;
+use socialhub_projections::{
+    notifications::{PERSON, UNREAD},
+    verify::ModelRow,
+};
 use uuid::Uuid;
 
 use super::{flag, notice_columns, read_notice, wishes::OPEN};
@@ -35,9 +38,12 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
     )?;
     // A person whose last notification was taken out again has a row, but nothing to say.
     collect(
-        "SELECT person, unread, read_up_to, changed FROM recipient
-         WHERE unread <> 0 OR read_up_to > 0",
-        person,
+        "SELECT person, read_up_to, changed FROM recipient WHERE read_up_to > 0",
+        read_up_to,
+    )?;
+    collect(
+        "SELECT person, unread, changed FROM recipient WHERE unread <> 0",
+        unread,
     )?;
     collect(
         &format!("SELECT author, follower, since FROM wish WHERE until = {OPEN}"),
@@ -88,16 +94,20 @@ fn notification(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
     })
 }
 
-fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+fn read_up_to(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    person(row, PERSON, "readUpTo")
+}
+
+fn unread(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
+    person(row, UNREAD, "unread")
+}
+
+fn person(row: &Row<'_>, table: &'static str, name: &str) -> rusqlite::Result<ModelRow> {
     Ok(ModelRow {
-        table: "person",
+        table,
         key: read_id(row, 0)?.to_string(),
-        value: json!({
-            "unread": row.get::<_, i64>(1)?,
-            "readUpTo": row.get::<_, i64>(2)?,
-        })
-        .into(),
-        position: from_sql(row.get(3)?),
+        value: json!({ name: row.get::<_, i64>(1)? }).into(),
+        position: from_sql(row.get(2)?),
     })
 }
 

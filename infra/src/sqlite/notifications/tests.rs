@@ -489,6 +489,6 @@ async fn marks_tombstones_and_wishes_are_rows_too() {
     let model = Model::after(&history.entries);
     let rows = SqliteNotifications::rows(&model.connection).unwrap();
     let tables: std::collections::BTreeSet<_> = rows.iter().map(|row| row.table).collect();
-    let expected = ["erased", "gone", "mark", "notification", "person", "wish"];
+    let expected = ["erased", "gone", "mark", "notification", "unread", "wish"];
     assert!(tables.into_iter().eq(expected));
 }

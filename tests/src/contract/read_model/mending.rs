@@ -5,7 +5,7 @@ use socialhub_domain::Timestamp;
 use socialhub_projections::{
     GenerationId, Source,
     runtime::{Claim, WriteMode},
-    verify::{Entity, ModelFold, ModelRow},
+    verify::{Entity, ModelFold, ModelRow, ModelSnapshot},
 };
 
 use super::{
@@ -47,17 +47,17 @@ async fn write<S: Subject>(
     store.close().await;
 }
 
-fn differing<S: Subject>(log: &Log, rows: &[ModelRow]) -> Vec<Entity> {
+fn differing<S: Subject>(log: &Log, model: ModelSnapshot) -> Vec<Entity> {
     let mut fold = S::Fold::default();
     for (position, event) in log {
         fold.apply(*position, event);
     }
-    let differences = fold.differences(rows.to_vec());
+    let differences = model.differences_from(fold);
     differences.iter().map(Entity::from).collect()
 }
 
-async fn rows<S: Subject>(generations: &Gens<S>, id: GenerationId) -> Vec<ModelRow> {
-    generations.snapshot(id).await.unwrap().model.rows
+async fn look<S: Subject>(generations: &Gens<S>, id: GenerationId) -> ModelSnapshot {
+    generations.snapshot(id).await.unwrap().model
 }
 
 /// Mends all that differs but for one thing, then that. What did not differ stays as it was.
@@ -70,23 +70,24 @@ async fn mend<S: Subject>(
 ) {
     let workshop = generations.create(held).await.unwrap();
     write::<S>(generations, workshop, WriteMode::Bulk, log, log).await;
-    let before = rows::<S>(generations, id).await;
-    let found = differing::<S>(log, &before);
+    let before = look::<S>(generations, id).await;
+    let found = differing::<S>(log, before.clone());
     let (last, others) = found
         .split_last()
         .unwrap_or_else(|| panic!("{hint}: no damage shows"));
     let fence = generations.fence(held).await.unwrap();
     fence.mend(workshop, others).await.unwrap();
-    let between = rows::<S>(generations, id).await;
-    let left = differing::<S>(log, &between);
+    let between = look::<S>(generations, id).await;
+    let left = differing::<S>(log, between.clone());
     assert!(left.iter().all(|one| one == last), "{hint}: left: {left:?}");
     let differed = |row: &ModelRow| {
         found
             .iter()
             .any(|one| (one.table, &one.key) == (row.table, &row.key))
     };
-    for row in before.iter().filter(|row| !differed(row)) {
+    for row in before.rows.iter().filter(|row| !differed(row)) {
         let now = between
+            .rows
             .iter()
             .find(|now| (now.table, &now.key) == (row.table, &row.key));
         assert_eq!(now, Some(row), "{hint}: touched");
