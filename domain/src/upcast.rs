@@ -103,6 +103,14 @@ pub enum DecodeError {
         /// What the decoder met.
         misfit: Misfit,
     },
+    /// A personal field is sealed still: its person's key does not open it.
+    #[error("`{event_type}` does not decode: the sealed field `{field}` does not open")]
+    Sealed {
+        /// The type.
+        event_type: String,
+        /// The field.
+        field: &'static str,
+    },
 }
 
 /// A fault in a set of upcasters.

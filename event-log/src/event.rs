@@ -7,6 +7,8 @@ use socialhub_domain::{
 };
 use uuid::Uuid;
 
+use crate::sealing;
+
 /// A place in the log: 1 for the first event ever, then one more for each, without gaps. 0 is "before the first".
 pub type Position = u64;
 
@@ -82,6 +84,16 @@ impl RecordedEvent {
     /// # Errors
     /// [`DecodeError`] when it cannot be read; projections park such an event.
     pub fn decode(&self) -> Result<Event, DecodeError> {
-        upcast::decode(&self.event_type, self.event_version, &self.payload)
+        let event = upcast::decode(&self.event_type, self.event_version, &self.payload);
+        event.map_err(
+            |error| match sealing::sealed_field(&self.event_type, &self.payload) {
+                // That is why it has another shape.
+                Some(field) => DecodeError::Sealed {
+                    event_type: self.event_type.clone(),
+                    field,
+                },
+                None => error,
+            },
+        )
     }
 }

@@ -9,6 +9,8 @@
 //! * A key is durable before the first event that needs it is appended.
 //! * "The key was destroyed" makes a tombstone, "the key store does not answer" and "there is no such key" are errors: a
 //!   rebuild during an outage must stop, not write tombstones.
+//! * A field that its key does not open stays sealed: that one event does not decode, and is parked by whoever reads it as
+//!   any that cannot be read. It must not hold up all others.
 //! * A key that is destroyed while somebody still holds it in their cache ([`crate::keys::CACHE_LIFE`]) may seal a last
 //!   field, which nobody can open: a tombstone all the same.
 
@@ -260,7 +262,7 @@ fn open_all(
     for event in events {
         if let Some(payload) = Payload::read(&event.event_type, &event.payload) {
             let opened = open_payload(cipher, event.event_id, payload, keys);
-            let opened = opened.map_err(|closed| closed.in_log(event.position))?;
+            let opened = opened.map_err(|no_key| no_key.in_log(event.position))?;
             if let Some(opened) = opened {
                 event.payload = opened;
             }
@@ -269,45 +271,28 @@ fn open_all(
     Ok(())
 }
 
-/// Why a payload cannot be opened.
-enum Closed {
-    NoKey(UserId),
-    Damaged(&'static str),
-}
+/// Whose key is missing, so that a payload cannot be opened.
+struct NoKey(UserId);
 
-impl Closed {
+impl NoKey {
     fn in_log(self, position: Position) -> LogError {
-        match self {
-            Self::NoKey(owner) => LogError::Unavailable(format!(
-                "the key of person {owner} is not in the key store, although the event at position {position} needs it: \
-                 restore the keys"
-            )),
-            Self::Damaged(field) => LogError::Damaged {
-                position,
-                reason: does_not_open(field),
-            },
-        }
+        let Self(owner) = self;
+        LogError::Unavailable(format!(
+            "the key of person {owner} is not in the key store, although the event at position {position} needs it: \
+             restore the keys"
+        ))
     }
 
     fn in_archive(self, position: Position) -> ArchiveError {
-        match self {
-            Self::NoKey(user_id) => ArchiveError::NoKey { position, user_id },
-            Self::Damaged(field) => ArchiveError::Damaged {
-                position,
-                reason: does_not_open(field),
-            },
-        }
+        let Self(user_id) = self;
+        ArchiveError::NoKey { position, user_id }
     }
-}
-
-fn does_not_open(field: &str) -> String {
-    format!("the sealed field `{field}` does not open")
 }
 
 /// Opens rows of a log, as [`SealedLog`] opens events, with the keys that lie beside them.
 ///
 /// # Errors
-/// When a key cannot be read or is not there, or a field does not open.
+/// When a key cannot be read or is not there. What does not open is still sealed ([`is_sealed`]).
 pub async fn open_rows(
     archive: &dyn LogArchive,
     cipher: &dyn FieldCipher,
@@ -319,7 +304,7 @@ pub async fn open_rows(
     for row in rows {
         if let Some(payload) = Payload::read(&row.event_type, &row.payload) {
             let opened = open_payload(cipher, row.event_id, payload, &keys);
-            let opened = opened.map_err(|closed| closed.in_archive(row.position))?;
+            let opened = opened.map_err(|no_key| no_key.in_archive(row.position))?;
             if let Some(opened) = opened {
                 row.payload = opened;
             }
@@ -330,23 +315,27 @@ pub async fn open_rows(
 
 /// Whether something in a row of the log is sealed.
 pub fn is_sealed(row: &EventRow) -> bool {
-    let payload = Payload::read(&row.event_type, &row.payload);
-    payload.is_some_and(|payload| {
-        let mut values = payload.personal.iter();
-        values.any(|(field, _)| {
-            let value = payload.fields.get(&field.field);
-            value.and_then(sealed_text).is_some()
-        })
-    })
+    sealed_field(&row.event_type, &row.payload).is_some()
 }
 
-/// The payload with its personal fields open; none when it is open already.
+/// The first field of a payload that is sealed.
+pub(crate) fn sealed_field(event_type: &str, payload: &str) -> Option<&'static str> {
+    let payload = Payload::read(event_type, payload)?;
+    let mut personal = payload.personal.iter();
+    let (field, _) = personal.find(|(field, _)| {
+        let value = payload.fields.get(&field.field);
+        value.and_then(sealed_text).is_some()
+    })?;
+    Some(&field.field)
+}
+
+/// The payload with its personal fields open, but for those that do not open; none when it stays as it is.
 fn open_payload(
     cipher: &dyn FieldCipher,
     event_id: Uuid,
     mut payload: Payload<'_>,
     keys: &HashMap<UserId, KeyState>,
-) -> Result<Option<String>, Closed> {
+) -> Result<Option<String>, NoKey> {
     let mut changed = false;
     for (field, owner) in payload.personal {
         let Some(value) = payload.fields.get(&field.field) else {
@@ -357,10 +346,12 @@ fn open_payload(
             // Written before fields were sealed.
             (_, None) => continue,
             (Some(KeyState::Present(key)), Some(sealed)) => {
-                open_field(cipher, key, sealed, event_id, owner, &field.field)
-                    .ok_or(Closed::Damaged(&field.field))?
+                match open_field(cipher, key, sealed, event_id, owner, &field.field) {
+                    Some(clear) => clear,
+                    None => continue,
+                }
             }
-            (None, Some(_)) => return Err(Closed::NoKey(owner)),
+            (None, Some(_)) => return Err(NoKey(owner)),
         };
         payload.fields.set(&field.field, opened);
         changed = true;

@@ -1,13 +1,18 @@
 //! What is sealed reads as it was; what cannot be opened is a tombstone or an error, and never the other one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use proptest::prelude::*;
 use socialhub_domain::{
     Event, PostId, Timestamp,
-    event::{Media, PostCreated, UserFollowed, Visibility},
+    event::{CATALOGUE, Media, PostCreated, UserFollowed, Visibility},
     personal::redacted,
     testing::id,
+    upcast,
 };
 
 use super::*;
@@ -177,19 +182,52 @@ async fn a_sealed_field_without_any_key_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_sealed_field_opens_nowhere_else() {
+async fn a_sealed_field_opens_nowhere_else_and_holds_up_no_other_event() {
     let world = World::new();
     world.log().append(append(1, follow(1))).await.unwrap();
     let sealed = world.store.events()[0].payload.clone();
     // Another event of the same person that says the same.
     let mut moved = append(2, follow(1));
-    moved.events[0].payload = Some(sealed);
+    moved.events[0].payload = Some(sealed.clone());
     world.store.append(moved).await.unwrap();
-    let error = world.read().await.unwrap_err();
+    world.log().append(append(3, follow(3))).await.unwrap();
+    let read = world.log().read_all(0, 9).await.unwrap();
+    assert_eq!(read[1].payload, sealed);
+    let decoded: Vec<_> = read.iter().map(RecordedEvent::decode).collect();
+    let [Ok(first), Err(error), Ok(last)] = &decoded[..] else {
+        panic!("{decoded:?}");
+    };
+    assert_eq!((first, last), (&follow(1).into(), &follow(3).into()));
     assert!(
-        matches!(error, LogError::Damaged { position: 2, .. }),
+        error
+            .to_string()
+            .contains("`followerUsername` does not open"),
         "{error}"
     );
+    world.store.destroy(user(1), 4).await.unwrap();
+    let erased = redacted(&follow(1).into(), |_| true);
+    assert_eq!(world.read().await.unwrap()[1], erased);
+}
+
+/// What does not open must not pass for something that was said.
+#[test]
+fn an_event_with_a_sealed_field_does_not_decode() {
+    for (event_type, today) in CATALOGUE {
+        for version in 1..=*today {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(format!("../domain/fixtures/{event_type}.v{version}.json"));
+            let text = fs::read_to_string(path).unwrap();
+            for field in personal::fields_of(event_type) {
+                let mut fields = JsonFields::parse(&text).unwrap();
+                if fields.get(&field.field).is_none() {
+                    continue;
+                }
+                fields.set(&field.field, r#"{"sealed":"AAAA"}"#);
+                let decoded = upcast::decode(event_type, version, &fields.to_json());
+                assert!(decoded.is_err(), "{event_type} {version} {}", field.field);
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use socialhub_domain::{Event, PostId, upcast};
-use socialhub_event_log::{EventRow, FieldCipher, LogArchive, Over, Position, open_rows};
+use socialhub_event_log::{
+    EventRow, FieldCipher, LogArchive, Over, Position, is_sealed, open_rows,
+};
 use tokio::io::AsyncWriteExt;
 
 use super::{
@@ -243,6 +245,13 @@ impl Part for Media {
         open_rows(&*self.log, &*self.cipher, &mut events).await?;
         let (mut lines, mut remarks) = (Vec::new(), Vec::new());
         for row in &events {
+            if is_sealed(row) {
+                let position = row.position;
+                remarks.push(format!(
+                    "the event at position {position} does not open: what files it names is not known"
+                ));
+                continue;
+            }
             for (file, size) in named(row)? {
                 let address = file.address();
                 match self.pass_on(row.position, file, size).await? {

@@ -87,15 +87,18 @@ impl World {
     }
 
     async fn parked(&self) -> Vec<u64> {
-        let listed = self
-            .server
-            .succeed(&["replay", "dead-letters", "list", "feed", "--json"]);
-        let letters = lines(&listed.await);
-        letters
-            .iter()
-            .map(|letter| letter["position"].as_u64().unwrap())
-            .collect()
+        parked(&self.server, "feed").await
     }
+}
+
+/// The positions of a model's dead letters.
+async fn parked(server: &Server, model: &str) -> Vec<u64> {
+    let listed = ["replay", "dead-letters", "list", model, "--json"];
+    let letters = lines(&server.succeed(&listed).await);
+    letters
+        .iter()
+        .map(|letter| letter["position"].as_u64().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -201,9 +204,13 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
     server.verify_all().await;
 }
 
+/// What makes an event unreadable.
+const SHAPE: [&str; 2] = ["\"timestamp\":", "\"timestamp\":-0.5,\"was\":"];
+/// What makes a sealed field one that does not open.
+const SEAL: [&str; 2] = ["{\"sealed\":\"", "{\"sealed\":\"AAAA"];
+
 /// Makes an event of the log unreadable, or readable again, by hand.
-async fn spoil(server: &Server, position: u64, spoilt: bool) {
-    let (good, bad) = ("\"timestamp\":", "\"timestamp\":-0.5,\"was\":");
+async fn spoil(server: &Server, position: u64, [good, bad]: [&str; 2], spoilt: bool) {
     let (from, to) = if spoilt { (good, bad) } else { (bad, good) };
     if Profile::chosen() == Profile::Embedded {
         let log = rusqlite::Connection::open(server.data_dir().join("events.db")).unwrap();
@@ -230,7 +237,7 @@ async fn what_cannot_be_read_holds_up_the_later_events_of_its_sequence() {
     let world = World::new().await;
     let (server, like, [first, second]) = (&world.server, world.like, world.behind);
     reject_likes(server, false).await;
-    spoil(server, like, true).await;
+    spoil(server, like, SHAPE, true).await;
     // The like is an event of its liker's own stream; the comments after it are of the same post.
     server.succeed(&["replay", "rebuild", "feed"]).await;
     assert_eq!(world.parked().await, [like, first, second]);
@@ -238,10 +245,82 @@ async fn what_cannot_be_read_holds_up_the_later_events_of_its_sequence() {
     let show = ["replay", "dead-letters", "show", "feed", &position];
     let shown = server.succeed(&show).await;
     assert!(shown.contains("its sequence is POST_TOPIC"), "{shown}");
-    spoil(server, like, false).await;
+    spoil(server, like, SHAPE, false).await;
     server
         .succeed(&["replay", "dead-letters", "retry", "feed"])
         .await;
     assert_eq!(world.parked().await, Vec::<u64>::new());
     server.verify_all().await;
+}
+
+/// Lets the server begin with read models that have seen nothing, and the relay with topics.
+async fn restart_from_nothing(server: &mut Server) {
+    if Profile::chosen() == Profile::Embedded {
+        std::fs::remove_dir_all(server.data_dir().join("read-models")).unwrap();
+    } else {
+        server.succeed(&["replay", "republish", "--yes"]).await;
+        server.succeed(&["replay", "rebuild", "--all"]).await;
+    }
+    server.restart().await;
+}
+
+#[tokio::test]
+async fn a_sealed_field_that_does_not_open_holds_up_nothing_else() {
+    let mut server = Server::start().await;
+    let (me, fan) = (
+        server.client().sign_up("sealed").await,
+        server.client().sign_up("sealedfan").await,
+    );
+    let [post, other] = [
+        me.write_post("one", "public").await,
+        me.write_post("two", "public").await,
+    ];
+    let like = format!("/posts/{post}/like");
+    fan.put(&like, Value::Null).await.expect_status(200);
+    assert!(server.stop().await, "{}", server.log());
+    let tail = lines(&server.succeed(&["replay", "tail", "--json"]).await);
+    let liked = tail.iter().find(|event| event["eventType"] == "post.liked");
+    let position = liked.unwrap()["position"].as_u64().unwrap();
+    spoil(&server, position, SEAL, true).await;
+    restart_from_nothing(&mut server).await;
+
+    // All others go on, and who needs the event is told that it is not their fault.
+    fan.put(&format!("/posts/{other}/like"), Value::Null)
+        .await
+        .expect_status(200);
+    fan.put(&like, Value::Null).await.expect_status(500);
+    assert!(server.log().contains("`likerUsername` does not open"));
+    server.caught_up().await;
+    let read = me.get(&format!("/posts/{other}")).await.expect_status(200);
+    assert_eq!(read.at("/post/likeCount"), 1);
+    for model in ["feed", "notifications", "counters"] {
+        assert_eq!(parked(&server, model).await, [position], "{model}");
+    }
+    server.verify_all().await;
+    let place = position.to_string();
+    let show = ["replay", "dead-letters", "show", "feed", &place];
+    let shown = server.succeed(&show).await;
+    assert!(shown.contains("`likerUsername` does not open"), "{shown}");
+    let tail = server.succeed(&["replay", "tail", "--after", "0"]).await;
+    assert!(tail.contains("\"sealed\":\"AAAA"), "{tail}");
+
+    assert!(server.stop().await, "{}", server.log());
+    server.succeed(&["replay", "rebuild", "--all"]).await;
+    server.verify_all().await;
+    let past = server.data_dir().join("past");
+    let past = past.to_str().unwrap();
+    server
+        .succeed(&["replay", "as-of", "--all", "--at", &place, "--into", past])
+        .await;
+    spoil(&server, position, SEAL, false).await;
+    for model in ["feed", "notifications", "counters"] {
+        let retry = ["replay", "dead-letters", "retry", model];
+        server.succeed(&retry).await;
+        assert_eq!(parked(&server, model).await, Vec::<u64>::new(), "{model}");
+    }
+    server.verify_all().await;
+    server.restart().await;
+    fan.put(&like, Value::Null).await.expect_status(200);
+    let read = me.get(&format!("/posts/{post}")).await.expect_status(200);
+    assert_eq!(read.at("/post/likeCount"), 1);
 }
