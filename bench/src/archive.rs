@@ -156,7 +156,7 @@ async fn run_import(folder: &Path, flags: &[&str], scratch: &Path) -> Result<(),
     let line = ImportLine::parse_from(words.chain([folder.as_os_str()]));
     let lines: [Arc<dyn Lines>; 3] = [
         Arc::new(EventLines::default()),
-        Arc::new(KeyLines),
+        Arc::new(KeyLines::default()),
         Arc::new(CredentialsLines),
     ];
     let open = || async {

@@ -46,7 +46,7 @@ pub use relay::{
     RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, divided_anew, rewind,
 };
 pub use relay_store::{Lease, RelayStore};
-pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows};
+pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows, sealed_for};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
+use socialhub_event_log::Position;
 use socialhub_projections::{
     runtime::{VerifyReport, VerifySummary},
     verify::Difference,
@@ -42,22 +44,58 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        if !report.is_clean() {
+        let head = target.log.head().await?;
+        if !report.is_clean() || proves_nothing(&report, head) {
             verdict = Verdict::Wrong;
         }
         if options.json {
-            print_json(&report, out)?;
+            print_found(&report, out)?;
+            show::json_line(out, &Summary::of(&report, head))?;
         } else {
-            print(&report, out)?;
+            print(&report, head, out)?;
         }
     }
     Ok(verdict)
+}
+
+/// A report in numbers, beside the log as it is.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    #[serde(flatten)]
+    report: VerifySummary,
+    /// Events of the log that the model has not come to.
+    behind: u64,
+}
+
+impl Summary {
+    fn of(report: &VerifyReport, head: Position) -> Self {
+        Self {
+            report: report.into(),
+            behind: behind(report, head),
+        }
+    }
+}
+
+fn behind(report: &VerifyReport, head: Position) -> u64 {
+    head.saturating_sub(report.position)
+}
+
+/// A model that is behind is as the log says up to where it is; one that has come to no event was compared with none.
+fn proves_nothing(report: &VerifyReport, head: Position) -> bool {
+    report.position == 0 && head > 0
 }
 
 pub(crate) fn print_json(
     report: &VerifyReport,
     out: &mut (dyn Write + Send),
 ) -> Result<(), ReplayError> {
+    print_found(report, out)?;
+    show::json_line(out, &VerifySummary::from(report))
+}
+
+/// Each difference as JSON.
+fn print_found(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
     for difference in &report.differences {
         let line = json!({
             "model": report.model, "table": difference.table, "key": difference.key,
@@ -71,7 +109,7 @@ pub(crate) fn print_json(
             &json!({ "model": report.model, "unreadable": position }),
         )?;
     }
-    show::json_line(out, &VerifySummary::from(report))
+    Ok(())
 }
 
 /// Says which events of the log nobody could compare with.
@@ -89,7 +127,11 @@ pub(crate) fn print_unreadable(
     Ok(())
 }
 
-fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+fn print(
+    report: &VerifyReport,
+    head: Position,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ReplayError> {
     for difference in &report.differences {
         print_difference(report, difference, out)?;
     }
@@ -107,11 +149,26 @@ fn print(report: &VerifyReport, out: &mut (dyn Write + Send)) -> Result<(), Repl
         1 => "1 difference".to_owned(),
         found => format!("{found} differences"),
     };
-    Ok(writeln!(
+    writeln!(
         out,
         "{}: generation {} at position {}, {} rows: {verdict}.",
         report.model, report.generation, report.position, report.rows
-    )?)
+    )?;
+    match behind(report, head) {
+        0 => {}
+        _ if proves_nothing(report, head) => writeln!(
+            out,
+            "{0}: it has come to none of the log's {head} events, so nothing was compared: start the server, or run \
+             `socialhub replay rebuild {0}`",
+            report.model
+        )?,
+        behind => writeln!(
+            out,
+            "{}: it is {behind} events behind the log, which ends at position {head}",
+            report.model
+        )?,
+    }
+    Ok(())
 }
 
 pub(crate) fn print_difference(

@@ -328,6 +328,46 @@ async fn time_passes(server: &Server, ada: &Client, eve: &Client) -> Client {
 }
 
 #[tokio::test]
+async fn keys_that_are_older_than_the_events_are_refused_and_an_empty_model_proves_nothing() {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let exports = Exports::new();
+    let [older, newer] = ["older", "newer"].map(|name| exports.name(name));
+    server.client().sign_up("first").await;
+    server.succeed(&["replay", "export", &older, "--all"]).await;
+    let second = server.client().sign_up("second").await;
+    server.succeed(&["replay", "export", &newer, "--all"]).await;
+
+    let target = fresh(Profile::Embedded).await;
+    let mixed = ["replay", "import", &newer, "--keys", &older];
+    let named = format!(
+        "the keys have none of the person {}, which the event at position 2 needs",
+        second.id
+    );
+    for import in [&mixed[..], &[&mixed[..], &["--check"]].concat()] {
+        let said = target.fail(import).await;
+        assert!(said.contains(&named), "{said}");
+        assert!(!target.data_dir().exists(), "{said}");
+    }
+    target
+        .succeed(&["replay", "import", &older, "--keys", &newer])
+        .await;
+    target.succeed(&["replay", "import", &newer]).await;
+    let verify = ["replay", "verify", "--all"];
+    let said = target.fail(&verify).await;
+    let nothing = "feed: it has come to none of the log's 2 events, so nothing was compared";
+    assert!(said.contains(nothing), "{said}");
+    let said = target.fail(&[&verify[..], &["--json"]].concat()).await;
+    let first: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["behind"], &first["differences"]),
+        (&json!(2), &json!(0))
+    );
+    target.succeed(&["replay", "rebuild", "--all"]).await;
+    target.verify_all().await;
+}
+
+#[tokio::test]
 async fn a_newer_backup_goes_over_an_older_one_whatever_happened_between() {
     let profile = Profile::chosen();
     let server = Server::start().await;

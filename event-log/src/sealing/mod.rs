@@ -318,6 +318,18 @@ pub fn is_sealed(row: &EventRow) -> bool {
     sealed_field(&row.event_type, &row.payload).is_some()
 }
 
+/// Whose keys open what is sealed in a row of the log.
+pub fn sealed_for(row: &EventRow) -> Vec<UserId> {
+    let Some(payload) = Payload::read(&row.event_type, &row.payload) else {
+        return Vec::new();
+    };
+    let sealed = payload.personal.iter().filter(|(field, _)| {
+        let value = payload.fields.get(&field.field);
+        value.and_then(sealed_text).is_some()
+    });
+    sealed.map(|(_, owner)| *owner).collect()
+}
+
 /// The first field of a payload that is sealed.
 pub(crate) fn sealed_field(event_type: &str, payload: &str) -> Option<&'static str> {
     let payload = Payload::read(event_type, payload)?;

@@ -21,7 +21,7 @@ use super::{
     manifest::{FileEntry, Manifest, PartEntry},
     meter::Meter,
     pages::pieces,
-    part::{Lines, Part, PartError, Written},
+    part::{Lines, Needs, Part, PartError, Written},
 };
 use crate::Verdict;
 
@@ -185,17 +185,39 @@ impl Import {
             let reason = "the manifest's positions are not those of its events".to_owned();
             return Err(TransferError::NotAnExport(reason));
         }
+        self.require_matching(lines)
+    }
+
+    fn has_part(&self, name: &str) -> bool {
+        self.manifest.parts.iter().any(|entry| entry.name == name)
+    }
+
+    /// Where a part comes with another that it needs, each person that it is about is in both.
+    fn require_matching(&self, lines: &[Arc<dyn Lines>]) -> Result<(), TransferError> {
+        for Needs { part, people } in lines.iter().filter_map(|lines| lines.needs()) {
+            let Some(needed) = lines.iter().find(|lines| lines.name() == part) else {
+                continue;
+            };
+            let missing = people.iter().filter(|(person, _)| !needed.has(**person));
+            let first = missing.min_by_key(|(_, position)| **position);
+            if let Some((person, position)) = first.filter(|_| self.has_part(part)) {
+                return Err(TransferError::Lacks {
+                    part,
+                    person: *person,
+                    position: *position,
+                });
+            }
+        }
         Ok(())
     }
 
     /// A part of no use by itself comes with what it needs.
     fn require_all(&self, lines: &[Arc<dyn Lines>]) -> Result<(), TransferError> {
-        for part in lines.iter().filter_map(|lines| lines.needs()) {
-            if !self.manifest.parts.iter().any(|entry| entry.name == part) {
-                return Err(TransferError::Needs { part });
-            }
+        let mut needed = lines.iter().filter_map(|lines| lines.needs());
+        match needed.find(|needs| !self.has_part(needs.part)) {
+            None => Ok(()),
+            Some(Needs { part, .. }) => Err(TransferError::Needs { part }),
         }
-        Ok(())
     }
 
     async fn write(&self, target: &Target) -> Result<Outcome, TransferError> {

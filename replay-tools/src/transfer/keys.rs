@@ -3,7 +3,10 @@
 //! They have files of their own, so that they can be kept elsewhere and not as long: who is erased is erased in a backup
 //! of the events, too, once no backup of their key is left.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -114,7 +117,11 @@ impl Part for PeoplesKeys {
 }
 
 /// Lines of keys, each person once.
-pub struct KeyLines;
+#[derive(Debug, Default)]
+pub struct KeyLines {
+    /// Whose key, or mark, was checked.
+    people: Mutex<HashSet<UserId>>,
+}
 
 #[async_trait]
 impl Lines for KeyLines {
@@ -130,8 +137,15 @@ impl Lines for KeyLines {
                 return Err(PartError::Bad(reason));
             }
             last = Some(record.user_id);
+            let mut people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
+            people.insert(record.user_id);
         }
         Ok(last.map_or(String::new(), |last| last.to_string()))
+    }
+
+    fn has(&self, person: UserId) -> bool {
+        let people = self.people.lock().unwrap_or_else(PoisonError::into_inner);
+        people.contains(&person)
     }
 }
 
@@ -155,15 +169,16 @@ mod tests {
         ] {
             let page = Page::of(&[KeyLine::from(good.clone())], String::new()).unwrap();
             assert_eq!(records(&page.text).unwrap(), [good]);
-            assert_eq!(
-                KeyLines.check("", &page.text).await.unwrap(),
-                user.to_string()
-            );
-            assert!(KeyLines.check(&user.to_string(), &page.text).await.is_err());
+            let lines = KeyLines::default();
+            assert!(!lines.has(user));
+            assert_eq!(lines.check("", &page.text).await.unwrap(), user.to_string());
+            assert!(lines.has(user));
+            assert!(lines.check(&user.to_string(), &page.text).await.is_err());
         }
         for bad in ["", r#","key":"AAAA""#, r#","key":"!""#, r#","key":null"#] {
             let line = format!("{{\"userId\":\"{user}\"{bad}}}\n");
-            assert!(KeyLines.check("", line.as_bytes()).await.is_err(), "{bad}");
+            let checked = KeyLines::default().check("", line.as_bytes()).await;
+            assert!(checked.is_err(), "{bad}");
         }
     }
 }

@@ -1,23 +1,21 @@
 //! The parts that lie in the log's database: events and credentials.
 
 use std::{
+    collections::HashMap,
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, LogArchive, Over, Position, is_sealed,
+    ArchiveError, Credentials, EventRow, LogArchive, Over, Position, sealed_for,
 };
 
 use super::{
     keys::KEYS,
-    part::{Lines, Page, Part, PartError, Written, rows},
+    part::{Lines, Needs, Page, Part, PartError, Written, rows},
 };
 
 /// The parts' names.
@@ -258,8 +256,8 @@ impl Part for PeoplesCredentials {
 /// Lines of events: their positions have no gap, and what is JSON is JSON.
 #[derive(Debug, Default)]
 pub struct EventLines {
-    /// Whether one that was checked is sealed.
-    sealed: AtomicBool,
+    /// Whose keys those that were checked need, and the first of them that does.
+    sealed_for: Mutex<HashMap<UserId, Position>>,
 }
 
 #[async_trait]
@@ -280,16 +278,30 @@ impl Lines for EventLines {
                     PartError::Bad(format!("the {what} of event {}: {error}", row.position))
                 })?;
             }
-            if !self.sealed.load(Ordering::Relaxed) && is_sealed(&row) {
-                self.sealed.store(true, Ordering::Relaxed);
+            let people = sealed_for(&row);
+            if !people.is_empty() {
+                let mut known = self
+                    .sealed_for
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                for person in people {
+                    known.entry(person).or_insert(row.position);
+                }
             }
             last = row.position;
         }
         Ok(last.to_string())
     }
 
-    fn needs(&self) -> Option<&'static str> {
-        self.sealed.load(Ordering::Relaxed).then_some(KEYS)
+    fn needs(&self) -> Option<Needs> {
+        let people = self
+            .sealed_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (!people.is_empty()).then(|| Needs {
+            part: KEYS,
+            people: people.clone(),
+        })
     }
 }
 

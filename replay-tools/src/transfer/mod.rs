@@ -23,7 +23,8 @@ use std::{
 };
 
 use clap::Subcommand;
-use socialhub_event_log::{ArchiveError, LogArchive, UnfinishedCopy};
+use socialhub_domain::UserId;
+use socialhub_event_log::{ArchiveError, LogArchive, Position, UnfinishedCopy};
 
 pub use self::{
     export::{ExportOptions, MediaChoice, export},
@@ -31,7 +32,7 @@ pub use self::{
     keys::{KeyLines, PeoplesKeys},
     log::{CredentialsLines, EventLines, Events, PeoplesCredentials},
     migrate::{Both, Logs, MigrateOptions, migrate},
-    part::{Lines, Page, Part, PartError, Written, rows},
+    part::{Lines, Needs, Page, Part, PartError, Written, rows},
 };
 
 /// A command that copies everything.
@@ -109,6 +110,19 @@ pub enum TransferError {
     Needs {
         /// Which part.
         part: &'static str,
+    },
+    /// Events and keys are not of one time.
+    #[error(
+        "the {part} have none of the person {person}, which the event at position {position} needs: they are older than the \
+         events; name an export of the same log that has them, with --{part} FOLDER"
+    )]
+    Lacks {
+        /// Which part.
+        part: &'static str,
+        /// Who is not in it.
+        person: UserId,
+        /// The first event that needs them.
+        position: Position,
     },
     /// The target cannot take what is copied.
     #[error(

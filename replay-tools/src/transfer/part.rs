@@ -4,9 +4,12 @@
 //! and migration then carry it, with checksums, resumed where they stopped. A part whose files an operator may want to
 //! keep elsewhere (keys, say) needs nothing more: each part has files of its own.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
-use socialhub_event_log::Over;
+use socialhub_domain::UserId;
+use socialhub_event_log::{Over, Position};
 
 /// Why a part could not be read, checked or written. Each is a sentence for an operator, without its last stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +47,15 @@ pub struct Written {
     pub remarks: Vec<String>,
 }
 
+/// What lines are of no use without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// The part.
+    pub part: &'static str,
+    /// Whose lines there must be in it, and the first event that needs them.
+    pub people: HashMap<UserId, Position>,
+}
+
 /// What the lines of a part must be, whatever store they are for.
 #[async_trait]
 pub trait Lines: Send + Sync {
@@ -56,9 +68,15 @@ pub trait Lines: Send + Sync {
     /// [`PartError::Bad`].
     async fn check(&self, cursor: &str, text: &[u8]) -> Result<String, PartError>;
 
-    /// The part without which the lines that were checked so far are of no use.
-    fn needs(&self) -> Option<&'static str> {
+    /// What the lines that were checked so far need of another part.
+    fn needs(&self) -> Option<Needs> {
         None
+    }
+
+    /// Whether one of the lines that were checked so far is this person's: asked of a part that another one needs.
+    fn has(&self, person: UserId) -> bool {
+        let _ = person;
+        false
     }
 }
 

@@ -90,7 +90,7 @@ impl Side {
 fn lines(folder: &Path) -> [Arc<dyn Lines>; 6] {
     [
         Arc::new(EventLines::default()),
-        Arc::new(KeyLines),
+        Arc::new(KeyLines::default()),
         Arc::new(CredentialsLines),
         Arc::new(NameLines),
         Arc::new(MessageLines),
