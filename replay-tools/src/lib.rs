@@ -469,5 +469,8 @@ mod tests {
             "nothing is published in the embedded profile"
         );
         assert_eq!(run_line("tail").await.unwrap().1, "");
+        assert_eq!(run_line("tail --after 0").await.unwrap().1, "");
+        let late = run_line("tail --after 7").await.unwrap_err();
+        assert!(late.to_string().contains("ends at position 0"));
     }
 }

@@ -34,10 +34,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> Result<Verdict, ReplayError> {
     let mut head = target.log.watch_head();
-    let mut after = match options.after {
-        Some(after) => after,
-        None => target.log.head().await?.saturating_sub(LAST),
-    };
+    let mut after = begin(options, target.log.head().await?)?;
     while !stop.is_cancelled() {
         head.mark_unchanged();
         let events = target.log.read_all(after, READ_LIMIT).await?;
@@ -58,4 +55,17 @@ pub(crate) async fn run(
         }
     }
     Ok(Verdict::Clean)
+}
+
+/// The position after which to begin.
+fn begin(options: &Options, head: Position) -> Result<Position, ReplayError> {
+    match options.after {
+        None => Ok(head.saturating_sub(LAST)),
+        Some(after) if after <= head => Ok(after),
+        Some(after) if options.follow => {
+            eprintln!("The log ends at position {head}: waiting for what comes after {after}.");
+            Ok(after)
+        }
+        Some(asked) => Err(ReplayError::PastTheHead { asked, head }),
+    }
 }
