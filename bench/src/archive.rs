@@ -142,6 +142,7 @@ async fn run_export(log: &Arc<dyn LogArchive>, folder: &Path) -> Result<(), Benc
         &line.options,
         &**log,
         parts,
+        None,
         now,
         &mut std::io::sink(),
         stop,

@@ -845,6 +845,13 @@ async fn an_interrupted_export_is_gone_on_with() {
         assert!(said.contains("run the export again to finish it"), "{said}");
         let without = server.fail(&["replay", "export", &name]).await;
         assert!(without.contains("was begun with --all"), "{without}");
+        for (option, value, begun) in [("--media", "name", "copy"), ("--file-size", "4", "3")] {
+            let other = ["replay", "export", &name, "--all", option, value];
+            let said = server.fail(&other).await;
+            for choice in [begun, value] {
+                assert!(said.contains(&format!("with {option} {choice}")), "{said}");
+            }
+        }
         let written = |file: &str| fs::metadata(folder.join(file)).unwrap().modified().unwrap();
         let first = written("events-000001.jsonl.zst");
         let said = server.succeed(&export).await;

@@ -1,6 +1,7 @@
 //! `replay export`.
 
 use std::{
+    fmt,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{LogArchive, Position};
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     TransferError,
     folder::{ExportFolder, Segment},
-    manifest::{FORMAT, LogRange, Manifest, PartEntry, VERSION},
+    manifest::{Choices, FORMAT, LogRange, Manifest, PartEntry, VERSION},
     meter::Meter,
     pages::pages,
     part::Part,
@@ -24,13 +26,26 @@ use super::{
 };
 use crate::{Verdict, show};
 
+/// MiB of text in one file, unless another size is chosen.
+const FILE_SIZE: u64 = 32;
+
 /// Whether uploaded files are copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum MediaChoice {
     /// The files themselves.
     Copy,
     /// Their names only.
     Name,
+}
+
+impl fmt::Display for MediaChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copy => "copy",
+            Self::Name => "name",
+        })
+    }
 }
 
 /// Options of `export`.
@@ -47,9 +62,9 @@ pub struct ExportOptions {
     /// Whether uploaded files are copied, or only named [default: copied from a folder, named from a remote store]
     #[arg(long, value_enum, requires = "all")]
     pub media: Option<MediaChoice>,
-    /// Text that goes into one file, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    file_size: u64,
+    /// Text that goes into one file, in MiB [default: 32, or what an interrupted export was begun with]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    file_size: Option<u64>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -62,7 +77,8 @@ impl ExportOptions {
     }
 }
 
-/// Exports a log and what lies beside it. `parts` makes the parts of a log that ends at a position.
+/// Exports a log and what lies beside it. `parts` makes the parts of a log that ends at a position; `media` says how they
+/// have the files, none when there are events alone.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -70,6 +86,7 @@ pub async fn export(
     options: &ExportOptions,
     log: &dyn LogArchive,
     parts: impl FnOnce(Position) -> Vec<Arc<dyn Part>>,
+    media: Option<MediaChoice>,
     now: Timestamp,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
@@ -88,23 +105,29 @@ pub async fn export(
     };
     let parts = parts(last);
     let range = range(log, last).await?;
-    let manifest = match unfinished {
+    let (manifest, choices) = match unfinished {
         Some(manifest) => {
             same_export(&manifest, options, &range, &parts)?;
-            manifest
+            let choices = same_choices(&manifest, options, media)?;
+            (manifest, choices)
         }
-        None => begin(&folder, range, &parts, now)?,
+        None => {
+            let file_size = options.file_size.unwrap_or(FILE_SIZE);
+            let choices = Choices { media, file_size };
+            (begin(&folder, range, &parts, choices, now)?, choices)
+        }
     };
     let mut copying = Copying {
         folder,
         manifest,
-        limit: options.file_size << 20,
+        limit: choices.file_size << 20,
         stop,
         lines: 0,
     };
     for (nth, part) in parts.iter().enumerate() {
         copying.copy(nth, part).await?;
     }
+    copying.manifest.choices = None;
     copying.manifest.seal = copying.manifest.right_seal()?;
     copying.folder.save(&copying.manifest)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -133,6 +156,7 @@ fn begin(
     folder: &ExportFolder,
     log: LogRange,
     parts: &[Arc<dyn Part>],
+    choices: Choices,
     now: Timestamp,
 ) -> Result<Manifest, TransferError> {
     let manifest = Manifest {
@@ -146,6 +170,7 @@ fn begin(
             .map(|part| PartEntry::new(part.name()))
             .collect(),
         remarks: Vec::new(),
+        choices: Some(choices),
         seal: String::new(),
     };
     folder.save(&manifest)?;
@@ -180,6 +205,41 @@ fn same_export(
         return Err(TransferError::OtherExport(reason));
     }
     Ok(())
+}
+
+/// What was chosen when it was begun, if nothing else is chosen now.
+fn same_choices(
+    begun: &Manifest,
+    options: &ExportOptions,
+    media: Option<MediaChoice>,
+) -> Result<Choices, TransferError> {
+    let Some(choices) = begun.choices else {
+        // Begun by a program that did not note it.
+        let file_size = options.file_size.unwrap_or(FILE_SIZE);
+        return Ok(Choices { media, file_size });
+    };
+    let begun_with = |begun: &dyn fmt::Display, now: &dyn fmt::Display| {
+        let folder = options.folder.display();
+        Err(TransferError::OtherExport(format!(
+            "{folder} holds an interrupted export that was begun with {begun}, and this is one with {now}"
+        )))
+    };
+    if let (Some(begun), Some(now)) = (choices.media, media)
+        && begun != now
+    {
+        return begun_with(
+            &format_args!("--media {begun}"),
+            &format_args!("--media {now}"),
+        );
+    }
+    if let Some(now) = options.file_size.filter(|now| *now != choices.file_size) {
+        let begun = choices.file_size;
+        return begun_with(
+            &format_args!("--file-size {begun}"),
+            &format_args!("--file-size {now}"),
+        );
+    }
+    Ok(choices)
 }
 
 /// An export under way.

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 use socialhub_event_log::Position;
 use uuid::Uuid;
 
+use super::export::MediaChoice;
+
 /// What all exports are called.
 pub(crate) const FORMAT: &str = "socialhub-export";
 /// The version of the format that this program writes, and the only one it reads.
@@ -28,8 +30,21 @@ pub(crate) struct Manifest {
     pub parts: Vec<PartEntry>,
     /// What was not as it should be.
     pub remarks: Vec<String>,
+    /// How it is being made; none once it is finished, when it can be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<Choices>,
     /// Empty until the export is finished.
     pub seal: String,
+}
+
+/// What was chosen when an export was begun: it holds to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Choices {
+    /// None when there are events alone.
+    pub media: Option<MediaChoice>,
+    /// In MiB.
+    pub file_size: u64,
 }
 
 /// Which log, and how far.
@@ -167,6 +182,7 @@ mod tests {
             },
             parts: vec![PartEntry::new("events"), PartEntry::new("media")],
             remarks: Vec::new(),
+            choices: None,
             seal: String::new(),
         };
         for (part, name) in [(0, "a"), (0, "b"), (1, "c")] {

@@ -160,7 +160,8 @@ async fn run_export(
         true => MediaChoice::Copy,
         false => MediaChoice::Name,
     };
-    let contents = options.all.then(|| match options.media.unwrap_or(usual) {
+    let media = options.all.then(|| options.media.unwrap_or(usual));
+    let contents = media.map(|media| match media {
         MediaChoice::Copy => Contents::In(Arc::new(FolderFiles::new(options.folder()))),
         MediaChoice::Name => Contents::Named,
     });
@@ -168,7 +169,7 @@ async fn run_export(
     let parts = |last| side.parts(last, contents);
     let now = SystemClock.now();
     let mut out = std::io::stdout();
-    export(options, &*log, parts, now, &mut out, stop)
+    export(options, &*log, parts, media, now, &mut out, stop)
         .await
         .map_err(text)
 }
