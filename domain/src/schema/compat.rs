@@ -2,7 +2,8 @@
 //!
 //! Within a version the old data in the log must satisfy the new schema, and new data the old one: so fields may be
 //! added if they may be left out, and nothing else may change. A new version may do what an upcaster makes up for: add
-//! fields that are always there, and values of an enumeration. What consumers of the old version read must stay.
+//! fields that are always there, and values of an enumeration. What consumers of the old version read must stay, and so
+//! must the topic that they read it from and the key that it is ordered by.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -17,16 +18,27 @@ pub enum Change {
     NextVersion,
 }
 
-/// A change that breaks somebody.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incompatibility {
-    /// Where, as a path of field names: `data.media[].url`.
-    pub at: String,
-    /// What is wrong.
-    pub what: String,
+/// What a change means for those who read what was released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It breaks them: it must not be.
+    Breaks,
+    /// It is promised to be possible, and yet breaks who did not reckon with it: they should be told.
+    Widens,
 }
 
-impl fmt::Display for Incompatibility {
+/// A change that somebody may notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where, as a path of field names: `data.media[].url`.
+    pub at: String,
+    /// What has changed.
+    pub what: String,
+    /// What that means.
+    pub class: Class,
+}
+
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.at, self.what)
     }
@@ -48,32 +60,82 @@ const ANNOTATIONS: [&str; 9] = [
 /// Keywords that are looked into; every other one must stay as it is.
 const UNDERSTOOD: [&str; 5] = ["properties", "required", "items", "enum", "$ref"];
 
-/// What in `new` breaks readers or data of `released`; nothing when it is compatible.
-pub fn check(released: &Value, new: &Value, change: Change) -> Vec<Incompatibility> {
+/// What readers of `released` notice of `new`; nothing that [`Class::Breaks`] when it is compatible.
+pub fn check(released: &Value, new: &Value, change: Change) -> Vec<Finding> {
     let mut check = Check {
         released,
         new,
         change,
         found: Vec::new(),
     };
+    check.place();
     check.schemas(released, new, "");
     check.found
+}
+
+/// Where the records of a schema are, and what they are ordered by.
+#[derive(Debug, PartialEq, Eq)]
+struct Place<'a> {
+    topic: &'a str,
+    key: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// As its comment says, whatever the words between.
+    fn of(schema: &'a Value) -> Option<Self> {
+        let mut quoted = schema
+            .get("$comment")?
+            .as_str()?
+            .split('`')
+            .skip(1)
+            .step_by(2);
+        Some(Self {
+            topic: quoted.next()?,
+            key: quoted.next()?,
+        })
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` under `{}`", self.topic, self.key)
+    }
 }
 
 struct Check<'a> {
     released: &'a Value,
     new: &'a Value,
     change: Change,
-    found: Vec<Incompatibility>,
+    found: Vec<Finding>,
 }
 
 impl Check<'_> {
     fn report(&mut self, at: &str, what: impl Into<String>) {
+        self.classified(at, what, Class::Breaks);
+    }
+
+    fn classified(&mut self, at: &str, what: impl Into<String>, class: Class) {
         let at = if at.is_empty() { "the value" } else { at };
-        self.found.push(Incompatibility {
+        self.found.push(Finding {
             at: at.to_owned(),
             what: what.into(),
+            class,
         });
+    }
+
+    /// Topic and key. A schema that somebody has kept from before they were noted says nothing of them.
+    fn place(&mut self) {
+        let Some(before) = Place::of(self.released) else {
+            return;
+        };
+        match Place::of(self.new) {
+            Some(now) if now == before => {}
+            Some(now) => self.report("the record", format!("was on {before}, is on {now}")),
+            None => self.report(
+                "the record",
+                format!("was on {before}, is nobody knows where"),
+            ),
+        }
     }
 
     fn schemas(&mut self, old: &Value, new: &Value, at: &str) {
@@ -136,10 +198,16 @@ impl Check<'_> {
         for lost in before.iter().filter(|value| !now.contains(value)) {
             self.report(at, format!("the enumeration lost {lost}"));
         }
-        if self.change == Change::SameVersion {
-            for added in now.iter().filter(|value| !before.contains(value)) {
-                let what = format!("the enumeration gained {added}, which needs a new version");
-                self.report(at, what);
+        for added in now.iter().filter(|value| !before.contains(value)) {
+            let gained = format!("the enumeration gained {added}");
+            match self.change {
+                Change::SameVersion => {
+                    self.report(at, format!("{gained}, which needs a new version"));
+                }
+                Change::NextVersion => {
+                    let what = format!("{gained}: do not take the values of before for all");
+                    self.classified(at, what, Class::Widens);
+                }
             }
         }
     }

@@ -5,7 +5,8 @@
 //! released, and [`compat`] holds the types against them.
 //!
 //! A schema describes the value of a record, `{"eventType", "data"}`; the data alone is at `#/$defs/data`. It allows
-//! fields it does not name, since later versions may add some.
+//! fields it does not name, since later versions may add some. Its comment says on which topic and under which key the
+//! record is: a comment, since validators refuse keywords that they do not know.
 
 pub mod compat;
 
@@ -233,10 +234,13 @@ fn value_schema(event: &DescribedEvent) -> Value {
     let DescribedEvent {
         event_type,
         version,
+        topic,
         ..
     } = event;
+    let (topic, key) = (topic.name(), camel_case(event.key));
     json!({
         "$schema": DIALECT,
+        "$comment": format!("On the topic `{topic}`, under the key `{key}` of the data."),
         "$id": format!("urn:socialhub:event:{event_type}:v{version}"),
         "title": format!("{event_type}, version {version}"),
         "description": prose(event.docs),

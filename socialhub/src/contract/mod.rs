@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use socialhub_domain::schema::{
     self, EventSchema,
-    compat::{self, Change},
+    compat::{self, Change, Class},
 };
 
 /// What to do with the schemas.
@@ -28,7 +28,8 @@ pub(crate) struct SchemaOptions {
 const DESCRIPTION: &str = "What SocialHub publishes on Kafka, and how clients talk to its chat service.\n\n\
 Topics carry every event of the log, at least once and in order per key; `ce_id` tells a repeat. Fields may be added \
 to an event at any time: ignore what you do not know. An event's version is raised when a field is added that is \
-always there, or a value to an enumeration; nothing is ever removed or retyped.";
+always there, or a value to an enumeration: do not take its values for all there will be. Nothing is ever removed or \
+retyped, and no event moves to another topic or key.";
 
 /// The AsyncAPI document.
 ///
@@ -80,15 +81,29 @@ pub(crate) fn schemas(options: &SchemaOptions) -> Result<ExitCode, String> {
     let Some(folder) = &options.check else {
         return Ok(ExitCode::SUCCESS);
     };
-    let (files, faults) = check(&schemas, folder)?;
-    if faults.is_empty() {
-        println!("{files} schemas are kept to");
+    let checked = check(&schemas, folder)?;
+    for note in &checked.notes {
+        println!("{note}");
+    }
+    if checked.faults.is_empty() {
+        println!("{} schemas are kept to", checked.files);
         return Ok(ExitCode::SUCCESS);
     }
-    for fault in faults {
+    for fault in &checked.faults {
         println!("{fault}");
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// What came of holding somebody's files against this program.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Checked {
+    /// How many files there are.
+    files: usize,
+    /// In what this program breaks them.
+    faults: Vec<String>,
+    /// What was promised to be possible and has come about.
+    notes: Vec<String>,
 }
 
 fn all() -> Result<Vec<EventSchema>, String> {
@@ -106,8 +121,8 @@ fn write(schemas: &[EventSchema], folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// How many files a folder has, and in what this program breaks them.
-fn check(schemas: &[EventSchema], folder: &Path) -> Result<(usize, Vec<String>), String> {
+/// Holds the files of a folder against this program.
+fn check(schemas: &[EventSchema], folder: &Path) -> Result<Checked, String> {
     let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
         format!("cannot read {}: {error}", path.display())
     };
@@ -129,24 +144,24 @@ fn check(schemas: &[EventSchema], folder: &Path) -> Result<(usize, Vec<String>),
         ));
     }
     names.sort();
-    let mut faults = Vec::new();
+    let mut checked = Checked {
+        files: names.len(),
+        ..Checked::default()
+    };
     for name in &names {
         let path = folder.join(name);
         let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
         let kept = serde_json::from_str(&text).map_err(|error| unreadable(&path, &error))?;
-        faults.extend(
-            broken(schemas, name, &kept)
-                .iter()
-                .map(|fault| format!("{name}: {fault}")),
-        );
+        compare(schemas, name, &kept, &mut checked);
     }
-    Ok((names.len(), faults))
+    Ok(checked)
 }
 
-/// In what this program breaks a schema that somebody keeps.
-fn broken(schemas: &[EventSchema], name: &str, kept: &Value) -> Vec<String> {
+/// Holds a schema that somebody keeps against this program.
+fn compare(schemas: &[EventSchema], name: &str, kept: &Value, checked: &mut Checked) {
     let Some(same) = schemas.iter().find(|schema| schema.file_name() == name) else {
-        return vec!["this program has no such version".to_owned()];
+        let fault = format!("{name}: this program has no such version");
+        return checked.faults.push(fault);
     };
     let mut found = compat::check(kept, &same.value, Change::SameVersion);
     // What is written is today's version, and it must still do for who reads the older one.
@@ -156,7 +171,14 @@ fn broken(schemas: &[EventSchema], name: &str, kept: &Value) -> Vec<String> {
     if let Some(today) = today.filter(|_| !same.current) {
         found.extend(compat::check(kept, &today.value, Change::NextVersion));
     }
-    found.iter().map(ToString::to_string).collect()
+    for finding in &found {
+        match finding.class {
+            Class::Breaks => checked.faults.push(format!("{name}: {finding}")),
+            Class::Widens => checked
+                .notes
+                .push(format!("{name}: to be reckoned with: {finding}")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,10 +202,11 @@ mod tests {
     fn what_was_written_is_kept_to() {
         let folder = kept();
         let schemas = all().unwrap();
-        assert_eq!(
-            check(&schemas, folder.path()),
-            Ok((schemas.len(), Vec::new()))
-        );
+        let wanted = Checked {
+            files: schemas.len(),
+            ..Checked::default()
+        };
+        assert_eq!(check(&schemas, folder.path()), Ok(wanted));
     }
 
     #[test]
@@ -196,7 +219,7 @@ mod tests {
             schema["$defs"]["data"]["properties"]["followerId"]["type"] = "integer".into();
         });
         fs::write(folder.path().join("post.eaten.v1.json"), "{}").unwrap();
-        let (_, faults) = check(&all().unwrap(), folder.path()).unwrap();
+        let Checked { faults, .. } = check(&all().unwrap(), folder.path()).unwrap();
         let retyped =
             r#"user.followed.v1.json: data.followerId: `type` was "integer", is "string""#;
         assert_eq!(
@@ -206,6 +229,35 @@ mod tests {
                 "post.liked.v1.json: data.mood: the field was removed",
                 retyped,
                 retyped,
+            ]
+        );
+    }
+
+    #[test]
+    fn what_may_come_with_a_new_version_is_said_and_fails_nothing() {
+        let folder = kept();
+        // As if version 1 had had two audiences, and no files to speak of.
+        let old = all().unwrap();
+        let old = old
+            .iter()
+            .find(|one| one.file_name() == "post.created.v2.json");
+        let mut old = old.unwrap().value.clone();
+        let data = &mut old["$defs"]["data"];
+        data["properties"]["visibility"]["enum"] = json!(["public", "followers"]);
+        let mut schemas = all().unwrap();
+        for schema in &mut schemas {
+            if schema.file_name() == "post.created.v1.json" {
+                schema.value = old.clone();
+                schema.value["$id"] = "urn:socialhub:event:post.created:v1".into();
+                fs::write(folder.path().join(schema.file_name()), schema.text()).unwrap();
+            }
+        }
+        let checked = check(&schemas, folder.path()).unwrap();
+        assert_eq!(checked.faults, [""; 0]);
+        assert_eq!(
+            checked.notes,
+            [
+                r#"post.created.v1.json: to be reckoned with: data.visibility: the enumeration gained "private": do not take the values of before for all"#
             ]
         );
     }
