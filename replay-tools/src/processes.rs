@@ -70,7 +70,7 @@ pub(crate) struct LastError {
     error: String,
     at: Timestamp,
     /// Whether it is so still.
-    now: bool,
+    pub(crate) now: bool,
 }
 
 pub(crate) async fn views(reports: &dyn ProcessReports) -> Result<Vec<ProcessView>, LogError> {
@@ -90,6 +90,14 @@ pub(crate) fn last_error(processes: &[ProcessView], part: &str) -> Option<LastEr
         })
     });
     found.max_by_key(|error| (error.now, error.at))
+}
+
+/// How many processes play a role and have been heard of lately.
+pub(crate) fn playing(processes: &[ProcessView], role: &str) -> usize {
+    let plays = |process: &&ProcessView| {
+        process.state != State::Silent && process.roles.split(", ").any(|played| played == role)
+    };
+    processes.iter().filter(plays).count()
 }
 
 /// What `/readyz` calls a model's projector.
@@ -129,12 +137,17 @@ pub(crate) fn print(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use socialhub_event_log::ProcessReport;
 
     use super::*;
 
-    fn process(name: &str, seconds_ago: f64, parts: &[(&str, i64, bool)]) -> ProcessView {
+    pub(crate) fn process(
+        name: &str,
+        roles: &str,
+        seconds_ago: f64,
+        parts: &[(&str, i64, bool)],
+    ) -> ProcessView {
         let part = |(name, at, now): &(&str, i64, bool)| PartReport {
             name: (*name).to_owned(),
             error: format!("{name} failed at {at}"),
@@ -143,7 +156,7 @@ mod tests {
         };
         let report = ProcessReport {
             process: name.to_owned(),
-            roles: "relay".to_owned(),
+            roles: roles.to_owned(),
             version: "1".to_owned(),
             started_at: Timestamp(1),
             parts: parts.iter().map(part).collect(),
@@ -157,20 +170,25 @@ mod tests {
 
     #[test]
     fn only_one_that_speaks_and_complains_of_nothing_is_ready() {
-        assert_eq!(process("a", 1.0, &[]).state, State::Ready);
+        assert_eq!(process("a", "relay", 1.0, &[]).state, State::Ready);
         let over = [("relay", 5, false)];
-        assert_eq!(process("a", 1.0, &over).state, State::Ready);
+        assert_eq!(process("a", "relay", 1.0, &over).state, State::Ready);
         let stands = [("relay", 5, true)];
-        assert_eq!(process("a", 1.0, &stands).state, State::NotReady);
-        assert_eq!(process("a", 9.0, &[]).state, State::Silent);
+        assert_eq!(process("a", "relay", 1.0, &stands).state, State::NotReady);
+        assert_eq!(process("a", "relay", 9.0, &[]).state, State::Silent);
     }
 
     #[test]
     fn what_stands_goes_before_what_is_over() {
         let processes = [
-            process("a", 1.0, &[("relay", 5, true)]),
-            process("b", 1.0, &[("relay", 9, false), ("event log", 99, true)]),
-            process("gone", 60.0, &[("relay", 7, true)]),
+            process("a", "relay", 1.0, &[("relay", 5, true)]),
+            process(
+                "b",
+                "relay",
+                1.0,
+                &[("relay", 9, false), ("event log", 99, true)],
+            ),
+            process("gone", "relay", 60.0, &[("relay", 7, true)]),
         ];
         let last = last_error(&processes, "relay").unwrap();
         assert_eq!((last.process.as_str(), last.now), ("a", true));

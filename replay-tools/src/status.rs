@@ -17,7 +17,7 @@ use socialhub_projections::{
 
 use crate::{
     ReplayError, ReplayTarget, Verdict,
-    analytics::{self, AnalyticsView},
+    analytics::{self, AnalyticsView, Place},
     erasures::{self, ErasuresView},
     processes::{self, LastError, ProcessView},
     relay::{self, Look, RelayView},
@@ -291,8 +291,13 @@ async fn view(
     };
     let analytics = match (&target.analytics, &now.relay) {
         (Some(objects), Some(relay)) => {
-            let last_error = processes::last_error(&processes, "analytics");
-            analytics::view(&**objects, &relay.frontier, now.head, last_error).await
+            let place = Place::find(&**objects, &relay.frontier).await;
+            let position = match &place {
+                Ok(Some(place)) => place.position,
+                _ => 0,
+            };
+            let lag = lag_seconds(target, position, now.head).await?;
+            AnalyticsView::of(place, lag, now.head, &processes)
         }
         _ => None,
     };
