@@ -80,20 +80,37 @@ struct LetterView<'a> {
     raw: Box<RawValue>,
 }
 
+async fn list(
+    selection: &Selection,
+    target: &ReplayTarget,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<Verdict, ReplayError> {
+    let mut verdict = Verdict::Clean;
+    for model in target.select(selection)? {
+        match model.letters().await {
+            Ok(letters) => {
+                for letter in letters {
+                    print(model.name(), &letter, json, out)?;
+                }
+            }
+            Err(error) => {
+                // The other models are still worth a look.
+                show::cannot(out, model.name(), "read", &error, json)?;
+                verdict = Verdict::Wrong;
+            }
+        }
+    }
+    Ok(verdict)
+}
+
 pub(crate) async fn run(
     options: Options,
     target: &ReplayTarget,
     out: &mut (dyn Write + Send),
 ) -> Result<Verdict, ReplayError> {
     match options.command {
-        Command::List { selection, json } => {
-            for model in target.select(&selection)? {
-                for letter in model.letters().await? {
-                    print(model.name(), &letter, json, out)?;
-                }
-            }
-            Ok(Verdict::Clean)
-        }
+        Command::List { selection, json } => list(&selection, target, json, out).await,
         Command::Show {
             name,
             position,

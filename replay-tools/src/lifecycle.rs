@@ -63,8 +63,17 @@ pub(crate) async fn prune(
     if !options.yes {
         return Err(ReplayError::NotConfirmed("prune"));
     }
+    let mut verdict = Verdict::Clean;
     for model in models {
-        let dropped = model.prune().await?;
+        let dropped = match model.prune().await {
+            Ok(dropped) => dropped,
+            Err(error) => {
+                // The other models are still worth it.
+                show::cannot(out, model.name(), "pruned", &error, options.json)?;
+                verdict = Verdict::Wrong;
+                continue;
+            }
+        };
         match dropped.as_slice() {
             dropped if options.json => {
                 let line = json!({ "model": model.name(), "removed": dropped });
@@ -82,5 +91,5 @@ pub(crate) async fn prune(
             }
         }
     }
-    Ok(Verdict::Clean)
+    Ok(verdict)
 }

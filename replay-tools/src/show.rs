@@ -53,6 +53,21 @@ pub(crate) fn failure(
     json_line(out, &json!({ "model": model, "error": error }))
 }
 
+/// The same for a machine or for people, to whom it is said what the model cannot be.
+pub(crate) fn cannot(
+    out: &mut (dyn Write + Send),
+    model: ModelName,
+    be: &str,
+    error: &RebuildError,
+    json: bool,
+) -> Result<(), ReplayError> {
+    if json {
+        return failure(out, model, error);
+    }
+    let advice = advice(error);
+    Ok(writeln!(out, "{model}: cannot be {be}: {error}{advice}")?)
+}
+
 /// An event of the log as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

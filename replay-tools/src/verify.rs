@@ -11,7 +11,7 @@ use socialhub_projections::{
     verify::Difference,
 };
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -34,12 +34,7 @@ pub(crate) async fn run(
             Ok(report) => report,
             Err(error) => {
                 // The other models are still worth a look.
-                if options.json {
-                    show::failure(out, model.name(), &error)?;
-                } else {
-                    let (name, advice) = (model.name(), advice(&error));
-                    writeln!(out, "{name}: cannot be verified: {error}{advice}")?;
-                }
+                show::cannot(out, model.name(), "verified", &error, options.json)?;
                 verdict = Verdict::Wrong;
                 continue;
             }

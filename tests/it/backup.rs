@@ -662,8 +662,24 @@ async fn a_file_of_media_that_was_changed_is_refused_by_name() {
     }
     fs::write(&picture, bytes).unwrap();
     target.succeed(&["replay", "import", &folder]).await;
-    // A file that the server lost is told, and does not keep the rest from being saved.
+    // A file that the server lost is told, once, and does not keep the rest from being saved.
+    let file = Part::bytes(png(70_000)).file_name("b.png");
+    let form = Form::new().text("content", "another").part("files", file);
+    let posted = network.ada.post_form("/posts/", form).await;
+    let lost = posted.expect_status(201).text("/post/id").to_owned();
     assert!(server.stop().await);
+    let shards = fs::read_dir(server.data_dir().join("media")).unwrap();
+    for file in shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap()) {
+        let path = file.unwrap().path();
+        if path.to_str().unwrap().contains(&lost) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let one = exports.name("one");
+    let said = server.fail(&["replay", "export", &one, "--all"]).await;
+    let told = format!("/media/{lost}/0.png is missing");
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert!(!said.contains(&network.picture), "{said}");
     for shard in fs::read_dir(server.data_dir().join("media")).unwrap() {
         let _ = fs::remove_dir_all(shard.unwrap().path());
     }

@@ -1,6 +1,7 @@
 """Reads SocialHub's topics and prints a line for each event, with nothing but the contract files.
 
-Where it is stands in a state file: after a stop or a crash it goes on from there, and says nothing twice.
+Where it is stands in a state file: after a stop it goes on from there, and says nothing twice; after a crash it may say
+the line again that it had not noted yet.
 """
 
 import argparse

@@ -7,6 +7,7 @@
 use std::{
     any::Any,
     fs::{self, File, TryLockError},
+    io,
     marker::PhantomData,
     path::{Path, PathBuf},
     sync::{Arc, Once},
@@ -203,7 +204,7 @@ fn make_file<M: SqliteModel>(path: &Path) -> Result<(), SqliteError> {
     // What a killed process may have left under this number was never current.
     remove_file_set(path)?;
     let connection = open_writer(path, Durability::Normal)?;
-    prepare::<M>(&connection).map_err(|error| std::io::Error::other(error.to_string()))?;
+    prepare::<M>(&connection).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(())
 }
 
@@ -211,10 +212,10 @@ fn generation_file(folder: &Path, model: ModelName, id: GenerationId) -> PathBuf
     folder.join(format!("{model}.{id}.db"))
 }
 
-fn remove_file_set(path: &Path) -> std::io::Result<()> {
+fn remove_file_set(path: &Path) -> io::Result<()> {
     for ending in ["db", "db-wal", "db-shm"] {
         match fs::remove_file(path.with_extension(ending)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
@@ -249,12 +250,37 @@ fn try_lock(path: &Path) -> Result<Option<File>, StoreError> {
     let file = File::options()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .open(path)
         .map_err(unavailable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
+    loop {
+        if was_locked(file.try_lock())? {
+            return Ok(Some(file));
+        }
+        // Who only looks whether there is a writer is none, and has gone in a moment.
+        if !was_locked(file.try_lock_shared())? {
+            return Ok(None);
+        }
+        file.unlock().map_err(unavailable)?;
+        thread::yield_now();
+    }
+}
+
+/// Whether somebody holds the lock on a file of that name. Looking keeps nobody from taking it, nor from looking.
+fn is_locked(path: &Path) -> Result<bool, StoreError> {
+    match File::open(path) {
+        Ok(file) => Ok(!was_locked(file.try_lock_shared())?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+/// Whether the lock was got; not when another holds it.
+fn was_locked(tried: Result<(), TryLockError>) -> Result<bool, StoreError> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(unavailable(error)),
     }
 }
@@ -314,7 +340,9 @@ impl Shared {
                 read_checkpoints(&file).map_err(unavailable)?,
                 count_parked(&file).map_err(unavailable)?,
             ),
-            Err(_) => (Vec::new(), 0),
+            // It is about to be made, or somebody has removed it.
+            Err(_) if !path.exists() => (Vec::new(), 0),
+            Err(error) => return Err(unavailable(error)),
         };
         let bytes = ["db", "db-wal"]
             .iter()
@@ -331,7 +359,7 @@ impl Shared {
             created_at,
             checkpoints,
             parked,
-            has_writer: try_lock(&self.writer_lock(id))?.is_none(),
+            has_writer: is_locked(&self.writer_lock(id))?,
             bytes,
         })
     }
@@ -377,7 +405,7 @@ impl Shared {
             if id.is_some_and(|id| !known.contains(&id)) {
                 // SQLite removes the files beside a database itself when its last reader, of whatever process, leaves.
                 match fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(unavailable(error));
                     }
                     _ => {}
@@ -602,4 +630,31 @@ fn read_snapshot<M: SqliteModel>(file: &mut Connection) -> rusqlite::Result<Snap
         },
         parked,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_for_a_writer_is_not_taken_for_one_and_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feed.1.lock");
+        assert!(!is_locked(&path).unwrap());
+        assert!(!path.exists(), "looking made something");
+        let looking = File::create(&path).unwrap();
+        looking.try_lock_shared().unwrap();
+        assert!(!is_locked(&path).unwrap());
+        // Whoever wants to write waits until the other has seen enough, and no longer.
+        let writer = thread::scope(|scope| {
+            let writer = scope.spawn(|| try_lock(&path).unwrap());
+            looking.unlock().unwrap();
+            writer.join().unwrap()
+        });
+        assert!(is_locked(&path).unwrap());
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(writer);
+        assert!(!is_locked(&path).unwrap());
+        assert!(try_lock(&path).unwrap().is_some());
+    }
 }

@@ -22,6 +22,7 @@ use super::{
     meter::Meter,
     pages::pieces,
     part::{Lines, Needs, Part, PartError, Written},
+    quoted,
 };
 use crate::Verdict;
 
@@ -347,15 +348,6 @@ impl Import {
             reason,
         }
     }
-}
-
-/// A text as one word of a shell's command.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 fn report(

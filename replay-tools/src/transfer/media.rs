@@ -247,9 +247,10 @@ impl Part for Media {
         for row in &events {
             if is_sealed(row) {
                 let position = row.position;
-                remarks.push(format!(
+                let remark = format!(
                     "the event at position {position} does not open: what files it names is not known"
-                ));
+                );
+                remarks.push((position, remark));
                 continue;
             }
             for (file, size) in named(row)? {
@@ -257,7 +258,10 @@ impl Part for Media {
                 match self.pass_on(row.position, file, size).await? {
                     Some(line) => lines.push(line),
                     None if self.is_deleted(row).await? => {}
-                    None => remarks.push(format!("{address} is missing in the media store")),
+                    None => {
+                        let remark = format!("{address} is missing in the media store");
+                        remarks.push((row.position, remark));
+                    }
                 }
             }
             if lines.len() >= FILES {
@@ -267,7 +271,9 @@ impl Part for Media {
         // A cursor is that of a line; what was looked through after it is looked through again.
         let reached = lines.last().map_or(looked, |line| line.position);
         let mut page = Page::of(&lines, reached.to_string())?;
-        page.remarks = remarks;
+        // And said then.
+        remarks.retain(|(position, _)| *position <= reached);
+        page.remarks = remarks.into_iter().map(|(_, remark)| remark).collect();
         Ok(Some(page))
     }
 

@@ -8,7 +8,8 @@ use socialhub_event_log::{LogArchive, UnfinishedCopy};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TransferError, copying::Copying, meter::Meter, pages::pages, part::Part, require_whole,
+    TransferError, copying::Copying, meter::Meter, pages::pages, part::Part, quoted, require_whole,
+    without_secrets,
 };
 use crate::Verdict;
 
@@ -96,11 +97,17 @@ pub async fn migrate(
     })
 }
 
-/// By this the target knows the migration that it is half of. Where it goes to may hold a password.
+/// By this the target knows the migration that it is half of. Addresses may hold passwords, which do not belong there.
 fn copy_of(options: &MigrateOptions) -> UnfinishedCopy {
+    let mut command = format!("socialhub replay migrate --from {}", quoted(&options.from));
+    for (name, url) in [("to", &options.to), ("media-from", &options.media_from)] {
+        if let Some(url) = url {
+            command.push_str(&format!(" --{name} {}", quoted(&without_secrets(url))));
+        }
+    }
     UnfinishedCopy {
         id: "migrate".to_owned(),
-        command: format!("socialhub replay migrate --from {}", options.from),
+        command,
     }
 }
 
@@ -171,4 +178,23 @@ async fn copy(
         copied.remarks.extend(written.remarks);
     }
     Ok(copied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_names_the_whole_command_and_no_password() {
+        let options = MigrateOptions {
+            from: "sqlite:/data".to_owned(),
+            to: Some("postgres://me:secret@host/db".to_owned()),
+            media_from: Some("/my files".to_owned()),
+            json: false,
+        };
+        assert_eq!(
+            copy_of(&options).command,
+            "socialhub replay migrate --from sqlite:/data --to 'postgres://me:…@host/db' --media-from '/my files'"
+        );
+    }
 }

@@ -208,3 +208,63 @@ async fn require_whole(log: &dyn LogArchive) -> Result<(), TransferError> {
         Some(copy) => Err(TransferError::NotWhole(copy)),
     }
 }
+
+/// A text as one word of a shell's command.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/:._-".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// An address without what is secret in it, for who knows that: with its user and its place.
+fn without_secrets(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (place, more) = match rest.split_once('?') {
+        // It may hold a password, too.
+        Some((place, _)) => (place, "?…"),
+        None => (rest, ""),
+    };
+    let place = match place.rsplit_once('@') {
+        None => place.to_owned(),
+        Some((who, place)) => match who.split_once(':') {
+            None => format!("{who}@{place}"),
+            Some((user, _)) => format!("{user}:…@{place}"),
+        },
+    };
+    format!("{scheme}://{place}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_without_its_secrets() {
+        for (url, told) in [
+            ("postgres://host/db", "postgres://host/db"),
+            ("postgres://me@host/db", "postgres://me@host/db"),
+            ("postgres://me:a:b@c@host:1/db", "postgres://me:…@host:1/db"),
+            (
+                "postgres://host/db?user=me&password=x",
+                "postgres://host/db?…",
+            ),
+            (
+                "s3://key:secret@bucket/at?region=x",
+                "s3://key:…@bucket/at?…",
+            ),
+            ("/folder", "/folder"),
+        ] {
+            assert_eq!(without_secrets(url), told);
+        }
+    }
+
+    #[test]
+    fn a_word_of_a_command_stays_one() {
+        assert_eq!(quoted("sqlite:/a/b-c.d"), "sqlite:/a/b-c.d");
+        assert_eq!(quoted("a b's"), r"'a b'\''s'");
+    }
+}

@@ -324,3 +324,37 @@ async fn a_sealed_field_that_does_not_open_holds_up_nothing_else() {
     let read = me.get(&format!("/posts/{post}")).await.expect_status(200);
     assert_eq!(read.at("/post/likeCount"), 1);
 }
+
+#[tokio::test]
+async fn a_model_that_fails_keeps_no_other_from_being_listed_or_pruned() {
+    if Profile::chosen() != Profile::Embedded {
+        return;
+    }
+    let world = World::new().await;
+    let (server, like) = (&world.server, world.like);
+    reject_likes(server, false).await;
+    spoil(server, like, SEAL, true).await;
+    server.succeed(&["replay", "rebuild", "--all"]).await;
+    let break_file = |name: &str| {
+        let file = server.data_dir().join("read-models").join(name);
+        assert!(file.exists());
+        std::fs::write(file, "no database").unwrap();
+    };
+    break_file("feed.1.db");
+    let said = server.fail(&["replay", "prune", "--all", "--yes"]).await;
+    assert!(said.contains("feed: cannot be pruned"), "{said}");
+    for model in ["notifications", "counters"] {
+        let pruned = format!("{model}: generation 1 was removed");
+        assert!(said.contains(&pruned), "{said}");
+    }
+    break_file("feed.2.db");
+    let list = ["replay", "dead-letters", "list", "--all"];
+    let said = server.fail(&list).await;
+    assert!(said.contains("feed: cannot be read"), "{said}");
+    assert!(said.contains(&format!("position {like}")), "{said}");
+    let said = server.fail(&[&list[..], &["--json"]].concat()).await;
+    let listed = lines(&said);
+    assert!(listed[0]["error"].is_string(), "{said}");
+    let position = |letter: &&Value| letter["position"] == like;
+    assert_eq!(listed.iter().filter(position).count(), 2, "{said}");
+}
