@@ -51,4 +51,10 @@ pub(crate) trait Outlet: Send + Sync {
     /// # Errors
     /// [`Full`] when the socket reads too slowly: nothing was queued.
     fn emit(&self, event: &'static str, body: &RawValue) -> Result<(), Full>;
+
+    /// Whether the socket would take so many bytes now, or takes none at all because it is closed.
+    fn has_room(&self, bytes: usize) -> bool;
+
+    /// Disconnects the socket: it did not get what it must get.
+    fn end(&self);
 }

@@ -14,7 +14,9 @@ mod frame;
 mod inbox;
 mod limits;
 mod memory;
+mod outbox;
 mod payload;
+mod people;
 mod pipeline;
 pub mod ports;
 mod problem;
@@ -25,6 +27,8 @@ mod service;
 mod session;
 #[cfg(test)]
 mod tests;
+mod told;
+mod transport;
 
 pub use archive::{ChatArchive, ChatArchiveError, Known, Meeting, MessageName};
 pub use frame::Frame;

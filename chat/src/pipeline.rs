@@ -7,7 +7,7 @@
 mod cluster;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use socialhub_domain::{Clock, IdGenerator};
 use socketioxide::socket::Sid;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, Interval, MissedTickBehavior},
 };
 
@@ -23,12 +23,14 @@ use crate::{
     ack::{Ack, Refusal, Reply},
     frame::{Frame, Outlet},
     inbox::{Ears, Link},
+    limits::HISTORY_BYTES,
     ports::{
         Appended, ChatBus, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery,
-        Message, NewMessage, PresenceStore,
+        NewMessage, PresenceStore,
     },
-    room::{Next, Room},
+    room::{Next, Room, Welcomed},
     room_id::RoomId,
+    told::Told,
 };
 use cluster::{Cluster, Learnt, Sharing};
 
@@ -40,6 +42,11 @@ const FIRST_HISTORY: usize = 50;
 const RECOVERY: usize = 1_000;
 /// Messages read at once for a member who is behind, or to fill a hole.
 const PAGE: usize = 200;
+/// Reads for sockets at once, until what was read has been handed on: each may hold a few megabytes.
+const READS: usize = 16;
+/// How long a history waits for room in a socket that is full, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_millis(25);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often those behind, and holes, are looked at.
 const TICK: Duration = Duration::from_millis(25);
 /// How often the log is asked for rooms of which nothing may have been heard.
@@ -65,26 +72,69 @@ pub(crate) struct Join {
     pub(crate) reply: Reply,
 }
 
+/// The history of one who joins.
+pub(crate) struct Welcome {
+    after: Option<u64>,
+    reply: Reply,
+    /// Where it ended when it was read before, and was older than what they had seen.
+    ended: Option<u64>,
+    /// How long it waits before it is read, because the socket had no room for it.
+    wait: Duration,
+}
+
 /// What a read of the log was for.
 pub(crate) enum Purpose {
     /// The history of one who joins.
-    Welcome {
-        after: Option<u64>,
-        reply: Reply,
-        /// Where it ended when it was read before, and was older than what they had seen.
-        ended: Option<u64>,
-    },
+    Welcome(Welcome),
     /// What one who is behind lacks.
-    Feed,
+    Feed { after: u64 },
+}
+
+impl Purpose {
+    fn query(&self) -> HistoryQuery {
+        match self {
+            Self::Welcome(welcome) => welcoming(welcome.after),
+            Self::Feed { after } => page_after(*after),
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        match self {
+            Self::Welcome(welcome) => welcome.wait,
+            Self::Feed { .. } => Duration::ZERO,
+        }
+    }
+
+    fn tell(&self, history: History) -> Told {
+        match self {
+            Self::Welcome(_) => Told::newest(history, HISTORY_BYTES),
+            Self::Feed { .. } => Told::whole(history),
+        }
+    }
+}
+
+/// One stay of a socket in a room.
+#[derive(Debug, Clone)]
+pub(crate) struct Staying {
+    room: RoomId,
+    socket: Sid,
+    ticket: u64,
 }
 
 /// A read of the log for one stay of a socket in a room.
 pub(crate) struct Loaded {
-    room: RoomId,
-    socket: Sid,
-    ticket: u64,
+    stay: Staying,
     purpose: Purpose,
-    outcome: Result<History, ChatLogError>,
+    outcome: Result<Told, ChatLogError>,
+    /// Lets the next one be read when this is done.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A history that waits until an earlier one has gone out to the same socket.
+struct Asked {
+    ticket: u64,
+    welcome: Welcome,
+    sharing: Option<Sharing>,
 }
 
 /// Something to do, in order.
@@ -153,6 +203,9 @@ pub(crate) struct Pipeline {
     /// Rooms where somebody is behind.
     lagging: HashSet<RoomId>,
     tickets: u64,
+    /// Where a history is on its way to a socket, and those it asked for since: one at a time is read.
+    histories: HashMap<(RoomId, Sid), VecDeque<Asked>>,
+    reads: Arc<Semaphore>,
     /// Messages handed to sockets since they were last counted.
     deliveries: u64,
     ears: Ears,
@@ -169,6 +222,8 @@ impl Pipeline {
             touched: HashSet::new(),
             lagging: HashSet::new(),
             tickets: 0,
+            histories: HashMap::new(),
+            reads: Arc::new(Semaphore::new(READS)),
             deliveries: 0,
             ears,
             cluster: Cluster::new(),
@@ -358,54 +413,90 @@ impl Pipeline {
         });
         let news = !room.is_here(join.user.id);
         let ticket = room.enter(join.socket, join.user, join.outlet, self.tickets);
-        let query = welcoming(join.after);
-        let purpose = Purpose::Welcome {
-            after: join.after,
-            reply: join.reply,
-            ended: None,
+        let asked = Asked {
+            ticket,
+            welcome: Welcome {
+                after: join.after,
+                reply: join.reply,
+                ended: None,
+                wait: Duration::ZERO,
+            },
+            sharing: news.then(|| self.cluster.share_soon(&join.room)),
         };
-        let sharing = news.then(|| self.cluster.share_soon(&join.room));
-        self.read(join.room, join.socket, ticket, purpose, query, sharing);
+        match self.histories.entry((join.room.clone(), join.socket)) {
+            Entry::Occupied(mut on_its_way) => on_its_way.get_mut().push_back(asked),
+            Entry::Vacant(none) => {
+                none.insert(VecDeque::new());
+                self.read_history(join.room, join.socket, asked);
+            }
+        }
+    }
+
+    fn read_history(&self, room: RoomId, socket: Sid, asked: Asked) {
+        let stay = Staying {
+            room,
+            socket,
+            ticket: asked.ticket,
+        };
+        self.read(stay, Purpose::Welcome(asked.welcome), asked.sharing);
+    }
+
+    /// Reads the next history that a socket has asked for in a room, when one has been handed on.
+    fn next_history(&mut self, room: RoomId, socket: Sid) {
+        let Entry::Occupied(mut waiting) = self.histories.entry((room, socket)) else {
+            return;
+        };
+        while let Some(asked) = waiting.get_mut().pop_front() {
+            let room = self.rooms.get(&waiting.key().0);
+            if room.is_some_and(|room| room.has(socket, asked.ticket)) {
+                let room = waiting.key().0.clone();
+                self.read_history(room, socket, asked);
+                return;
+            }
+            (asked.welcome.reply)(&Ack::Refused(Refusal::left()));
+        }
+        waiting.remove();
     }
 
     /// Reads the log beside the pipeline; the outcome comes back as a command, not before what it waits for.
-    fn read(
-        &self,
-        room: RoomId,
-        socket: Sid,
-        ticket: u64,
-        purpose: Purpose,
-        query: HistoryQuery,
-        sharing: Option<Sharing>,
-    ) {
+    fn read(&self, stay: Staying, purpose: Purpose, sharing: Option<Sharing>) {
         let (log, queue) = (self.tools.log.clone(), self.tools.queue.clone());
+        let reads = self.reads.clone();
         tokio::spawn(async move {
             // The history comes last, so that it is no older than what was waited for.
             if let Some(sharing) = sharing {
                 sharing.done().await;
             }
-            let outcome = read_or_start_afresh(&*log, &room, query).await;
+            tokio::time::sleep(purpose.wait()).await;
+            // It is never closed.
+            let permit = reads.acquire_owned().await.ok();
+            let history = read_or_start_afresh(&*log, &stay.room, purpose.query()).await;
+            // What goes out is made here, for the pipeline serves all rooms.
+            let outcome = history.map(|history| purpose.tell(history));
             let loaded = Loaded {
-                room,
-                socket,
-                ticket,
+                stay,
                 purpose,
                 outcome,
+                _permit: permit,
             };
             let _ = queue.send(Command::Loaded(loaded)).await;
         });
     }
 
-    fn feed_from_log(&self, room: RoomId, socket: Sid, ticket: u64, after: u64) {
-        self.read(room, socket, ticket, Purpose::Feed, page_after(after), None);
-    }
-
     fn loaded(&mut self, loaded: Loaded) {
-        let room = loaded.room.clone();
-        match loaded.purpose {
-            Purpose::Welcome { .. } => {
-                let socket = loaded.socket;
-                self.welcome(loaded);
+        let Loaded {
+            stay,
+            purpose,
+            outcome,
+            _permit,
+        } = loaded;
+        let room = stay.room.clone();
+        match purpose {
+            Purpose::Welcome(welcome) => {
+                let socket = stay.socket;
+                if self.welcome(stay, welcome, outcome) {
+                    self.next_history(room.clone(), socket);
+                }
                 let entering = self
                     .rooms
                     .get(&room)
@@ -414,90 +505,91 @@ impl Pipeline {
                     self.release(|send| send.socket == socket && send.room == room);
                 }
             }
-            Purpose::Feed => self.feed(loaded),
+            Purpose::Feed { .. } => self.feed(stay, outcome),
         }
         self.note(&room);
     }
 
-    fn welcome(&mut self, loaded: Loaded) {
-        let Loaded {
-            room: id,
-            socket,
-            ticket,
-            purpose,
-            outcome,
-        } = loaded;
-        let Purpose::Welcome {
-            after,
-            reply,
-            ended,
-        } = purpose
-        else {
-            return;
+    /// Hands on a history; false when it is to be read again.
+    fn welcome(
+        &mut self,
+        stay: Staying,
+        welcome: Welcome,
+        outcome: Result<Told, ChatLogError>,
+    ) -> bool {
+        let Some(room) = self.rooms.get_mut(&stay.room) else {
+            (welcome.reply)(&Ack::Refused(Refusal::left()));
+            return true;
         };
-        let Some(room) = self.rooms.get_mut(&id) else {
-            reply(&Ack::Refused(Refusal::left()));
-            return;
-        };
-        let history = match outcome {
-            Ok(history) => history,
+        let told = match outcome {
+            Ok(told) => told,
             Err(error) => {
                 tracing::warn!(%error, "a room's history could not be read");
-                room.abandon(socket, ticket);
-                self.note(&id);
-                self.drop_if_empty(&id);
-                reply(&Ack::Refused(Refusal::busy()));
-                return;
+                room.abandon(stay.socket, stay.ticket);
+                self.note(&stay.room);
+                self.drop_if_empty(&stay.room);
+                (welcome.reply)(&Ack::Refused(Refusal::busy()));
+                return true;
             }
         };
-        let advances = ended.is_none_or(|ended| history.last_seq > ended);
-        if advances && room.is_past(socket, ticket, &history) {
-            let purpose = Purpose::Welcome {
-                after,
-                reply,
-                ended: Some(history.last_seq),
-            };
-            self.read(id, socket, ticket, purpose, welcoming(after), None);
-            return;
+        let advances = welcome.ended.is_none_or(|ended| told.last_seq > ended);
+        if advances && room.is_past(stay.socket, stay.ticket, told.last_seq) {
+            let ended = Some(told.last_seq);
+            let purpose = Purpose::Welcome(Welcome { ended, ..welcome });
+            self.read(stay, purpose, None);
+            return false;
         }
-        let recovered = after.is_none_or(|after| leaves_no_hole(&history, after));
         // The history may know more than any hint that came.
         let now = Instant::now();
-        room.know_head(history.last_seq, now + self.cluster.grace());
-        let mut reply = Some(reply);
-        let answer = |members| {
+        room.know_head(told.last_seq, now + self.cluster.grace());
+        let after = welcome.after;
+        let mut reply = Some(welcome.reply);
+        let answer = |members, told: &Told| {
+            let recovered = after.is_none_or(|after| told.leaves_no_hole(after));
             if let Some(reply) = reply.take() {
                 reply(&Ack::Joined { members, recovered });
             }
         };
-        let next = room.welcome(socket, ticket, history, answer, now);
-        if let Some(reply) = reply {
-            reply(&Ack::Refused(Refusal::left()));
+        let welcomed = room.welcome(stay.socket, stay.ticket, told, answer, now);
+        match (welcomed, reply) {
+            (Welcomed::Done(next), _) => self.go_on(stay, next),
+            (Welcomed::Full, Some(reply)) => {
+                let again = Welcome {
+                    after,
+                    reply,
+                    ended: welcome.ended,
+                    wait: (welcome.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT),
+                };
+                self.read(stay, Purpose::Welcome(again), None);
+                return false;
+            }
+            (Welcomed::Left, Some(reply)) => reply(&Ack::Refused(Refusal::left())),
+            (Welcomed::Full | Welcomed::Left, None) => {}
         }
-        self.go_on(id, socket, ticket, next);
+        true
     }
 
-    fn feed(&mut self, loaded: Loaded) {
-        let Some(room) = self.rooms.get_mut(&loaded.room) else {
+    fn feed(&mut self, stay: Staying, outcome: Result<Told, ChatLogError>) {
+        let Some(room) = self.rooms.get_mut(&stay.room) else {
             return;
         };
         let now = Instant::now();
-        match loaded.outcome {
-            Ok(history) => {
-                let frames: Vec<Frame> = history.messages.into_iter().map(Frame::new).collect();
-                let next = room.feed(loaded.socket, loaded.ticket, &frames, now);
-                self.go_on(loaded.room, loaded.socket, loaded.ticket, next);
+        match outcome {
+            Ok(told) => {
+                if let Some(next) = room.feed(stay.socket, stay.ticket, &told.frames, now) {
+                    self.go_on(stay, next);
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a slow socket could not be served from the log");
-                room.put_off(loaded.socket, loaded.ticket, now);
+                room.put_off(stay.socket, stay.ticket, now);
             }
         }
     }
 
-    fn go_on(&mut self, room: RoomId, socket: Sid, ticket: u64, next: Option<Next>) {
-        if let Some(Next::Read { after }) = next {
-            self.feed_from_log(room, socket, ticket, after);
+    fn go_on(&mut self, stay: Staying, next: Next) {
+        if let Next::Read { after } = next {
+            self.read(stay, Purpose::Feed { after }, None);
         }
     }
 
@@ -565,7 +657,13 @@ impl Pipeline {
             let reads = room.retry(now);
             self.note(&id);
             for (socket, ticket, after) in reads {
-                self.feed_from_log(id.clone(), socket, ticket, after);
+                let room = id.clone();
+                let stay = Staying {
+                    room,
+                    socket,
+                    ticket,
+                };
+                self.read(stay, Purpose::Feed { after }, None);
             }
         }
     }
@@ -612,13 +710,5 @@ fn page_after(after: u64) -> HistoryQuery {
         before: None,
         direction: Direction::Oldest,
         limit: PAGE,
-    }
-}
-
-/// Whether a history goes on right where the client's knowledge ended.
-fn leaves_no_hole(history: &History, after: u64) -> bool {
-    match history.messages.first().map(|first: &Message| first.seq) {
-        Some(first) => first == after + 1,
-        None => history.last_seq == after,
     }
 }

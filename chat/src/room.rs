@@ -22,8 +22,10 @@ use tokio::time::Instant;
 use crate::{
     ack::Present,
     frame::{Frame, Full, Outlet, body},
+    limits::HISTORY_BYTES,
     ports::{ChatUser, History, Sign},
     room_id::RoomId,
+    told::Told,
 };
 
 /// Messages kept for members who are not live, so that most of them need no second read of the log.
@@ -99,6 +101,17 @@ pub(crate) enum Next {
     Nothing,
     /// A read of the log after this `seq`.
     Read { after: u64 },
+}
+
+/// What became of a history.
+#[derive(Debug)]
+pub(crate) enum Welcomed {
+    /// It went out; what the member needs then.
+    Done(Next),
+    /// The socket has no room for it now: nothing was done.
+    Full,
+    /// The stay has ended meanwhile.
+    Left,
 }
 
 /// What the other instances must be told of a room.
@@ -203,74 +216,73 @@ impl Room {
         ticket
     }
 
-    /// Serves a socket its history and lets it go live. `answer` is called first, with who is in the room, so that an
-    /// awaited acknowledgement is there before the history. Nothing when the stay has ended meanwhile.
+    /// Serves a socket its history and lets it go live. `answer` is called first, with who is in the room and the history,
+    /// so that an awaited acknowledgement is there before it.
     pub(crate) fn welcome(
         &mut self,
         socket: Sid,
         ticket: u64,
-        mut history: History,
-        answer: impl FnOnce(Vec<Present>),
+        mut told: Told,
+        answer: impl FnOnce(Vec<Present>, &Told),
         now: Instant,
-    ) -> Option<Next> {
-        let index = self.position(socket, ticket)?;
-        self.cursor.get_or_insert(history.last_seq);
-        self.top_up(index, &mut history);
-        let first_time = !self.members[index].present;
+    ) -> Welcomed {
+        let Some(index) = self.position(socket, ticket) else {
+            return Welcomed::Left;
+        };
+        let continues = self.top_up(index, &mut told);
+        let shown = told.body();
+        if !self.members[index].outlet.has_room(shown.get().len()) {
+            return Welcomed::Full;
+        }
+        self.cursor.get_or_insert(told.last_seq);
+        if !continues {
+            // Rather twice than not at all.
+            self.members[index].flow = Flow::Reading;
+        }
         self.announce(index);
-        answer(self.people());
+        answer(self.people(), &told);
         let member = &mut self.members[index];
         member.welcomes -= 1;
-        let shown = body(&history.messages);
-        let next = match member.outlet.emit("message_history", &shown) {
-            Ok(()) => {
-                member.sent = history.last_seq;
-                self.resume_reading(index, now)
-            }
-            // It gets those messages one by one when there is room; one who has seen some goes on after them.
-            Err(Full) if member.flow == Flow::Reading => {
-                if first_time {
-                    let first = history.messages.first();
-                    member.sent = first.map_or(history.last_seq, |first| first.seq - 1);
-                }
-                member.fall_behind(now);
-                Next::Nothing
-            }
-            Err(Full) => Next::Nothing,
+        let next = if member.outlet.emit("message_history", &shown).is_ok() {
+            member.sent = told.last_seq;
+            self.resume_reading(index, now)
+        } else {
+            // The acknowledgement took the last place. A client that waits for its history must not do so for ever: it
+            // connects anew, and asks again.
+            member.outlet.end();
+            member.fall_behind(now);
+            Next::Nothing
         };
         self.forget_recent();
-        Some(next)
+        Welcomed::Done(next)
     }
 
     /// Whether a history ends before what its asker has seen, and what lies between is not at hand: they asked twice, and
     /// the later read came back first.
-    pub(crate) fn is_past(&self, socket: Sid, ticket: u64, history: &History) -> bool {
+    pub(crate) fn is_past(&self, socket: Sid, ticket: u64, last_seq: u64) -> bool {
         self.position(socket, ticket).is_some_and(|index| {
             let sent = self.members[index].sent;
-            history.last_seq < sent && !self.has_recent(history.last_seq + 1, sent)
+            last_seq < sent && !self.has_recent(last_seq + 1, sent)
         })
     }
 
-    /// One who asks again while live may have seen more than the read did: a history never ends before that.
-    fn top_up(&mut self, index: usize, history: &mut History) {
-        let (last, sent) = (history.last_seq, self.members[index].sent);
+    /// One who asks again while live may have seen more than the read did: a history never ends before that. Whether it
+    /// could be seen to.
+    fn top_up(&self, index: usize, told: &mut Told) -> bool {
+        let (last, sent) = (told.last_seq, self.members[index].sent);
         if last >= sent {
-            return;
+            return true;
         }
-        let at_hand = self.has_recent(last + 1, sent);
-        let member = &mut self.members[index];
-        if !at_hand {
-            // Rather twice than not at all.
-            member.flow = Flow::Reading;
-            return;
+        if !self.has_recent(last + 1, sent) {
+            return false;
         }
         let missing = self
             .recent
             .iter()
-            .filter(|frame| frame.seq() > last && frame.seq() <= member.sent)
-            .map(|frame| frame.message.clone());
-        history.messages.extend(missing);
-        history.last_seq = member.sent;
+            .filter(|frame| frame.seq() > last && frame.seq() <= sent)
+            .cloned();
+        told.extend(missing, sent, HISTORY_BYTES);
+        true
     }
 
     /// Whether all from one `seq` to another are at hand.
@@ -453,7 +465,7 @@ impl Room {
         &mut self,
         socket: Sid,
         ticket: u64,
-        frames: &[Frame],
+        frames: &[Arc<Frame>],
         now: Instant,
     ) -> Option<Next> {
         let index = self.position(socket, ticket)?;
@@ -491,6 +503,11 @@ impl Room {
         if let Some(index) = self.position(socket, ticket) {
             self.members[index].fall_behind(now);
         }
+    }
+
+    /// Whether a stay lasts.
+    pub(crate) fn has(&self, socket: Sid, ticket: u64) -> bool {
+        self.position(socket, ticket).is_some()
     }
 
     /// Whether somebody waits for a full socket to empty.

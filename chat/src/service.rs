@@ -12,17 +12,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Router,
-    extract::Request,
-    http::{StatusCode, header},
-    middleware::{Next, from_fn},
-    response::{IntoResponse, Response},
-};
+use axum::{Router, middleware::from_fn_with_state};
+use hyper::service::Service as _;
 use serde_json::{Value as Json, value::RawValue};
 use socialhub_domain::{Clock, IdGenerator};
 use socketioxide::{
-    ParserConfig, SendError, SocketError, SocketIo,
+    ParserConfig, SocketIo,
     extract::{AckSender, SocketRef, TryData},
     handler::ConnectHandler,
 };
@@ -34,12 +29,14 @@ use crate::{
     frame::{Full, Outlet},
     inbox::Inbox,
     limits::ChatLimits,
+    outbox::Outbox,
     payload::{ConnectAuth, Fields},
     pipeline::{Command, Join, Pipeline, Send, Tools},
     ports::{ChatBus, ChatLog, PresenceStore, TokenCheck},
     rest::{RestState, rest_router},
     room_id::RoomId,
     session::{Session, Sessions, Verdict, answer, reply_later},
+    transport::{Way, carry},
 };
 
 /// Where Socket.IO is served.
@@ -167,7 +164,7 @@ async fn sweep(context: Weak<Context>) {
         let Some(context) = context.upgrade() else {
             return;
         };
-        context.sessions.sweep(&context.admission);
+        context.sessions.sweep(&context.admission, &context.limits);
     }
 }
 
@@ -191,24 +188,19 @@ fn socket_router(context: &Arc<Context>) -> (Router, SocketIo) {
         ready(admit(&gate, &socket, auth.0.ok()))
     };
     io.ns("/", (|| ready(())).with(admission));
+    let websockets = service.clone();
+    let way = Way {
+        outboxes: context.sessions.outboxes.clone(),
+        accept: Arc::new(move |wire, request| {
+            // It is ready at once: what it is asked here has been read before.
+            drop(websockets.call((wire, request)));
+        }),
+    };
     let router = Router::new()
         .route_service(PATH, service.clone())
         .route_service("/socket.io/", service)
-        .layer(from_fn(only_real_upgrades));
+        .layer(from_fn_with_state(way, carry));
     (router, io)
-}
-
-/// The library upgrades whatever names the websocket transport; a request that asks for no upgrade is a mistake.
-async fn only_real_upgrades(request: Request, next: Next) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let websocket = query.split('&').any(|pair| pair == "transport=websocket");
-    let upgrade = request.headers().get(header::UPGRADE);
-    let wanted = upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if websocket && !wanted {
-        let answer = "the websocket transport needs `Upgrade: websocket`";
-        return (StatusCode::BAD_REQUEST, answer).into_response();
-    }
-    next.run(request).await
 }
 
 /// Decides who gets in. What it says is the message of the client's `connect_error`.
@@ -232,7 +224,14 @@ fn admit(
         .admission
         .admit(auth.as_deref(), headers)
         .ok_or("Unauthorized")?;
-    let session = Arc::new(Session::new(user, proof, &context.limits));
+    // Every connection gets one on its way here.
+    let outbox = socket.req_parts().extensions.get::<Arc<Outbox>>();
+    let outbox = outbox.cloned().ok_or("Service unavailable")?;
+    // One who comes again on the same connection has a place already.
+    outbox.vacate();
+    let seat = context.sessions.people.seat(user.id, &context.limits);
+    outbox.keep(seat.ok_or("Too many connections")?);
+    let session = Arc::new(Session::new(user, proof, outbox, &context.limits));
     listen(context, socket, &session);
     context.sessions.add(socket.clone(), session);
     Ok(())
@@ -376,6 +375,10 @@ fn join_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
     if !room.admits(event.session.user.id) {
         return Err((event, Refusal::not_admitted()));
     }
+    let user = event.session.user.id;
+    if !event.context.sessions.people.admit_history(user) {
+        return Err((event, Refusal::too_fast()));
+    }
     let stay = check!(event, event.session.enter(&room, &event.context.limits));
     let (context, session, socket) = (
         event.context.clone(),
@@ -391,7 +394,7 @@ fn join_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
         room,
         socket: socket.id,
         user: session.user.clone(),
-        outlet: Arc::new(SocketOutlet(socket)),
+        outlet: Arc::new(SocketOutlet { socket, session }),
         after,
         reply,
     };
@@ -464,14 +467,22 @@ fn typing(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
 }
 
 /// The way out to a Socket.IO socket.
-struct SocketOutlet(SocketRef);
+struct SocketOutlet {
+    socket: SocketRef,
+    session: Arc<Session>,
+}
 
 impl Outlet for SocketOutlet {
     fn emit(&self, event: &'static str, body: &RawValue) -> Result<(), Full> {
-        match self.0.emit(event, body) {
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => Err(Full),
-            // A socket that is closed leaves its rooms when its end is handled.
-            _ => Ok(()),
-        }
+        self.session
+            .emit(body, |body| self.socket.emit(event, body))
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.session.has_room(bytes)
+    }
+
+    fn end(&self) {
+        self.session.sever(&self.socket);
     }
 }

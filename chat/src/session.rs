@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde_json::value::RawValue;
 use socketioxide::{
     SendError, SocketError,
     extract::{AckSender, SocketRef},
@@ -19,7 +20,10 @@ use socketioxide::{
 use crate::{
     ack::{Ack, Refusal, Reply},
     admission::{Admission, Proof},
-    limits::{Bucket, ChatLimits},
+    frame::{Full, body},
+    limits::{ANSWER_BYTES, Bucket, ChatLimits},
+    outbox::{Outbox, Outboxes},
+    people::People,
     ports::ChatUser,
     room_id::RoomId,
 };
@@ -59,6 +63,9 @@ struct Stay {
 /// One authenticated socket.
 pub(crate) struct Session {
     pub(crate) user: ChatUser,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Bytes that may wait in the outbox.
+    most: usize,
     proof: Proof,
     waiting: AtomicUsize,
     closed: AtomicBool,
@@ -71,9 +78,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(user: ChatUser, proof: Proof, limits: &ChatLimits) -> Self {
+    pub(crate) fn new(
+        user: ChatUser,
+        proof: Proof,
+        outbox: Arc<Outbox>,
+        limits: &ChatLimits,
+    ) -> Self {
         Self {
             user,
+            outbox,
+            most: limits.outbox_bytes,
             proof,
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -194,6 +208,46 @@ impl Session {
             .collect()
     }
 
+    /// Gives a body to the library, by `send`.
+    ///
+    /// # Errors
+    /// [`Full`] when too much waits for the socket.
+    pub(crate) fn emit(
+        &self,
+        body: &RawValue,
+        send: impl FnOnce(&RawValue) -> Result<(), SendError>,
+    ) -> Result<(), Full> {
+        self.give(body, self.most, send)
+    }
+
+    fn give(
+        &self,
+        body: &RawValue,
+        most: usize,
+        send: impl FnOnce(&RawValue) -> Result<(), SendError>,
+    ) -> Result<(), Full> {
+        let bytes = body.get().len();
+        self.outbox.take(bytes, most)?;
+        let Err(error) = send(body) else {
+            return Ok(());
+        };
+        self.outbox.give_back(bytes);
+        match error {
+            SendError::Socket(SocketError::InternalChannelFull) => Err(Full),
+            // A socket that is closed leaves its rooms when its end is handled.
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether the library would be given so many bytes now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.is_closed() || self.outbox.has_room(bytes, self.most)
+    }
+
     /// Disconnects the socket: now, or when it takes a packet again (see [`Sessions::sweep`]).
     pub(crate) fn sever(&self, socket: &SocketRef) {
         self.severed.store(true, Ordering::Relaxed);
@@ -222,7 +276,8 @@ impl Drop for Waiting {
 
 /// Answers an event. A socket that does not even take its acknowledgements is disconnected.
 pub(crate) fn answer(session: &Session, socket: &SocketRef, sender: AckSender, ack: &Ack) {
-    if let Err(SendError::Socket(SocketError::InternalChannelFull)) = sender.send(ack) {
+    let most = session.most.saturating_add(ANSWER_BYTES);
+    if session.give(&body(ack), most, |body| sender.send(body)) == Err(Full) {
         session.sever(socket);
     }
 }
@@ -237,6 +292,8 @@ pub(crate) fn reply_later(session: Arc<Session>, socket: SocketRef, sender: AckS
 #[derive(Default)]
 pub(crate) struct Sessions {
     open: Mutex<HashMap<Sid, (SocketRef, Arc<Session>)>>,
+    pub(crate) outboxes: Arc<Outboxes>,
+    pub(crate) people: Arc<People>,
 }
 
 impl Sessions {
@@ -246,6 +303,7 @@ impl Sessions {
 
     /// Adds a socket, unless it has gone already.
     pub(crate) fn add(&self, socket: SocketRef, session: Arc<Session>) {
+        self.outboxes.add(socket.id, &session.outbox);
         let mut open = self.open.lock();
         // The end of a connection may be handled before its beginning, on another thread.
         if !session.closed.load(Ordering::SeqCst) {
@@ -262,8 +320,12 @@ impl Sessions {
         session.close()
     }
 
-    /// Disconnects those whose token no longer counts, and those that were to be disconnected but were too full.
-    pub(crate) fn sweep(&self, admission: &Admission) {
+    /// Disconnects those whose token no longer counts, those that were to be disconnected but were too full, and those who
+    /// take nothing of what waits for them.
+    pub(crate) fn sweep(&self, admission: &Admission, limits: &ChatLimits) {
+        let now = Instant::now();
+        self.outboxes.sweep(now, limits.patience);
+        self.people.sweep(now);
         let open: Vec<_> = self.open.lock().values().cloned().collect();
         for (socket, session) in open {
             if !socket.connected() {
@@ -297,7 +359,7 @@ mod tests {
             id: UserId(Uuid::from_u128(1)),
             username: "ann".into(),
         };
-        Session::new(user, Proof::Gateway, limits)
+        Session::new(user, Proof::Gateway, Arc::default(), limits)
     }
 
     #[test]

@@ -30,8 +30,9 @@ use crate::{
         Appended, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery, Message,
         NewMessage, NoBus, NoPresence, PresenceStore,
     },
-    room::Room,
+    room::{Room, Welcomed},
     room_id::RoomId,
+    told::Told,
 };
 
 /// A log that takes its time, and fails when told to.
@@ -103,6 +104,7 @@ impl IdGenerator for Steps {
 #[derive(Default)]
 struct Ear {
     full: AtomicBool,
+    closed: AtomicBool,
     heard: Mutex<Vec<(&'static str, Json)>>,
 }
 
@@ -114,6 +116,14 @@ impl Outlet for Ear {
         let body = serde_json::from_str(body.get()).expect("what goes out is JSON");
         self.heard.lock().push((event, body));
         Ok(())
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        self.closed.load(Ordering::Relaxed) || !self.full.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -348,7 +358,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Messages of the room from one `seq` to another.
-fn messages(seqs: std::ops::RangeInclusive<u64>) -> Vec<Message> {
+pub(crate) fn messages(seqs: std::ops::RangeInclusive<u64>) -> Vec<Message> {
     let message = |seq| {
         let new = NewMessage {
             id: Uuid::from_u128(u128::from(seq)),
@@ -368,11 +378,13 @@ fn one_who_is_behind_and_joins_again_goes_on_where_they_were() {
     let now = tokio::time::Instant::now();
     let (mut there, ear, sid) = (Room::new(room()), Arc::new(Ear::default()), Sid::new());
     let ticket = there.enter(sid, user(0), ear.clone(), 1);
-    let history = |seqs: std::ops::RangeInclusive<u64>| History {
-        last_seq: *seqs.end(),
-        messages: messages(seqs),
+    let history = |seqs: std::ops::RangeInclusive<u64>| {
+        Told::whole(History {
+            last_seq: *seqs.end(),
+            messages: messages(seqs),
+        })
     };
-    there.welcome(sid, ticket, history(1..=2), |_| {}, now);
+    there.welcome(sid, ticket, history(1..=2), |_, _| {}, now);
     ear.full.store(true, Ordering::Relaxed);
     // More than a room keeps at hand.
     for message in messages(3..=1_000) {
@@ -380,22 +392,27 @@ fn one_who_is_behind_and_joins_again_goes_on_where_they_were() {
     }
     let later = now + Duration::from_secs(10);
     assert_eq!(there.retry(later), [(sid, ticket, 2)]);
-    // Meanwhile they ask for the newest, which does not get through.
+    // Meanwhile they ask for the newest, which does not get through, and says so.
     there.enter(sid, user(0), ear.clone(), 2);
-    there.welcome(sid, ticket, history(951..=1_000), |_| {}, later);
+    let answer = |_, _: &_| panic!("there is nothing to answer yet");
+    let welcomed = there.welcome(sid, ticket, history(951..=1_000), answer, later);
+    assert!(matches!(welcomed, Welcomed::Full));
     ear.full.store(false, Ordering::Relaxed);
     let latest = later + Duration::from_secs(10);
-    assert_eq!(there.retry(latest), [(sid, ticket, 2)]);
     // A read that does not begin there is not gone on with, the right one is.
     let frames = |seqs| {
         messages(seqs)
             .into_iter()
-            .map(Frame::new)
+            .map(|message| Arc::new(Frame::new(message)))
             .collect::<Vec<_>>()
     };
     there.feed(sid, ticket, &frames(44..=50), latest);
     there.feed(sid, ticket, &frames(3..=1_000), latest);
     assert_eq!(ear.check_order(), Some(1_000));
+    // Asked for again it gets through.
+    let welcomed = there.welcome(sid, ticket, history(951..=1_000), |_, _| {}, latest);
+    assert!(matches!(welcomed, Welcomed::Done(_)));
+    assert_eq!(ear.events("message_history").len(), 2);
 }
 
 async fn play(steps: Vec<Step>) {
@@ -599,4 +616,52 @@ async fn who_leaves_gets_what_they_sent_before() {
     world.leave(0).await;
     world.drain().await;
     assert_eq!(ear.events("new_message").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_waits_until_the_socket_has_room_for_it() {
+    let mut world = World::start();
+    for _ in 0..60 {
+        world.send(1, "hi", None).await;
+    }
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.fill(0, true);
+    world.acks.lock().clear();
+    world.join(0, Some(5)).await;
+    world.settle().await;
+    // Nothing is said of a history that is not there.
+    assert!(world.acks.lock().is_empty());
+    world.send(1, "meanwhile", None).await;
+    world.settle().await;
+    world.fill(0, false);
+    world.settle().await;
+    assert_eq!(world.acks.lock()[1]["recovered"], true);
+    let histories = ear.events("message_history");
+    assert_eq!(seqs(&histories[1]), (6..=61).collect::<Vec<_>>());
+    assert_eq!(ear.check_order(), Some(61));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_histories_that_a_socket_asks_for_one_is_read_at_a_time_and_none_in_vain() {
+    let mut world = World::start();
+    world.send(1, "hi", None).await;
+    world.drain().await;
+    world.acks.lock().clear();
+    let before = world.log.reads.load(Ordering::Relaxed);
+    for _ in 0..50 {
+        world.join(0, None).await;
+        world.leave(0).await;
+    }
+    let ear = world.join(0, None).await;
+    world.join(0, Some(0)).await;
+    world.settle().await;
+    // Each read is counted twice: the first, which was under way, and the two of the stay that lasts.
+    let reads = world.log.reads.load(Ordering::Relaxed) - before;
+    assert_eq!(reads, 6);
+    let acks = world.acks.lock();
+    assert_eq!(acks.len(), 102);
+    let left = acks.iter().filter(|ack| ack["error"]["status"] == 409);
+    assert_eq!(left.count(), 50);
+    assert_eq!(ear.events("message_history").len(), 2);
 }

@@ -13,6 +13,7 @@ mod backup;
 mod bad_input;
 mod chat;
 mod chat_cluster;
+mod chat_hoard;
 mod chat_log;
 mod concurrency;
 mod contract_files;
