@@ -55,6 +55,9 @@ pub(crate) trait Outlet: Send + Sync {
     /// Whether the socket would take so many bytes now, or takes none at all because it is closed.
     fn has_room(&self, bytes: usize) -> bool;
 
+    /// Whether the socket is closed: it leaves its rooms, or has left them.
+    fn is_closed(&self) -> bool;
+
     /// Disconnects the socket: it did not get what it must get.
     fn end(&self);
 }

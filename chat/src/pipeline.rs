@@ -406,6 +406,12 @@ impl Pipeline {
     }
 
     fn join(&mut self, join: Join) {
+        // The end of a socket may be handled before what it asked last, on another thread: then nothing would take it out
+        // again. A socket is closed before its end is queued, so who is seen open here is still to be taken out.
+        if join.outlet.is_closed() {
+            (join.reply)(&Ack::Refused(Refusal::left()));
+            return;
+        }
         self.tickets += 1;
         let room = self.rooms.entry(join.room.clone()).or_insert_with(|| {
             self.ears.standing.open(&join.room);

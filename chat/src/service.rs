@@ -431,25 +431,17 @@ fn send_message(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)
 
 fn leave_room(event: Event, mut fields: Fields) -> Result<(), (Event, Refusal)> {
     let room = check!(event, joined_room(&event, &mut fields));
-    event.session.exit(&room);
-    let (context, session, socket) = (
-        event.context.clone(),
-        event.session.clone(),
-        event.socket.id,
-    );
-    let (answer, staying) = (event.reply(), room.clone());
-    let reply: Reply = Box::new(move |ack| {
-        if matches!(ack, Ack::Refused(_)) {
-            session.remain(&staying);
-        }
-        answer(ack);
-    });
-    let leave = Command::Leave {
-        room,
-        socket,
-        reply,
+    let context = event.context.clone();
+    // Only who has a place in the queue leaves: otherwise neither this nor the end of the socket would take it out.
+    let Ok(place) = context.queue.try_reserve() else {
+        return Err((event, Refusal::busy()));
     };
-    enqueue(&context.queue, leave);
+    event.session.exit(&room);
+    place.send(Command::Leave {
+        room,
+        socket: event.socket.id,
+        reply: event.reply(),
+    });
     Ok(())
 }
 
@@ -480,6 +472,10 @@ impl Outlet for SocketOutlet {
 
     fn has_room(&self, bytes: usize) -> bool {
         self.session.has_room(bytes)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.session.is_closed()
     }
 
     fn end(&self) {

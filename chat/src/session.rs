@@ -138,9 +138,12 @@ impl Session {
     /// Notes that the socket wishes to be in a room; answers the stay that this belongs to.
     ///
     /// # Errors
-    /// When it is in too many.
+    /// When it is in too many, or gone: then nothing would take it out again.
     pub(crate) fn enter(&self, room: &RoomId, limits: &ChatLimits) -> Result<u64, Refusal> {
         let mut tally = self.tally.lock();
+        if self.is_closed() {
+            return Err(Refusal::left());
+        }
         if let Some(stay) = tally.rooms.get_mut(room) {
             stay.asked += 1;
             return Ok(stay.number);
@@ -171,22 +174,6 @@ impl Session {
                 found.remove();
             }
         }
-    }
-
-    /// Notes that the socket is in a room after all: its leaving was refused.
-    pub(crate) fn remain(&self, room: &RoomId) {
-        let mut tally = self.tally.lock();
-        if self.closed.load(Ordering::SeqCst) {
-            return;
-        }
-        tally.stays += 1;
-        let number = tally.stays;
-        let stay = tally.rooms.entry(room.clone()).or_insert(Stay {
-            number,
-            asked: 0,
-            joined: false,
-        });
-        stay.joined = true;
     }
 
     pub(crate) fn is_in(&self, room: &RoomId) -> bool {
@@ -436,7 +423,15 @@ mod tests {
         assert!(session.is_in(&room), "one is not answered yet");
         session.entered(&room, stay, false);
         assert!(!session.is_in(&room));
-        session.remain(&room);
-        assert!(session.is_in(&room));
+    }
+
+    #[test]
+    fn who_is_gone_enters_no_room() {
+        let limits = ChatLimits::default();
+        let session = session(&limits);
+        let room = RoomId::parse("a").unwrap();
+        session.enter(&room, &limits).unwrap();
+        assert_eq!(session.close(), std::slice::from_ref(&room));
+        assert!(session.enter(&room, &limits).is_err() && !session.is_in(&room));
     }
 }

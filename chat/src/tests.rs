@@ -119,7 +119,11 @@ impl Outlet for Ear {
     }
 
     fn has_room(&self, _: usize) -> bool {
-        self.closed.load(Ordering::Relaxed) || !self.full.load(Ordering::Relaxed)
+        self.is_closed() || !self.full.load(Ordering::Relaxed)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     fn end(&self) {
@@ -664,4 +668,27 @@ async fn of_the_histories_that_a_socket_asks_for_one_is_read_at_a_time_and_none_
     let left = acks.iter().filter(|ack| ack["error"]["status"] == 409);
     assert_eq!(left.count(), 50);
     assert_eq!(ear.events("message_history").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_comes_after_the_end_of_its_socket_leaves_nobody_there() {
+    let mut world = World::start();
+    let ear = world.join(0, None).await;
+    world.settle().await;
+    world.acks.lock().clear();
+    world.ears.insert(1, Arc::default());
+    world.ears[&1].closed.store(true, Ordering::Relaxed);
+    let socket = *world.sids.entry(1).or_default();
+    let rooms = vec![room()];
+    world.queue(Command::Gone { socket, rooms }).await;
+    world.join(1, None).await;
+    world.settle().await;
+    assert_eq!(world.acks.lock()[0]["error"]["status"], 409);
+    assert!(ear.events("user_joined").is_empty());
+    world.join(2, None).await;
+    world.settle().await;
+    let members = world.acks.lock()[1]["members"].clone();
+    let names: Vec<&Json> = members.as_array().unwrap().iter().collect();
+    let names: Vec<&Json> = names.iter().map(|one| &one["username"]).collect();
+    assert_eq!(names, ["user0", "user2"]);
 }
