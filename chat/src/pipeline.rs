@@ -5,6 +5,7 @@
 //! that append is under way the next ones gather, so the group grows with the load and a lone message waits for nobody.
 
 mod cluster;
+mod leaving;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
@@ -33,6 +34,7 @@ use crate::{
     told::Told,
 };
 use cluster::{Cluster, Learnt, Sharing};
+use leaving::Leaving;
 
 /// Events taken at once.
 const TAKEN: usize = 1_024;
@@ -88,27 +90,29 @@ pub(crate) enum Purpose {
     Welcome(Welcome),
     /// What one who is behind lacks.
     Feed { after: u64 },
+    /// What a room lacks that one who leaves may have said something after.
+    Farewell { after: u64 },
 }
 
 impl Purpose {
     fn query(&self) -> HistoryQuery {
         match self {
             Self::Welcome(welcome) => welcoming(welcome.after),
-            Self::Feed { after } => page_after(*after),
+            Self::Feed { after } | Self::Farewell { after } => page_after(*after),
         }
     }
 
     fn wait(&self) -> Duration {
         match self {
             Self::Welcome(welcome) => welcome.wait,
-            Self::Feed { .. } => Duration::ZERO,
+            Self::Feed { .. } | Self::Farewell { .. } => Duration::ZERO,
         }
     }
 
     fn tell(&self, history: History) -> Told {
         match self {
             Self::Welcome(_) => Told::newest(history, HISTORY_BYTES),
-            Self::Feed { .. } => Told::whole(history),
+            Self::Feed { .. } | Self::Farewell { .. } => Told::whole(history),
         }
     }
 }
@@ -206,6 +210,7 @@ pub(crate) struct Pipeline {
     /// Where a history is on its way to a socket, and those it asked for since: one at a time is read.
     histories: HashMap<(RoomId, Sid), VecDeque<Asked>>,
     reads: Arc<Semaphore>,
+    leaving: Leaving,
     /// Messages handed to sockets since they were last counted.
     deliveries: u64,
     ears: Ears,
@@ -224,6 +229,7 @@ impl Pipeline {
             tickets: 0,
             histories: HashMap::new(),
             reads: Arc::new(Semaphore::new(READS)),
+            leaving: Leaving::default(),
             deliveries: 0,
             ears,
             cluster: Cluster::new(),
@@ -278,21 +284,21 @@ impl Pipeline {
                 } => {
                     self.release(|send| send.socket == socket);
                     self.flush().await;
-                    self.fill_now(&room).await;
-                    self.leave(&room, socket);
-                    self.reply_when_shared(&room, reply);
+                    self.begin_to_leave(room, socket, reply);
                 }
                 Command::Gone { socket, rooms } => {
                     self.release(|send| send.socket == socket);
                     self.flush().await;
                     for room in rooms {
                         self.leave(&room, socket);
+                        self.end_leaving(&room, socket);
                     }
                 }
                 Command::Learnt(learnt) => self.learnt(learnt),
                 Command::Drain(done) => {
                     self.release(|_| true);
                     self.flush().await;
+                    self.end_all_leaving();
                     let _ = done.send(());
                 }
                 Command::Stop => return true,
@@ -412,6 +418,7 @@ impl Pipeline {
             (join.reply)(&Ack::Refused(Refusal::left()));
             return;
         }
+        self.end_leaving(&join.room, join.socket);
         self.tickets += 1;
         let room = self.rooms.entry(join.room.clone()).or_insert_with(|| {
             self.ears.standing.open(&join.room);
@@ -512,6 +519,7 @@ impl Pipeline {
                 }
             }
             Purpose::Feed { .. } => self.feed(stay, outcome),
+            Purpose::Farewell { .. } => self.filled_for_leaving(stay, outcome),
         }
         self.note(&room);
     }

@@ -505,6 +505,12 @@ impl Room {
         }
     }
 
+    /// The ticket of a socket's stay.
+    pub(crate) fn ticket(&self, socket: Sid) -> Option<u64> {
+        let member = self.members.iter().find(|m| m.socket == socket);
+        member.map(|member| member.ticket)
+    }
+
     /// Whether a stay lasts.
     pub(crate) fn has(&self, socket: Sid, ticket: u64) -> bool {
         self.position(socket, ticket).is_some()

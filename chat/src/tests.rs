@@ -28,7 +28,7 @@ use crate::{
     pipeline::{Command, Join, Pipeline, Send, Tools},
     ports::{
         Appended, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery, Message,
-        NewMessage, NoBus, NoPresence, PresenceStore,
+        NewMessage, NoBus, NoPresence, PresenceStore, Sign,
     },
     room::{Room, Welcomed},
     room_id::RoomId,
@@ -44,6 +44,8 @@ struct SlowLog {
     broken: AtomicBool,
     /// Commits, and then cannot say so.
     mute: AtomicBool,
+    /// Whether reads wait until this is over.
+    stuck: AtomicBool,
 }
 
 impl SlowLog {
@@ -70,6 +72,9 @@ impl ChatLog for SlowLog {
     }
 
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
+        while self.stuck.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         self.dawdle(&self.broken).await?;
         let outcome = self.inner.read(room, query).await;
         self.dawdle(&self.broken).await?;
@@ -309,6 +314,17 @@ impl World {
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.drain().await;
         }
+    }
+
+    /// Lets time pass until something is so, and fails when it never is.
+    async fn wait(&self, so: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            if so(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("it did not come to be");
     }
 
     fn fill(&self, n: usize, full: bool) {
@@ -691,4 +707,83 @@ async fn a_join_that_comes_after_the_end_of_its_socket_leaves_nobody_there() {
     let names: Vec<&Json> = members.as_array().unwrap().iter().collect();
     let names: Vec<&Json> = names.iter().map(|one| &one["username"]).collect();
     assert_eq!(names, ["user0", "user2"]);
+}
+
+/// Two in the room, of whom the first has said something that comes after what nobody has heard of, and leaves. Reads of
+/// the log are stuck.
+async fn one_who_leaves_a_room_with_a_hole() -> (World, [Arc<Ear>; 2]) {
+    let mut world = World::start();
+    world.inbox.link(true);
+    let ears = [world.join(0, None).await, world.join(1, None).await];
+    world.settle().await;
+    world.log.stuck.store(true, Ordering::Relaxed);
+    world.acks.lock().clear();
+    world.append_elsewhere(2).await;
+    world.send(0, "bye", None).await;
+    world.leave(0).await;
+    world.wait(|world| world.acks.lock().len() == 1).await;
+    (world, ears)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_the_read_that_one_who_leaves_needs() {
+    let (world, [leaver, other]) = one_who_leaves_a_room_with_a_hole().await;
+    assert!(leaver.events("new_message").is_empty());
+    // All others are served, in this room as far as they can be.
+    world.inbox.sign(room(), Sign::Typing, user(5));
+    world.wait(|_| !other.events("typing").is_empty()).await;
+    let elsewhere = RoomId::parse("elsewhere").unwrap();
+    let send = Send {
+        room: elsewhere,
+        socket: world.sids[&1],
+        user: user(1),
+        text: "hi".to_owned(),
+        client_id: None,
+        reply: world.reply(),
+    };
+    world.queue(Command::Send(send)).await;
+    world.wait(|world| world.acks.lock().len() == 2).await;
+    assert!(other.events("user_left").is_empty());
+    world.log.stuck.store(false, Ordering::Relaxed);
+    world.settle().await;
+    assert_eq!(
+        (leaver.check_order(), other.check_order()),
+        (Some(3), Some(3))
+    );
+    assert_eq!(other.events("user_left").len(), 1);
+    assert_eq!(world.acks.lock().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_comes_back_before_they_were_out_stays() {
+    let (mut world, [_, other]) = one_who_leaves_a_room_with_a_hole().await;
+    let back = world.join(0, None).await;
+    // The leaving is answered at once, the joining when its history is there.
+    world.wait(|world| world.acks.lock().len() == 2).await;
+    world.leave(0).await;
+    let again = world.join(0, None).await;
+    world.log.stuck.store(false, Ordering::Relaxed);
+    world.settle().await;
+    assert!(back.check_order().is_none_or(|last| last == 3));
+    assert_eq!(seqs(&again.events("message_history")[0]), [1, 2, 3]);
+    world.send(1, "welcome", None).await;
+    world.settle().await;
+    assert_eq!(
+        (again.check_order(), other.check_order()),
+        (Some(4), Some(4))
+    );
+    // Each was answered once: said, left twice, joined in vain, joined, said.
+    assert_eq!(world.acks.lock().len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_while_they_leave_is_out_at_once() {
+    let (world, [_, other]) = one_who_leaves_a_room_with_a_hole().await;
+    let (socket, rooms) = (world.sids[&0], vec![room()]);
+    world.queue(Command::Gone { socket, rooms }).await;
+    world.wait(|_| other.events("user_left").len() == 1).await;
+    world.log.stuck.store(false, Ordering::Relaxed);
+    world.settle().await;
+    assert_eq!(other.check_order(), Some(3));
+    assert_eq!(other.events("user_left").len(), 1);
 }

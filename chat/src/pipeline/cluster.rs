@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Command, PAGE, Pipeline, page_after};
+use super::{Command, Pipeline, page_after};
 use crate::{
     frame::Frame,
     inbox::{Heard, Link},
@@ -292,24 +292,6 @@ impl Pipeline {
                 let hole = Learnt::Hole { room, outcome };
                 let _ = queue.send(Command::Learnt(hole)).await;
             });
-        }
-    }
-
-    /// Closes a room's hole at once, for one who leaves.
-    pub(super) async fn fill_now(&mut self, id: &RoomId) {
-        while let Some(room) = self.rooms.get(id).filter(|room| room.has_hole())
-            && let Some(after) = room.cursor()
-        {
-            let Ok(history) = self.tools.log.read(id, page_after(after)).await else {
-                return;
-            };
-            let complete = history.messages.len() < PAGE;
-            for message in history.messages {
-                self.deliver(&Arc::new(Frame::new(message)));
-            }
-            if complete {
-                return;
-            }
         }
     }
 

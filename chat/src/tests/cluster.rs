@@ -1,7 +1,7 @@
 //! What is heard of other instances, and what is made of it when nothing is.
 
 use super::*;
-use crate::ports::{PresenceError, RoomPeople, Sign};
+use crate::ports::{PresenceError, RoomPeople};
 
 /// A store of presence that says what it is told to.
 #[derive(Default)]
