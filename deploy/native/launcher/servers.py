@@ -151,7 +151,8 @@ def redis(stack, instance, environment):
     fixed = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--daemonize", "no"]
     return {
         "command": [install.find("redis-server"), *arguments, *fixed],
-        "environment": environment,
+        # Redis compares texts in scripts by its locale, and its image has none.
+        "environment": {**environment, "LC_ALL": "C"},
         "folder": folder,
     }
 

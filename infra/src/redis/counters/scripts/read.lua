@@ -17,13 +17,24 @@ end
 local stamp = current .. ':' .. state[1] .. ':' .. state[2]
 local places = stamp ~= ARGV[1] and redis.call('HGETALL', base .. 'state')
 
+-- Whether a text comes before another byte by byte, as the server orders members. `<` goes by the server's locale.
+local function precedes(one, other)
+    for i = 1, math.min(#one, #other) do
+        local mine, theirs = string.byte(one, i), string.byte(other, i)
+        if mine ~= theirs then
+            return mine < theirs
+        end
+    end
+    return #one < #other
+end
+
 -- The index of the first post behind a score and an id, in descending order.
 local function behind(rank, id)
     local low = redis.call('ZCOUNT', trending, '(' .. rank, '+inf')
     local high = redis.call('ZCOUNT', trending, rank, '+inf')
     while low < high do
         local middle = math.floor((low + high) / 2)
-        if redis.call('ZREVRANGE', trending, middle, middle)[1] < id then
+        if precedes(redis.call('ZREVRANGE', trending, middle, middle)[1], id) then
             high = middle
         else
             low = middle + 1
