@@ -29,7 +29,7 @@ use crate::{
         Appended, ChatBus, ChatLog, ChatLogError, ChatUser, Direction, History, HistoryQuery,
         NewMessage, PresenceStore,
     },
-    room::{Next, Room, Welcomed},
+    room::{Next, Room, Wait, Welcomed},
     room_id::RoomId,
     told::Told,
 };
@@ -46,9 +46,6 @@ const RECOVERY: usize = 1_000;
 const PAGE: usize = 200;
 /// Reads for sockets at once, until what was read has been handed on: each may hold a few megabytes.
 const READS: usize = 16;
-/// How long a history waits for room in a socket that is full, at first and at most.
-const FIRST_WAIT: Duration = Duration::from_millis(25);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How often those behind, and holes, are looked at.
 const TICK: Duration = Duration::from_millis(25);
 /// How often the log is asked for rooms of which nothing may have been heard.
@@ -80,8 +77,8 @@ pub(crate) struct Welcome {
     reply: Reply,
     /// Where it ended when it was read before, and was older than what they had seen.
     ended: Option<u64>,
-    /// How long it waits before it is read, because the socket had no room for it.
-    wait: Duration,
+    /// What it waits for before it is read anew, because the socket had no room for it.
+    wait: Option<Wait>,
 }
 
 /// What a read of the log was for.
@@ -102,10 +99,11 @@ impl Purpose {
         }
     }
 
-    fn wait(&self) -> Duration {
+    /// What is to be waited for before it is read.
+    fn take_wait(&mut self) -> Option<Wait> {
         match self {
-            Self::Welcome(welcome) => welcome.wait,
-            Self::Feed { .. } | Self::Farewell { .. } => Duration::ZERO,
+            Self::Welcome(welcome) => welcome.wait.take(),
+            Self::Feed { .. } | Self::Farewell { .. } => None,
         }
     }
 
@@ -432,7 +430,7 @@ impl Pipeline {
                 after: join.after,
                 reply: join.reply,
                 ended: None,
-                wait: Duration::ZERO,
+                wait: None,
             },
             sharing: news.then(|| self.cluster.share_soon(&join.room)),
         };
@@ -472,7 +470,7 @@ impl Pipeline {
     }
 
     /// Reads the log beside the pipeline; the outcome comes back as a command, not before what it waits for.
-    fn read(&self, stay: Staying, purpose: Purpose, sharing: Option<Sharing>) {
+    fn read(&self, stay: Staying, mut purpose: Purpose, sharing: Option<Sharing>) {
         let (log, queue) = (self.tools.log.clone(), self.tools.queue.clone());
         let reads = self.reads.clone();
         tokio::spawn(async move {
@@ -480,7 +478,10 @@ impl Pipeline {
             if let Some(sharing) = sharing {
                 sharing.done().await;
             }
-            tokio::time::sleep(purpose.wait()).await;
+            // Only then: what a full socket asked for must not keep the log busy.
+            if let Some(wait) = purpose.take_wait() {
+                wait.done().await;
+            }
             // It is never closed.
             let permit = reads.acquire_owned().await.ok();
             let history = read_or_start_afresh(&*log, &stay.room, purpose.query()).await;
@@ -567,18 +568,18 @@ impl Pipeline {
         let welcomed = room.welcome(stay.socket, stay.ticket, told, answer, now);
         match (welcomed, reply) {
             (Welcomed::Done(next), _) => self.go_on(stay, next),
-            (Welcomed::Full, Some(reply)) => {
+            (Welcomed::Full(wait), Some(reply)) => {
                 let again = Welcome {
                     after,
                     reply,
                     ended: welcome.ended,
-                    wait: (welcome.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT),
+                    wait: Some(wait),
                 };
                 self.read(stay, Purpose::Welcome(again), None);
                 return false;
             }
             (Welcomed::Left, Some(reply)) => reply(&Ack::Refused(Refusal::left())),
-            (Welcomed::Full | Welcomed::Left, None) => {}
+            (Welcomed::Full(_) | Welcomed::Left, None) => {}
         }
         true
     }

@@ -103,13 +103,29 @@ pub(crate) enum Next {
     Read { after: u64 },
 }
 
+/// The wait until a socket has room for something.
+pub(crate) struct Wait {
+    outlet: Arc<dyn Outlet>,
+    bytes: usize,
+}
+
+impl Wait {
+    /// Ends when there is room, or when the socket is closed. Nothing says when that is, so it is looked at now and then.
+    pub(crate) async fn done(self) {
+        let mut pause = FIRST_PAUSE;
+        while !self.outlet.has_room(self.bytes) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
 /// What became of a history.
-#[derive(Debug)]
 pub(crate) enum Welcomed {
     /// It went out; what the member needs then.
     Done(Next),
     /// The socket has no room for it now: nothing was done.
-    Full,
+    Full(Wait),
     /// The stay has ended meanwhile.
     Left,
 }
@@ -231,8 +247,10 @@ impl Room {
         };
         let continues = self.top_up(index, &mut told);
         let shown = told.body();
-        if !self.members[index].outlet.has_room(shown.get().len()) {
-            return Welcomed::Full;
+        let (outlet, bytes) = (&self.members[index].outlet, shown.get().len());
+        if !outlet.has_room(bytes) {
+            let outlet = outlet.clone();
+            return Welcomed::Full(Wait { outlet, bytes });
         }
         self.cursor.get_or_insert(told.last_seq);
         if !continues {
