@@ -16,6 +16,11 @@ class Parsing(unittest.TestCase):
         text = 'a:\n  b: "x # y"  # comment\n  c:\n    - 1:2\n    - z\nd: [ "p, q", r ]\ne:\n'
         self.assertEqual(compose.parse(text), {"a": {"b": "x # y", "c": ["1:2", "z"]}, "d": ["p, q", "r"], "e": None})
 
+    def test_a_list_of_maps(self):
+        text = "a:\n  - b: 1\n    c:\n      - d\n  - b: 2\n  - e/f:g\nh: 3\n"
+        maps = [{"b": "1", "c": ["d"]}, {"b": "2"}, "e/f:g"]
+        self.assertEqual(compose.parse(text), {"a": maps, "h": "3"})
+
     def test_what_a_merge_brings_is_overridden_by_what_stands_there(self):
         text = "x: &x\n  a: 1\n  b: 2\ny:\n  a: 3\n  <<: *x\nz: *x\n"
         self.assertEqual(compose.parse(text)["y"], {"a": "3", "b": "2"})

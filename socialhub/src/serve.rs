@@ -23,6 +23,7 @@ const OPERATIONS_CONNECTIONS: usize = 64;
 /// A line for the operator: what cannot be started and why.
 pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     let metrics = telemetry::start_metrics()?;
+    warn_of_public_secrets(&config);
     let program = wire::start(&config, &roles, metrics).await?;
     let stop = CancellationToken::new();
     let serving = TaskTracker::new();
@@ -75,8 +76,32 @@ pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     Ok(())
 }
 
+/// What the development secrets begin with, which stand in the repository for everybody to read.
+const PUBLIC_SECRET: &str = "for-development-only";
+
+fn warn_of_public_secrets(config: &Config) {
+    let secrets = [
+        ("JWT_SECRET", &config.jwt_secret),
+        ("GATEWAY_SECRET", &config.gateway_secret),
+        ("OPERATOR_TOKEN", &config.operator_token),
+    ];
+    for (name, secret) in secrets {
+        if secret
+            .as_ref()
+            .is_some_and(|secret| secret.starts_with(PUBLIC_SECRET))
+        {
+            tracing::warn!(
+                "{name} is the public one for development: whoever knows it can be anybody; set another before anything but a laptop"
+            );
+        }
+    }
+}
+
 /// A signal that was meant: shells and supervisors often send the first one twice, to the process and to its group.
-async fn second_signal() -> Result<(), String> {
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub async fn second_signal() -> Result<(), String> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     wait_for_signal().await
 }

@@ -35,7 +35,13 @@ class _Parser:
     def sequence(self, indent):
         items = []
         while self.here(indent) and self.lines[self.at][1].startswith("- "):
-            items.append(self.scalar(self.lines[self.at][1][2:].strip()))
+            item, number = self.lines[self.at][1][2:].strip(), self.lines[self.at][2]
+            if KEY.match(item):
+                # A map, whose other keys stand below its first.
+                self.lines[self.at] = (indent + 2, item, number)
+                items.append(self.mapping(indent + 2))
+                continue
+            items.append(self.scalar(item))
             self.at += 1
         return items
 

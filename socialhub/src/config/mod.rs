@@ -259,6 +259,9 @@ impl Secrets {
         if short(&secrets.jwt, 32) {
             return Err(bad("JWT_SECRET", "must have at least 32 bytes"));
         }
+        if short(&secrets.gateway, 16) {
+            return Err(bad("GATEWAY_SECRET", "must have at least 16 bytes"));
+        }
         if short(&secrets.operator, 16) {
             return Err(bad("OPERATOR_TOKEN", "must have at least 16 bytes"));
         }
@@ -399,6 +402,11 @@ mod tests {
             ..Settings::default()
         };
         assert!(refused(guessable).starts_with("OPERATOR_TOKEN: "));
+        let open = Settings {
+            gateway_secret: Some("fifteen letters".into()),
+            ..Settings::default()
+        };
+        assert!(refused(open).starts_with("GATEWAY_SECRET: "));
         let origin = Settings {
             cors_origins: Some(vec!["localhost".into()]),
             ..Settings::default()

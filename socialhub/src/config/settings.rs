@@ -183,7 +183,7 @@ pub struct Settings {
     #[arg(long, env = "OPERATOR_TOKEN_FILE", global = true, value_name = "FILE")]
     pub operator_token_file: Option<PathBuf>,
 
-    /// What the gateway proves itself with, so that its word about who asks is believed
+    /// What the gateway proves itself with, at least 16 bytes, so that its word about who asks is believed
     #[arg(
         long,
         env = "GATEWAY_SECRET",

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{past::SqlitePast, sealed, text};
 use crate::{
     config::{Config, Profile},
-    serve::wait_for_signal,
+    serve::{second_signal, wait_for_signal},
 };
 
 /// Runs a command of `socialhub replay`, beside running processes or without any.
@@ -28,7 +28,7 @@ pub async fn replay(config: Config, options: Options) -> Result<ExitCode, String
             interrupted.cancel();
         }
         // Whoever says it again does not want to wait for anything: as if killed, which every command can bear.
-        if wait_for_signal().await.is_ok() {
+        if second_signal().await.is_ok() {
             std::process::exit(130);
         }
     });

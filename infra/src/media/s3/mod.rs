@@ -113,7 +113,10 @@ fn store(address: &Address) -> Result<AmazonS3, OpenMediaError> {
     }
     if let Some(region) = address.setting("region") {
         builder = builder.with_region(region);
-    } else if std::env::var_os("AWS_REGION").is_none() {
+    } else if ["AWS_REGION", "AWS_DEFAULT_REGION"]
+        .iter()
+        .all(|name| std::env::var_os(name).is_none())
+    {
         builder = builder.with_region(REGION);
     }
     // A body may take as long as its reader does: only silence is limited.
