@@ -150,10 +150,17 @@ impl Wanted {
                 wanted.position
             ));
         }
+        if found.erased != wanted.erased {
+            return Some(format!(
+                "was built before the erasure at position {} was complete, and shows what is gone since: remove it, then \
+                 build it again",
+                wanted.erased
+            ));
+        }
         (found.erased != self.last_erasure).then(|| {
             format!(
-                "was built before the erasure at position {} was complete, and shows what is gone since, or is about to be: \
-                 remove it, and build it again when that erasure is complete",
+                "may show somebody whose erasure at position {} is under way: remove it, and build it again when that is \
+                 complete",
                 self.last_erasure
             )
         })

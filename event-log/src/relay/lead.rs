@@ -363,7 +363,9 @@ impl Reader {
             let wanted = PIECE.min(self.batch - events.len());
             let piece = self.log.read_all(after, wanted).await?;
             // What is missing between two pieces the next read finds missing at its beginning.
-            let follows = piece.first().is_none_or(|first| first.position == after + 1);
+            let follows = piece
+                .first()
+                .is_none_or(|first| first.position == after + 1);
             if !(follows || events.is_empty()) {
                 break;
             }
