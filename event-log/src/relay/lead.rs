@@ -31,7 +31,7 @@ const ENCODE_APART: usize = 64;
 /// About how much of the log a transaction holds at most.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// How many events are asked for at once: few enough that the longest of posts come within a query's time.
-const PIECE: usize = 250;
+const PIECE: usize = 500;
 
 /// Why publishing ended. Before it goes on, the ends of the partitions are looked at again.
 enum Trouble {
