@@ -19,6 +19,7 @@ pub mod memory;
 pub mod memory_relay;
 pub mod port;
 pub mod processes;
+pub mod reading;
 pub mod relay;
 pub mod relay_store;
 pub mod sealing;
@@ -41,6 +42,7 @@ pub use memory::MemoryEventLog;
 pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
 pub use processes::{HeardOf, MemoryProcessReports, PartReport, ProcessReport, ProcessReports};
+pub use reading::{CHUNK_BYTES, READ_LIMIT, read_bounded};
 pub use relay::{
     Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,
     RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, divided_anew, rewind,

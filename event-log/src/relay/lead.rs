@@ -13,6 +13,7 @@ use crate::{
     event::{Position, RecordedEvent},
     frontier::Frontier,
     port::{EventLog, LogError},
+    reading::read_bounded,
     relay::{
         Ended, Gather, Relay, RelayState,
         align::{Misaligned, align, check_log},
@@ -28,10 +29,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(2);
 /// From here on encoding would hold up the async threads noticeably.
 const ENCODE_APART: usize = 64;
-/// About how much of the log a transaction holds at most.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// How many events are asked for at once: few enough that the longest of posts come within a query's time.
-const PIECE: usize = 500;
 
 /// Why publishing ended. Before it goes on, the ends of the partitions are looked at again.
 enum Trouble {
@@ -353,35 +350,9 @@ impl Reader {
         }
     }
 
-    /// The next events, as many as a transaction may hold. Read in pieces: a backlog of long posts must neither be in memory
-    /// several times over, nor take the log longer than a query may.
-    async fn read_events(&self) -> Result<Vec<RecordedEvent>, LogError> {
-        let mut events: Vec<RecordedEvent> = Vec::new();
-        let mut bytes = 0;
-        while events.len() < self.batch && bytes < BATCH_BYTES {
-            let after = events.last().map_or(self.after, |event| event.position);
-            let wanted = PIECE.min(self.batch - events.len());
-            let piece = self.log.read_all(after, wanted).await?;
-            // What is missing between two pieces the next read finds missing at its beginning.
-            let follows = piece
-                .first()
-                .is_none_or(|first| first.position == after + 1);
-            if !(follows || events.is_empty()) {
-                break;
-            }
-            let is_last = piece.len() < wanted;
-            bytes += piece.iter().map(|event| event.payload.len()).sum::<usize>();
-            events.extend(piece);
-            if is_last {
-                break;
-            }
-        }
-        Ok(events)
-    }
-
     /// The next events, encoded; none at the log's end.
     async fn read(&mut self) -> Result<Option<Batch>, LogError> {
-        let events = self.read_events().await?;
+        let events = read_bounded(&*self.log, self.after, self.batch).await?;
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             let head = self.log.head().await?;
             if head < self.after {

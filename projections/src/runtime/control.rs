@@ -1,10 +1,6 @@
 //! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
 
-use std::{
-    marker::PhantomData,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
@@ -12,13 +8,14 @@ use socialhub_event_log::{EventLog, FrontierReader, Position};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    projection::{Projected, Projection},
+    projection::Projection,
     runtime::{
         check::{VerifyReport, verify},
         generations::{Generation, GenerationState, Generations, WriteMode},
         rebuild::{Filler, Filling, Progress, RebuildError, fill, prune},
         repair::Repair,
         tail::read_chunk,
+        writer::project,
     },
     status::reached,
     store::{GenerationId, ModelName, ParkedLetter, ReadModelStore, StoreError},
@@ -197,13 +194,8 @@ async fn retry<P: Projection>(
         .first()
         .filter(|record| record.position == position)
         .ok_or_else(|| rejected("the log has no event there"))?;
-    let event = record
-        .event
-        .as_ref()
-        .map_err(|undecodable| rejected(&undecodable.reason))?;
-    let project = AssertUnwindSafe(|| P::project(position, event));
-    let changes = catch_unwind(project).map_err(|_| rejected("the projection panicked"))?;
-    Ok(store.apply_parked(Projected { position, changes }).await?)
+    let projected = project::<P>(record).map_err(|unfit| rejected(&unfit.to_string()))?;
+    Ok(store.apply_parked(projected).await?)
 }
 
 #[async_trait]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use socialhub_domain::{Clock, Timestamp};
-use socialhub_event_log::{LogError, Position};
+use socialhub_event_log::{LogError, Position, READ_LIMIT};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use crate::{
     runtime::{
         generations::{Generations, WriteMode},
         live::{End, ProjectorTask, spawn, store_failed, until_next},
-        tail::{Backoff, Chunk, LogTail, READ_LIMIT, read_chunk},
+        tail::{Backoff, Chunk, LogTail, read_chunk},
         writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
     status::{ModelPosition, ProjectionStatus},

@@ -180,10 +180,7 @@ impl<P: Projection> Repair<P> {
         parked_then: &BTreeSet<Position>,
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
-        let checkpoints = current(&self.generations.list().await?)?
-            .checkpoints
-            .clone();
-        let handled = Handled::by(P::NAME, &checkpoints, self.frontier.as_ref()).await?;
+        let handled = self.handled().await?;
         let parked = self.parked().await?;
         if !parked.range(..=place).eq(parked_then.range(..=place)) {
             return Err(changed::<P>("parked events were retried or discarded"));
@@ -232,10 +229,7 @@ impl<P: Projection> Repair<P> {
 
     async fn refuse_spread(&self) -> Result<(), RebuildError> {
         let place = self.place().await?;
-        let checkpoints = current(&self.generations.list().await?)?
-            .checkpoints
-            .clone();
-        let handled = Handled::by(P::NAME, &checkpoints, self.frontier.as_ref()).await?;
+        let handled = self.handled().await?;
         if handled.last().saturating_sub(place) > SPREAD {
             return Err(beyond::<P>(&format!(
                 "one of its partitions is at position {place}, another at {}: repair it when the slower one has come on",
@@ -256,6 +250,13 @@ impl<P: Projection> Repair<P> {
                 Ok(reached(&generation.checkpoints, P::TOPICS, &frontier))
             }
         }
+    }
+
+    /// What the repaired generation has handled, event by event.
+    async fn handled(&self) -> Result<Handled, RebuildError> {
+        let existing = self.generations.list().await?;
+        let checkpoints = &current(&existing)?.checkpoints;
+        Ok(Handled::by(P::NAME, checkpoints, self.frontier.as_ref()).await?)
     }
 
     async fn parked(&self) -> Result<BTreeSet<Position>, RebuildError> {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use socialhub_event_log::{EventLog, LogError, Position, RecordedEvent};
+use socialhub_event_log::{EventLog, LogError, Position, READ_LIMIT, RecordedEvent, read_bounded};
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -19,13 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::record::PublicRecord;
 
-/// How many events one read brings.
-pub const READ_LIMIT: usize = 1024;
-/// How many bytes of payloads a chunk holds, as far as that can be told before it is read: what a rebuild has in memory at
-/// a time does not grow with the length of what people write.
-pub const CHUNK_BYTES: usize = 8 << 20;
-/// How many events one read brings at most of which it is not known how long they are.
-const UNSEEN: usize = 4 * READ_LIMIT;
 /// How many reads the tail remembers for followers that are a little behind.
 const REMEMBERED: usize = 32;
 /// How many chunks a follower has decoded ahead of its writer.
@@ -64,7 +57,7 @@ impl Chunk {
     }
 }
 
-/// Reads and decodes the next events of the log, at most so many and no more than [`CHUNK_BYTES`] or so; an empty chunk at
+/// Reads and decodes the next events of the log, at most so many and no more than [`socialhub_event_log::CHUNK_BYTES`] or so; an empty chunk at
 /// its end.
 ///
 /// # Errors
@@ -74,7 +67,7 @@ pub async fn read_chunk(
     after: Position,
     limit: usize,
 ) -> Result<Chunk, LogError> {
-    let events = read_events(log, after, limit).await?;
+    let events = read_bounded(&**log, after, limit).await?;
     let records = if events.len() < DECODE_APART {
         decode(&events)
     } else {
@@ -83,29 +76,6 @@ pub async fn read_chunk(
             .map_err(|_| LogError::Unavailable("the program is closing".to_owned()))?
     };
     Ok(Chunk { records, from: 0 })
-}
-
-/// Reads little first, then as much as those were long.
-async fn read_events(
-    log: &Arc<dyn EventLog>,
-    after: Position,
-    limit: usize,
-) -> Result<Vec<RecordedEvent>, LogError> {
-    let mut wanted = limit.min(READ_LIMIT);
-    let mut events = log.read_all(after, wanted).await?;
-    let mut bytes: usize = events.iter().map(|event| event.payload.len()).sum();
-    let mut came = events.len();
-    while came == wanted && events.len() < limit && bytes < CHUNK_BYTES {
-        let Some(last) = events.last() else { break };
-        let average = (bytes / events.len()).max(1);
-        let room = ((CHUNK_BYTES - bytes) / average).max(1);
-        wanted = room.min(limit - events.len()).min(UNSEEN);
-        let more = log.read_all(last.position, wanted).await?;
-        bytes += more.iter().map(|event| event.payload.len()).sum::<usize>();
-        came = more.len();
-        events.extend(more);
-    }
-    Ok(events)
 }
 
 fn decode(events: &[RecordedEvent]) -> Arc<[PublicRecord]> {
@@ -282,7 +252,7 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use socialhub_domain::{PostId, StreamId, Timestamp, UserId, event::PostDeleted, testing::id};
-    use socialhub_event_log::{Append, MemoryEventLog, Metadata, NewEvent};
+    use socialhub_event_log::{Append, CHUNK_BYTES, MemoryEventLog, Metadata, NewEvent};
 
     use super::*;
 

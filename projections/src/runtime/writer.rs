@@ -332,7 +332,7 @@ impl<P: Projection> BatchWriter<P> {
             };
             let outcome = match self.prepare(part, *last) {
                 Ok(prepared) => self.apply(prepared, parked, observer).await?,
-                Err(Panicked) => Outcome::Rejected("the projection panicked".to_owned()),
+                Err(Panicked) => Outcome::Rejected(Unfit::Panicked.to_string()),
             };
             match outcome {
                 Outcome::Written => retry.reset(),
@@ -432,6 +432,9 @@ impl<P: Projection> BatchWriter<P> {
             };
             let first = waiting.iter().filter(is_first);
             let released: HashSet<SequenceKey> = first.map(|(key, _)| key.clone()).collect();
+            if released.is_empty() {
+                return Ok(());
+            }
             waiting.retain(|(sequence, _)| released.contains(sequence));
             for (_, letter) in waiting {
                 self.store.apply_parked(letter).await?;
@@ -548,12 +551,16 @@ fn is_erasure(record: &PublicRecord) -> bool {
 struct Panicked;
 
 /// Why an event has no changes.
-enum Unfit {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error("{0}")]
     Unreadable(String),
+    #[error("the projection panicked")]
     Panicked,
 }
 
-fn project<P: Projection>(record: &PublicRecord) -> Result<Projected<P::Change>, Unfit> {
+/// What a record changes in a model.
+pub(super) fn project<P: Projection>(record: &PublicRecord) -> Result<Projected<P::Change>, Unfit> {
     let position = record.position;
     let event = record
         .event
