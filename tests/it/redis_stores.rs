@@ -36,7 +36,11 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
-    support::{eventually, servers::redis_url},
+    support::{
+        eventually,
+        proxy::{Proxy, host_of},
+        servers::redis_url,
+    },
 };
 use uuid::Uuid;
 
@@ -331,6 +335,14 @@ async fn is_half_written(place: &Place) -> bool {
         == 1
 }
 
+/// In bytes: far less than what is said to all parts of the batch below, and more than openings differ by.
+const A_FEW_ANSWERS: u64 = 100;
+
+fn through(place: &Place, proxy: &Proxy) -> Arc<RedisGenerations> {
+    let url = place.url.replace(host_of(&place.url), &proxy.address());
+    generations_at(&url, &place.prefix)
+}
+
 /// The process ends in the middle of a batch: its successor starts it again and nothing counts twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_was_cut_off_is_ended_by_the_next_writer() {
@@ -341,18 +353,13 @@ async fn a_batch_that_was_cut_off_is_ended_by_the_next_writer() {
     let log = history(4, 90_000);
     let store = open_current(&generations).await;
     write_up_to(&store, &source, &log[..1_000]).await;
-    let next = batch(&source, 1_000, &log[1_000..]);
-    let writing = tokio::spawn(async move { store.apply(next).await });
-    eventually("a batch is half written", || async {
-        is_half_written(&place).await.then_some(())
-    })
-    .await;
-    // No part goes in any more, as if its writer had ended.
-    let stopped = "redis.call('SET', KEYS[1] .. ':fence', 'x 1') return 1";
-    ask(&place, stopped).await;
-    let cut = writing.await.unwrap();
+    // No answer comes any more after a few of the parts, as if the writer had ended there.
+    let opened = Proxy::to(&place.url, u64::MAX).await;
+    drop(open_current(&through(&place, &opened)).await);
+    let cut_off = Proxy::to(&place.url, opened.carried() + A_FEW_ANSWERS).await;
+    let writer = open_current(&through(&place, &cut_off)).await;
+    let cut = writer.apply(batch(&source, 1_000, &log[1_000..])).await;
     assert!(matches!(cut, Err(StoreError::Unavailable(_))), "{cut:?}");
-    ask(&place, "return redis.call('DEL', KEYS[1] .. ':fence')").await;
 
     assert!(is_half_written(&place).await);
     let found = generations.current_checkpoints().await.unwrap();
