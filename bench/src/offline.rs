@@ -33,7 +33,7 @@ use socialhub_infra::{
 use socialhub_projections::{
     GenerationId, ModelName,
     runtime::{
-        LogTail, ProjectorTask,
+        LogTail, Pace, ProjectorTask,
         rebuild::{Progress, rebuild},
     },
 };
@@ -270,7 +270,7 @@ async fn rebuild_all(log: &Arc<dyn EventLog>, folder: &Path) -> Result<(), Bench
         fillings.push(model.begin_rebuild(log).await.map_err(usage)?);
     }
     let stop = CancellationToken::new();
-    for (_, outcome) in rebuild(log, fillings, Arc::new(Silent), stop).await {
+    for (_, outcome) in rebuild(log, fillings, Pace::Full, Arc::new(Silent), stop).await {
         let report = outcome.map_err(usage)?;
         if report.parked > 0 {
             return Err(usage(format!("{} events were parked", report.parked)));

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ReplayError, ReplayTarget, Selection, Verdict, progress,
-    rebuild::{Outcomes, report, verdict},
+    rebuild::{Outcomes, Room, report, verdict},
     show,
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct RollbackOptions {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    room: Room,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -49,7 +51,16 @@ pub(crate) async fn roll_back(
             Err(error) => outcomes.push((model.name(), Err(error))),
         }
     }
-    outcomes.extend(rebuild(&target.log, fillings, progress::suitable(), stop).await);
+    outcomes.extend(
+        rebuild(
+            &target.log,
+            fillings,
+            options.room.pace(),
+            progress::suitable(),
+            stop,
+        )
+        .await,
+    );
     report(&outcomes, options.json, out)?;
     Ok(verdict(&outcomes))
 }

@@ -5,7 +5,7 @@ use std::{io::Write, time::Instant};
 use clap::Args;
 use socialhub_projections::{
     ModelName,
-    runtime::{Filling, RebuildError, RebuildReport, rebuild::rebuild},
+    runtime::{Filling, Pace, RebuildError, RebuildReport, rebuild::rebuild},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +16,28 @@ use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, progress, sho
 pub(crate) struct Options {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    room: Room,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How much room is made for commands.
+#[derive(Debug, Args)]
+pub(crate) struct Room {
+    /// Do not rest while others write the log: faster, and commands wait longer meanwhile
+    #[arg(long)]
+    full_speed: bool,
+}
+
+impl Room {
+    pub(crate) fn pace(&self) -> Pace {
+        match self.full_speed {
+            true => Pace::Full,
+            false => Pace::Gentle,
+        }
+    }
 }
 
 pub(crate) type Outcomes = Vec<(ModelName, Result<RebuildReport, RebuildError>)>;
@@ -37,7 +56,16 @@ pub(crate) async fn run(
         }
     }
     let started = Instant::now();
-    outcomes.extend(rebuild(&target.log, fillings, progress::suitable(), stop).await);
+    outcomes.extend(
+        rebuild(
+            &target.log,
+            fillings,
+            options.room.pace(),
+            progress::suitable(),
+            stop,
+        )
+        .await,
+    );
     report(&outcomes, options.json, out)?;
     if !options.json && outcomes.len() > 1 {
         let seconds = started.elapsed().as_secs_f64();
@@ -99,6 +127,13 @@ fn say(report: &RebuildReport, out: &mut (dyn Write + Send)) -> Result<(), Repla
         report.parked,
         report.replaced,
     )?;
+    if report.rested_seconds >= 1.0 {
+        writeln!(
+            out,
+            "{}: rested for {:.0} s of these, to make room for commands; --full-speed does not.",
+            report.model, report.rested_seconds
+        )?;
+    }
     for dropped in &report.dropped {
         writeln!(out, "{}: generation {dropped} was removed.", report.model)?;
     }

@@ -28,7 +28,9 @@ use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold, FeedReader},
     page::PageStart,
     projection::Projected,
-    runtime::{Filling, Generations, LogTail, Progress, Projector, WriteMode, rebuild::rebuild},
+    runtime::{
+        Filling, Generations, LogTail, Pace, Progress, Projector, WriteMode, rebuild::rebuild,
+    },
     source_position,
     store::WriteBatch,
     verify::{ModelFold, ModelRow},
@@ -509,7 +511,7 @@ impl Progress for Quiet {
 
 async fn finish(log: &Arc<dyn EventLog>, filling: Box<dyn Filling>) -> GenerationId {
     let stop = CancellationToken::new();
-    let mut outcomes = rebuild(log, vec![filling], Arc::new(Quiet), stop).await;
+    let mut outcomes = rebuild(log, vec![filling], Pace::Gentle, Arc::new(Quiet), stop).await;
     outcomes.pop().unwrap().1.unwrap().generation
 }
 

@@ -30,7 +30,7 @@ use socialhub_projections::{
     record::SequenceKey,
     runtime::{
         Claim, Control, Fence, Filler, Filling, Generation, GenerationState, Generations, LogTail,
-        ModelControl, Progress, Projector, ProjectorTask, RebuildError, Snapshot, WriteMode,
+        ModelControl, Pace, Progress, Projector, ProjectorTask, RebuildError, Snapshot, WriteMode,
         rebuild::rebuild,
     },
     store::WriteBatch,
@@ -328,7 +328,14 @@ impl World {
 
     async fn finish(&self, filling: Box<dyn Filling>) -> Result<(), RebuildError> {
         let stop = CancellationToken::new();
-        let mut outcomes = rebuild(&self.log, vec![filling], Arc::new(Quiet), stop).await;
+        let mut outcomes = rebuild(
+            &self.log,
+            vec![filling],
+            Pace::Gentle,
+            Arc::new(Quiet),
+            stop,
+        )
+        .await;
         outcomes.pop().unwrap().1.map(|_| ())
     }
 

@@ -14,6 +14,7 @@ pub mod generations;
 mod handled;
 mod letter;
 mod live;
+pub mod pace;
 mod partition;
 pub mod partitions;
 pub mod projector;
@@ -30,6 +31,7 @@ pub use generations::{
     Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
 };
 pub use live::ProjectorTask;
+pub use pace::{Pace, Pacer};
 pub use partitions::PartitionProjector;
 pub use projector::Projector;
 pub use rebuild::{Filler, Filling, Progress, RebuildError, RebuildReport};

@@ -21,6 +21,7 @@ use crate::{
     runtime::{
         generations::{Claim, Fence, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
+        pace::{Pace, Pacer},
         repair::{drop_workshops, is_workshop},
         tail::{Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
@@ -101,6 +102,8 @@ pub struct RebuildReport {
     pub parked: u64,
     /// How long it took.
     pub seconds: f64,
+    /// For how long of that it made room for those who wrote the log meanwhile.
+    pub rested_seconds: f64,
     /// Older generations that were removed.
     pub dropped: Vec<GenerationId>,
 }
@@ -135,12 +138,13 @@ pub trait Filling: Send {
         stop: &CancellationToken,
     ) -> Result<(), RebuildError>;
 
-    /// Catches up with the current generation and takes its place.
+    /// Catches up with the current generation, at the pace it was filled at, and takes its place.
     ///
     /// # Errors
     /// [`RebuildError`]; the current generation stays current.
     async fn finish(
         self: Box<Self>,
+        pacer: Pacer,
         stop: &CancellationToken,
     ) -> Result<RebuildReport, RebuildError>;
 
@@ -163,6 +167,7 @@ pub struct Filler<P: Projection> {
     frontier: Option<Arc<dyn FrontierReader>>,
     prune: bool,
     started: Instant,
+    rested: Duration,
 }
 
 /// Nobody looks on while a generation is filled; failures are logged.
@@ -253,6 +258,7 @@ impl<P: Projection> Filler<P> {
             writer,
             prune: false,
             started: Instant::now(),
+            rested: Duration::ZERO,
         })
     }
 
@@ -262,19 +268,19 @@ impl<P: Projection> Filler<P> {
         self
     }
 
-    /// Reads and writes until the generation has reached a position.
+    /// Reads and writes until the generation has reached a position, at a pace.
     async fn fill_to(
         &mut self,
         target: Position,
+        pacer: &mut Pacer,
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
         while self.writer.position() < target {
+            let place = self.writer.position();
+            let chunk = pacer.read(place, target - place, stop).await?;
             if stop.is_cancelled() {
                 return Err(RebuildError::Interrupted);
             }
-            let missing = usize::try_from(target - self.writer.position()).unwrap_or(BULK_BATCH);
-            let chunk =
-                read_chunk(&self.log, self.writer.position(), missing.min(BULK_BATCH)).await?;
             if chunk.records().is_empty() {
                 return Ok(());
             }
@@ -284,20 +290,28 @@ impl<P: Projection> Filler<P> {
     }
 
     /// Gets within the last mile of the head, with nobody held up.
-    async fn come_near(&mut self, stop: &CancellationToken) -> Result<(), RebuildError> {
+    async fn come_near(
+        &mut self,
+        pacer: &mut Pacer,
+        stop: &CancellationToken,
+    ) -> Result<(), RebuildError> {
         for _ in 0..ROUNDS {
             let head = self.log.head().await?;
-            if head.saturating_sub(self.writer.position()) <= LAST_MILE {
-                return self.fill_to(head, stop).await;
+            if is_near(self.writer.position(), head) {
+                return self.fill_to(head, pacer, stop).await;
             }
-            self.fill_to(head, stop).await?;
+            self.fill_to(head, pacer, stop).await?;
         }
         Err(RebuildError::Outrun(P::NAME))
     }
 
     /// Catches up with the current generation, the last steps behind a fence.
-    async fn catch_up(&mut self, stop: &CancellationToken) -> Result<Box<dyn Fence>, RebuildError> {
-        self.come_near(stop).await?;
+    async fn catch_up(
+        &mut self,
+        mut pacer: Pacer,
+        stop: &CancellationToken,
+    ) -> Result<Box<dyn Fence>, RebuildError> {
+        self.come_near(&mut pacer, stop).await?;
         let fence = self.generations.fence(&self.claim).await?;
         // Read behind the fence: whatever a partition has brought to the fenced generation is in the log by now.
         let head = self.log.head().await?;
@@ -307,12 +321,19 @@ impl<P: Projection> Filler<P> {
             // A generation filled from a log that had more than this one has is replaced all the same.
             fence.position().min(head)
         };
-        self.fill_to(target, stop).await?;
+        // Whoever is fenced off has waited long enough.
+        pacer.hurry();
+        self.fill_to(target, &mut pacer, stop).await?;
+        self.rested = pacer.rested();
         Ok(fence)
     }
 
-    async fn take_over(mut self, stop: &CancellationToken) -> Result<RebuildReport, RebuildError> {
-        let caught_up = self.catch_up(stop).await;
+    async fn take_over(
+        mut self,
+        pacer: Pacer,
+        stop: &CancellationToken,
+    ) -> Result<RebuildReport, RebuildError> {
+        let caught_up = self.catch_up(pacer, stop).await;
         let (position, parked) = (self.writer.position(), self.writer.letters());
         // The generation must be free before it is current: its next writer comes at once.
         let closed = self.writer.close().await;
@@ -332,6 +353,7 @@ impl<P: Projection> Filler<P> {
             position,
             parked,
             seconds: self.started.elapsed().as_secs_f64(),
+            rested_seconds: self.rested.as_secs_f64(),
             dropped,
         })
     }
@@ -452,9 +474,10 @@ impl<P: Projection> Filling for Filler<P> {
 
     async fn finish(
         self: Box<Self>,
+        pacer: Pacer,
         stop: &CancellationToken,
     ) -> Result<RebuildReport, RebuildError> {
-        self.take_over(stop).await
+        self.take_over(pacer, stop).await
     }
 
     async fn leave(self: Box<Self>) {
@@ -465,6 +488,16 @@ impl<P: Projection> Filling for Filler<P> {
     }
 }
 
+/// A piece of the log on its way to a model.
+#[derive(Clone)]
+struct Piece {
+    chunk: Chunk,
+    /// For how long its reader has rested so far.
+    rested: Duration,
+    /// Held until it is written.
+    _at_work: mpsc::Sender<()>,
+}
+
 /// Fills the given generations from the log, each on its own task, and lets each take its place when it is done.
 ///
 /// # Errors
@@ -472,18 +505,15 @@ impl<P: Projection> Filling for Filler<P> {
 pub async fn rebuild(
     log: &Arc<dyn EventLog>,
     fillings: Vec<Box<dyn Filling>>,
+    pace: Pace,
     progress: Arc<dyn Progress>,
     stop: CancellationToken,
 ) -> Vec<(ModelName, Result<RebuildReport, RebuildError>)> {
-    let head = match log.head().await {
-        Ok(head) => head,
+    let pacer = match Pacer::begin(log, pace).await {
+        Ok(pacer) => pacer,
         Err(error) => return refuse_all(fillings, &error).await,
     };
-    let from = fillings
-        .iter()
-        .map(|filling| filling.position())
-        .min()
-        .unwrap_or(head);
+    let (from, head) = (first_position(&fillings), pacer.head());
     let (mut senders, mut tasks) = (Vec::new(), Vec::new());
     for filling in fillings {
         let (sender, receiver) = mpsc::channel(AHEAD);
@@ -494,16 +524,16 @@ pub async fn rebuild(
             head,
         );
         let (model, progress) = (filling.model(), Arc::clone(&progress));
-        let stop = stop.clone();
+        let (pacer, stop) = (pacer.clone(), stop.clone());
         let task = tokio::spawn(async move {
-            let outcome = fill_one(filling, receiver, &*progress, &stop).await;
+            let outcome = fill_one(filling, receiver, pacer, &*progress, &stop).await;
             progress.ended(model);
             outcome
         });
         senders.push(sender);
         tasks.push(async move { (model, task.await) });
     }
-    let read = feed(log, from, head, senders, &stop);
+    let read = feed(pacer, from.unwrap_or(head), senders, &stop);
     let (read, outcomes) = tokio::join!(read, join_all(tasks));
     if let Err(error) = read {
         tracing::warn!(%error, "the log could not be read to its end");
@@ -515,6 +545,10 @@ pub async fn rebuild(
             (model, outcome.unwrap_or_else(|_| Err(panicked())))
         })
         .collect()
+}
+
+fn first_position(fillings: &[Box<dyn Filling>]) -> Option<Position> {
+    fillings.iter().map(|filling| filling.position()).min()
 }
 
 /// Fills a store that nobody else writes with the events up to a position, and closes it.
@@ -559,51 +593,82 @@ async fn refuse_all(
     outcomes
 }
 
-/// Reads and decodes the log once and hands it to every model. A model that has failed is left out.
+/// Reads and decodes the log once and hands it to every model, until they are within the last mile of its head. A model
+/// that has failed is left out.
 async fn feed(
-    log: &Arc<dyn EventLog>,
+    mut pacer: Pacer,
     from: Position,
-    to: Position,
-    mut senders: Vec<mpsc::Sender<Chunk>>,
+    mut senders: Vec<mpsc::Sender<Piece>>,
     stop: &CancellationToken,
 ) -> Result<(), LogError> {
-    let mut after = from;
-    while after < to && !senders.is_empty() && !stop.is_cancelled() {
-        let chunk = read_chunk(log, after, BULK_BATCH).await?;
-        let Some(last) = chunk.last_position() else {
-            return Ok(());
-        };
-        after = last;
-        let sent = join_all(senders.iter().map(|sender| sender.send(chunk.clone()))).await;
-        let mut sent = sent.into_iter();
-        senders.retain(|_| sent.next().is_some_and(|outcome| outcome.is_ok()));
+    let (mut after, mut target) = (from, pacer.head());
+    for _ in 0..ROUNDS {
+        while after < target {
+            let chunk = pacer.read(after, target - after, stop).await?;
+            let last = chunk.last_position();
+            let Some(last) = last.filter(|_| !stop.is_cancelled()) else {
+                return Ok(());
+            };
+            after = last;
+            let (at_work, mut all_done) = mpsc::channel(1);
+            let piece = Piece {
+                chunk,
+                rested: pacer.rested(),
+                _at_work: at_work,
+            };
+            hand_out(piece, &mut senders).await;
+            if senders.is_empty() {
+                return Ok(());
+            }
+            if pacer.is_careful() {
+                // Nothing is ever sent: it ends when nobody has the piece any more.
+                let _: Option<()> = all_done.recv().await;
+            }
+        }
+        target = pacer.look().await?;
+        if is_near(after, target) {
+            break;
+        }
     }
     Ok(())
 }
 
+/// Gives a piece to every model that takes it.
+async fn hand_out(piece: Piece, senders: &mut Vec<mpsc::Sender<Piece>>) {
+    let sent = join_all(senders.iter().map(|sender| sender.send(piece.clone()))).await;
+    let mut sent = sent.into_iter();
+    senders.retain(|_| sent.next().is_some_and(|outcome| outcome.is_ok()));
+}
+
+fn is_near(position: Position, head: Position) -> bool {
+    head.saturating_sub(position) <= LAST_MILE
+}
+
 async fn fill_one(
     mut filling: Box<dyn Filling>,
-    mut chunks: mpsc::Receiver<Chunk>,
+    mut pieces: mpsc::Receiver<Piece>,
+    mut pacer: Pacer,
     progress: &dyn Progress,
     stop: &CancellationToken,
 ) -> Result<RebuildReport, RebuildError> {
     loop {
-        let chunk = tokio::select! {
+        let piece = tokio::select! {
             biased;
             () = stop.cancelled() => {
                 filling.leave().await;
                 return Err(RebuildError::Interrupted);
             }
-            chunk = chunks.recv() => chunk,
+            piece = pieces.recv() => piece,
         };
-        let Some(chunk) = chunk else {
+        let Some(piece) = piece else {
             // What is missing, after a fault of the reader too, is read by the filling itself.
-            return filling.finish(stop).await;
+            return filling.finish(pacer, stop).await;
         };
-        if let Err(error) = filling.write(chunk.records(), stop).await {
+        if let Err(error) = filling.write(piece.chunk.records(), stop).await {
             filling.leave().await;
             return Err(error);
         }
+        pacer.has_rested(piece.rested);
         progress.moved(filling.model(), filling.position());
     }
 }

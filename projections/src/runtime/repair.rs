@@ -22,9 +22,9 @@ use crate::{
         check::VerifyReport,
         generations::{Claim, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
+        pace::{Pace, Pacer},
         rebuild::{RebuildError, Silent, claim},
-        tail::read_chunk,
-        writer::{BULK_BATCH, BatchWriter, Entry},
+        writer::{BatchWriter, Entry},
     },
     status::reached,
     store::{GenerationId, Source, StoreError},
@@ -166,7 +166,9 @@ impl<P: Projection> Repair<P> {
         // Where it is, then what is parked: what was handled by then is parked by then, or never.
         let place = self.place().await?;
         let parked = self.parked().await?;
-        self.fill(writer, place, &parked, |_| true, stop).await?;
+        let pace = Pace::Gentle;
+        self.fill(writer, place, &parked, |_| true, pace, stop)
+            .await?;
         let fence = self.generations.fence(claim).await?;
         self.catch_up(writer, place, &parked, stop).await?;
         Ok(fence.mend(id, entities).await?)
@@ -186,7 +188,9 @@ impl<P: Projection> Repair<P> {
             return Err(changed::<P>("parked events were retried or discarded"));
         }
         let is_handled = |record: &PublicRecord| record.position <= handled.upto(&record.sequence);
-        self.fill(writer, handled.last(), &parked, is_handled, stop)
+        // Nobody writes meanwhile.
+        let pace = Pace::Full;
+        self.fill(writer, handled.last(), &parked, is_handled, pace, stop)
             .await?;
         if writer.letters() > 0 {
             return Err(beyond::<P>(
@@ -203,14 +207,16 @@ impl<P: Projection> Repair<P> {
         upto: Position,
         parked: &BTreeSet<Position>,
         is_handled: impl Fn(&PublicRecord) -> bool,
+        pace: Pace,
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
+        let mut pacer = Pacer::begin(&self.log, pace).await?;
         while writer.position() < upto {
+            let place = writer.position();
+            let chunk = pacer.read(place, upto - place, stop).await?;
             if stop.is_cancelled() {
                 return Err(RebuildError::Interrupted);
             }
-            let missing = usize::try_from(upto - writer.position()).unwrap_or(BULK_BATCH);
-            let chunk = read_chunk(&self.log, writer.position(), missing.min(BULK_BATCH)).await?;
             if chunk.records().is_empty() {
                 return Ok(());
             }

@@ -250,15 +250,14 @@ impl Follower {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use socialhub_domain::{PostId, StreamId, Timestamp, UserId, event::PostDeleted, testing::id};
     use socialhub_event_log::{Append, CHUNK_BYTES, MemoryEventLog, Metadata, NewEvent};
 
     use super::*;
 
-    /// A log of so many events, each with a payload of so many bytes.
-    async fn log_of(events: u128, bytes: usize) -> Arc<dyn EventLog> {
-        let log = MemoryEventLog::new();
+    /// Appends to a log that has so many events so many more, each with a payload of so many bytes.
+    pub(crate) async fn append_to(log: &dyn EventLog, length: u128, events: u128, bytes: usize) {
         let event = |nth: u128| NewEvent {
             event_id: id(nth),
             event: PostDeleted {
@@ -270,14 +269,19 @@ mod tests {
             payload: Some(" ".repeat(bytes)),
         };
         let append = Append {
-            command_id: id(1),
-            stream: StreamId::new("post", id(1)),
+            command_id: id(length + 1),
+            stream: StreamId::new("post", id(length + 1)),
             expected_version: 0,
-            events: (1..=events).map(event).collect(),
+            events: (1..=events).map(|nth| event(length + nth)).collect(),
             metadata: Metadata::default(),
             side: Vec::new(),
         };
         log.append(append).await.unwrap();
+    }
+
+    async fn log_of(events: u128, bytes: usize) -> Arc<dyn EventLog> {
+        let log = MemoryEventLog::new();
+        append_to(&log, 0, events, bytes).await;
         Arc::new(log)
     }
 

@@ -31,7 +31,7 @@ use socialhub_projections::{
     ModelPosition, ParkedLetter, Projection, ProjectorState, PublicRecord,
     reactor::Reactor,
     runtime::{
-        Filler, Filling, Generations, PartitionProjector, ProjectorTask, RebuildError,
+        Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
         StorePosition, check::verify,
     },
 };
@@ -215,7 +215,10 @@ impl World {
 
     async fn finish(&self, filler: Filler<Toy>) {
         let before = self.log.head().await.unwrap();
-        let report = Box::new(filler).finish(&CancellationToken::new()).await;
+        let pacer = Pacer::begin(&self.log(), Pace::Gentle).await.unwrap();
+        let report = Box::new(filler)
+            .finish(pacer, &CancellationToken::new())
+            .await;
         assert!(report.unwrap().position >= before);
     }
 

@@ -18,7 +18,7 @@ use socialhub_event_log::FrontierReader;
 use socialhub_infra::kafka::{KafkaSettings, KafkaSource};
 use socialhub_projections::{
     GenerationId, Projection,
-    runtime::{Delivery, Filler, Filling, Generations, PartitionedSource, Start},
+    runtime::{Delivery, Filler, Filling, Generations, Pace, Pacer, PartitionedSource, Start},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -201,7 +201,11 @@ async fn a_new_generation_reads_on_in_a_group_of_its_own() {
         Arc::new(FixedClock),
     );
     let filler = Box::new(filler.await.unwrap());
-    filler.finish(&CancellationToken::new()).await.unwrap();
+    let pacer = Pacer::begin(&world.log(), Pace::Gentle).await.unwrap();
+    filler
+        .finish(pacer, &CancellationToken::new())
+        .await
+        .unwrap();
     within(30, "the new generation is projected", || {
         projector.status.report(&FixedClock).generation == Some(GenerationId(2))
     })

@@ -7,7 +7,7 @@ use socialhub_event_log::{EventLog, FrontierReader, Position};
 use socialhub_projections::{
     GenerationId, ModelName, StoreError,
     counters::Counters,
-    runtime::{Filler, Filling, Generations, Progress, RebuildError, rebuild::rebuild},
+    runtime::{Filler, Filling, Generations, Pace, Progress, RebuildError, rebuild::rebuild},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ async fn fill(
         return Ok(());
     }
     let filling: Vec<Box<dyn Filling>> = vec![Box::new(filler)];
-    let outcomes = rebuild(log, filling, Arc::new(Quiet), stop.clone()).await;
+    let outcomes = rebuild(log, filling, Pace::Gentle, Arc::new(Quiet), stop.clone()).await;
     match outcomes.into_iter().next() {
         Some((_, outcome)) => outcome.map(|report| {
             tracing::info!(

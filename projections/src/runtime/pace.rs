@@ -1,0 +1,265 @@
+//! Making room: what fills a generation beside a log that somebody writes works in short strokes and rests between them.
+//!
+//! A rebuild can take all that a machine has, and whoever sends a command meanwhile waits behind it. So the log's head is
+//! looked at while a generation is filled. As long as it stands still, nobody waits, and the log is read in large pieces
+//! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
+//! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow as fast as the
+//! generation is filled.
+
+use std::{sync::Arc, time::Duration};
+
+use socialhub_event_log::{EventLog, LogError, Position};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::{
+    tail::{Chunk, read_chunk},
+    writer::BULK_BATCH,
+};
+
+/// Events of a piece while others write.
+const STROKE: usize = 1_024;
+/// How much longer a rest is than the work before it.
+const REST: u32 = 4;
+/// How many times faster than the log grows a generation is filled at least.
+const LEAD: f64 = 4.0;
+/// How often it is looked whether others write.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How much room is made for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pace {
+    /// As much as they need.
+    #[default]
+    Gentle,
+    /// None: as fast as it goes.
+    Full,
+}
+
+/// Reads the log for somebody who fills a generation, at a pace.
+#[derive(Clone)]
+pub struct Pacer {
+    log: Arc<dyn EventLog>,
+    pace: Pace,
+    growth: Growth,
+    stroke: Option<Stroke>,
+    rested: Duration,
+}
+
+/// A piece that is being worked on.
+#[derive(Clone)]
+struct Stroke {
+    began: Instant,
+    events: usize,
+}
+
+/// How fast the log grows.
+#[derive(Clone)]
+struct Growth {
+    head: Position,
+    looked: Instant,
+    /// None before the second look.
+    per_second: Option<f64>,
+}
+
+impl Growth {
+    fn is_known_to_stand(&self) -> bool {
+        self.per_second == Some(0.0)
+    }
+
+    fn saw(&mut self, head: Position, now: Instant) {
+        let seconds = (now - self.looked).as_secs_f64();
+        let grown = head.saturating_sub(self.head);
+        *self = Self {
+            head,
+            looked: now,
+            per_second: Some(grown as f64 / seconds.max(0.001)),
+        };
+    }
+}
+
+impl Pacer {
+    /// One that has just looked at the head of a log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn begin(log: &Arc<dyn EventLog>, pace: Pace) -> Result<Self, LogError> {
+        Ok(Self {
+            pace,
+            growth: Growth {
+                head: log.head().await?,
+                looked: Instant::now(),
+                per_second: None,
+            },
+            log: Arc::clone(log),
+            stroke: None,
+            rested: Duration::ZERO,
+        })
+    }
+
+    /// The log's last position when it last looked.
+    pub(super) fn head(&self) -> Position {
+        self.growth.head
+    }
+
+    /// Looks at the log's head.
+    pub(super) async fn look(&mut self) -> Result<Position, LogError> {
+        let head = self.log.head().await?;
+        self.growth.saw(head, Instant::now());
+        Ok(head)
+    }
+
+    /// Makes no more room.
+    pub(super) fn hurry(&mut self) {
+        self.pace = Pace::Full;
+    }
+
+    /// Whether what was read should be worked off before more is read, so that the rest after it is one.
+    pub(super) fn is_careful(&self) -> bool {
+        self.pace == Pace::Gentle && !self.growth.is_known_to_stand()
+    }
+
+    /// For how long it has rested in all.
+    pub(super) fn rested(&self) -> Duration {
+        self.rested
+    }
+
+    /// Somebody who read for the same model has rested for so long.
+    pub(super) fn has_rested(&mut self, rested: Duration) {
+        self.rested = rested;
+    }
+
+    /// Rests after what was read before, and reads and decodes what comes after a position: at most so many events, none at
+    /// the end of the log or when `stop` is cancelled meanwhile.
+    pub(super) async fn read(
+        &mut self,
+        after: Position,
+        missing: u64,
+        stop: &CancellationToken,
+    ) -> Result<Chunk, LogError> {
+        self.rest(stop).await?;
+        let most = if self.is_careful() {
+            STROKE
+        } else {
+            BULK_BATCH
+        };
+        let limit = usize::try_from(missing).map_or(most, |missing| missing.min(most));
+        let began = Instant::now();
+        let chunk = read_chunk(&self.log, after, limit).await?;
+        let events = chunk.records().len();
+        self.stroke = Some(Stroke { began, events });
+        Ok(chunk)
+    }
+
+    async fn rest(&mut self, stop: &CancellationToken) -> Result<(), LogError> {
+        let Some(Stroke { began, events }) = self.stroke.take() else {
+            return Ok(());
+        };
+        let worked = began.elapsed();
+        if self.growth.looked.elapsed() >= LOOK_EVERY {
+            self.look().await?;
+        }
+        let Some(growth) = self.growth.per_second.filter(|_| self.is_careful()) else {
+            return Ok(());
+        };
+        let rest = rest_after(worked, events, growth);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(rest) => self.rested += rest,
+        }
+        Ok(())
+    }
+}
+
+/// How long to rest after so much work beside a log that grows by so many events a second.
+fn rest_after(worked: Duration, events: usize, growth: f64) -> Duration {
+    let longest = Duration::try_from_secs_f64(events as f64 / (LEAD * growth));
+    let longest = longest.unwrap_or(Duration::MAX).saturating_sub(worked);
+    (worked * REST).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use socialhub_event_log::MemoryEventLog;
+
+    use super::*;
+    use crate::runtime::tail::tests::append_to;
+
+    const STROKE_TIME: Duration = Duration::from_millis(20);
+    const LENGTH: u64 = 40_000;
+
+    /// Fills something from a log to which so many events are appended during each piece of work. Answers for how long it
+    /// worked, for how long it rested, and how many events the last whole piece had.
+    async fn fill(pace: Pace, others: u64) -> (Duration, Duration, usize) {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let (mut length, mut after) = (LENGTH, 0);
+        let (mut worked, mut largest) = (Duration::ZERO, 0);
+        let mut pacer = Pacer::begin(&log, pace).await.unwrap();
+        while after < LENGTH {
+            let stop = CancellationToken::new();
+            let chunk = pacer.read(after, LENGTH - after, &stop).await.unwrap();
+            after = chunk.last_position().unwrap();
+            largest = largest.max(chunk.records().len());
+            sleep(STROKE_TIME).await;
+            worked += STROKE_TIME;
+            if others > 0 {
+                append_to(&*log, length.into(), others.into(), 1).await;
+                length += others;
+            }
+        }
+        (worked, pacer.rested(), largest)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fills_a_generation_rests_while_others_write() {
+        let (worked, rested, largest) = fill(Pace::Gentle, 3).await;
+        assert_eq!(largest, STROKE);
+        // It does not rest before it knows, and the last piece has no rest after it.
+        assert!(rested <= worked * REST);
+        assert!(rested + (LOOK_EVERY + 2 * STROKE_TIME) * REST >= worked * REST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_a_log_that_stands_still_nobody_rests() {
+        let (_, rested, largest) = fill(Pace::Gentle, 0).await;
+        assert_eq!((rested, largest), (Duration::ZERO, BULK_BATCH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_full_speed_nobody_rests() {
+        let (_, rested, largest) = fill(Pace::Full, 3).await;
+        assert_eq!((rested, largest), (Duration::ZERO, BULK_BATCH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_ends_when_the_work_is_broken_off() {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        append_to(&*log, 0, 10, 1).await;
+        let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
+        let stop = CancellationToken::new();
+        pacer.read(0, 5, &stop).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        append_to(&*log, 10, 1, 1).await;
+        stop.cancel();
+        let began = Instant::now();
+        pacer.read(5, 5, &stop).await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(1));
+        assert_eq!(pacer.rested(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_rest_is_a_multiple_of_the_work() {
+        assert_eq!(rest_after(STROKE_TIME, STROKE, 100.0), STROKE_TIME * REST);
+        assert_eq!(rest_after(Duration::ZERO, STROKE, 100.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_log_does_not_run_away_from_who_rests() {
+        for growth in [1.0, 500.0, 2_000.0, 5_000.0, 100_000.0] {
+            let rest = rest_after(STROKE_TIME, STROKE, growth);
+            let filled = STROKE as f64 / (STROKE_TIME + rest).as_secs_f64();
+            assert!(filled >= LEAD * growth || rest.is_zero(), "{growth}");
+        }
+    }
+}
