@@ -41,7 +41,9 @@ pub use keys::{KeyRecord, KeyState, PersonKey, PersonKeys};
 pub use memory::MemoryEventLog;
 pub use memory_relay::MemoryRelayStore;
 pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogError};
-pub use processes::{HeardOf, MemoryProcessReports, PartReport, ProcessReport, ProcessReports};
+pub use processes::{
+    HeardOf, LeftOut, MemoryProcessReports, PartReport, ProcessReport, ProcessReports,
+};
 pub use reading::{CHUNK_BYTES, READ_LIMIT, read_bounded};
 pub use relay::{
     Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,

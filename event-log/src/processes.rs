@@ -26,6 +26,26 @@ pub struct PartReport {
     pub now: bool,
 }
 
+/// Records of a topic that a consumer has left out, because the relay has not written them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOut {
+    /// The part of the process that reads the topic, as `/readyz` names it.
+    pub consumer: String,
+    /// The topic.
+    pub topic: String,
+    /// How many since the process began; one that is read again counts again.
+    pub records: u64,
+    /// Where the last one lies.
+    pub partition: i32,
+    /// And there.
+    pub offset: i64,
+    /// What is wrong with the last one.
+    pub reason: String,
+    /// When the last one was read, by the process's clock.
+    pub at: Timestamp,
+}
+
 /// What a process says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +60,9 @@ pub struct ProcessReport {
     pub started_at: Timestamp,
     /// The parts of it that have ever failed, each with its last failure.
     pub parts: Vec<PartReport>,
+    /// What its consumers have left out; processes of an older program do not say.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// A report, and how old it is.

@@ -4,7 +4,7 @@
 //! published it; its headers are CloudEvents 1.0 in binary mode and the event's place in the log. Where an event goes
 //! and what it is, is said by one function, [`Publication::of`], for the relay and for whoever reads the log itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use socialhub_domain::{
     topic::Topic,
     upcast::{self, DecodeError, Misfit},
 };
+use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
@@ -123,24 +124,43 @@ impl WireHeaders {
     }
 
     /// What headers say, if they are those of the relay. Whoever else writes to the topic writes nothing of ours.
-    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`Foreign`].
+    pub fn parse<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Self, Foreign> {
         let pairs: BTreeMap<&str, &str> = pairs
             .into_iter()
             .filter_map(|(name, value)| Some((name, std::str::from_utf8(value).ok()?)))
             .collect();
         let text = |name: &str| pairs.get(name).map(|value| (*value).to_owned());
-        let position = pairs.get("socialhub-position")?.parse().ok()?;
-        Some(Self {
-            position: (position > 0).then_some(position)?,
-            previous: pairs.get("socialhub-prev")?.parse().ok()?,
-            event_id: pairs.get("ce_id")?.parse().ok()?,
-            event_type: text("ce_type")?,
-            version: pairs.get("socialhub-version")?.parse().ok()?,
+        let position = needed(&pairs, "socialhub-position")?;
+        if position == 0 {
+            return Err(Foreign("socialhub-position"));
+        }
+        Ok(Self {
+            position,
+            previous: needed(&pairs, "socialhub-prev")?,
+            event_id: needed(&pairs, "ce_id")?,
+            event_type: needed(&pairs, "ce_type")?,
+            version: needed(&pairs, "socialhub-version")?,
             time: text("ce_time"),
             traceparent: text("traceparent"),
             undecodable: text("socialhub-undecodable"),
         })
     }
+}
+
+/// Why a record is not the relay's: the header that it lacks, or that says what the relay never writes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it has no header `{0}` as the relay writes it")]
+pub struct Foreign(&'static str);
+
+/// A header that every record of the relay has.
+fn needed<T: FromStr>(pairs: &BTreeMap<&str, &str>, name: &'static str) -> Result<T, Foreign> {
+    let value = pairs.get(name).and_then(|value| value.parse().ok());
+    value.ok_or(Foreign(name))
 }
 
 /// The public JSON, its data unread.
@@ -290,7 +310,7 @@ mod tests {
         );
         let bytes = record.headers.pairs();
         let bytes = bytes.iter().map(|(name, value)| (*name, value.as_bytes()));
-        assert_eq!(WireHeaders::parse(bytes), Some(record.headers.clone()));
+        assert_eq!(WireHeaders::parse(bytes), Ok(record.headers.clone()));
     }
 
     #[test]
@@ -327,8 +347,15 @@ mod tests {
         let parse = |pairs: &[(&str, &str)]| {
             WireHeaders::parse(pairs.iter().map(|(name, value)| (*name, value.as_bytes())))
         };
-        assert_eq!(parse(&[]), None);
-        assert_eq!(parse(&[("ce_id", "x"), ("socialhub-position", "1")]), None);
-        assert_eq!(parse(&[("socialhub-position", "-1")]), None);
+        let foreign = |name| Err(Foreign(name));
+        assert_eq!(parse(&[]), foreign("socialhub-position"));
+        assert_eq!(
+            parse(&[("ce_id", "x"), ("socialhub-position", "1")]),
+            foreign("socialhub-prev")
+        );
+        for position in ["-1", "0", "first"] {
+            let found = parse(&[("socialhub-position", position)]);
+            assert_eq!(found, foreign("socialhub-position"));
+        }
     }
 }

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use serde::Serialize;
 use socialhub_domain::Timestamp;
-use socialhub_event_log::{HeardOf, LogError, PartReport, ProcessReports};
+use socialhub_event_log::{HeardOf, LeftOut, LogError, PartReport, ProcessReports};
 use socialhub_projections::ModelName;
 
-use crate::ReplayError;
+use crate::{ReplayError, show};
 
 /// A process that has not been heard of for so long hangs, or was killed: it reports every two seconds.
 const SILENT_AFTER: f64 = 8.0;
@@ -35,6 +35,8 @@ pub(crate) struct ProcessView {
     seconds_ago: f64,
     /// The parts that have ever failed, each with its last failure.
     parts: Vec<PartReport>,
+    /// What its consumers have left out of the topics.
+    left_out: Vec<LeftOut>,
 }
 
 impl From<HeardOf> for ProcessView {
@@ -58,6 +60,7 @@ impl From<HeardOf> for ProcessView {
             state,
             seconds_ago,
             parts: report.parts,
+            left_out: report.left_out,
         }
     }
 }
@@ -132,8 +135,29 @@ pub(crate) fn print(
             };
             writeln!(out, "    {when}: {}: {}", part.name, part.error)?;
         }
+        for left_out in &process.left_out {
+            print_left_out(left_out, out)?;
+        }
     }
     Ok(())
+}
+
+fn print_left_out(left_out: &LeftOut, out: &mut (dyn Write + Send)) -> Result<(), ReplayError> {
+    let LeftOut {
+        consumer,
+        topic,
+        records,
+        partition,
+        offset,
+        reason,
+        at,
+    } = left_out;
+    let at = show::time(*at);
+    Ok(writeln!(
+        out,
+        "    {consumer}: left out {records} records of {topic} that the relay has not written, the last at {at} \
+         ({topic}-{partition}, offset {offset}): {reason}"
+    )?)
 }
 
 #[cfg(test)]
@@ -160,6 +184,7 @@ pub(crate) mod tests {
             version: "1".to_owned(),
             started_at: Timestamp(1),
             parts: parts.iter().map(part).collect(),
+            left_out: Vec::new(),
         };
         HeardOf {
             report,

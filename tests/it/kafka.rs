@@ -25,7 +25,7 @@ use socialhub_event_log::{
 use socialhub_infra::kafka::{KafkaPublisher, KafkaSettings, KafkaSources};
 use socialhub_projections::{
     Projection,
-    runtime::{Generations, PartitionProjector, ProjectorTask},
+    runtime::{Generations, LeftOutTally, PartitionProjector, ProjectorTask},
 };
 use socialhub_tests::support::servers;
 use tokio_util::sync::CancellationToken;
@@ -44,12 +44,18 @@ impl Clock for FixedClock {
     }
 }
 
+fn left_out() -> LeftOutTally {
+    LeftOutTally::new("projection toy".to_owned(), Arc::new(FixedClock))
+}
+
 /// A log, and topics that no other test uses.
 struct World {
     log: Arc<MemoryEventLog>,
     store: Arc<MemoryRelayStore>,
     settings: KafkaSettings,
     appended: AtomicUsize,
+    /// What the projectors leave out.
+    left_out: Arc<LeftOutTally>,
 }
 
 impl World {
@@ -70,6 +76,7 @@ impl World {
                 ..KafkaSettings::new(brokers)
             },
             appended: AtomicUsize::new(0),
+            left_out: Arc::new(left_out()),
         }
     }
 
@@ -110,6 +117,7 @@ impl World {
                 self.settings.clone(),
                 &group,
                 Toy::TOPICS,
+                Arc::clone(&self.left_out),
             )),
             self.log(),
             Arc::clone(&self.store) as Arc<dyn FrontierReader>,

@@ -35,6 +35,7 @@ mod realign;
 mod redis_stores;
 mod relay_processes;
 mod replay;
+mod seen;
 mod smtp;
 mod social;
 mod sqlite_models;

@@ -32,8 +32,8 @@ use socialhub_event_log::{PartitionTail, WireRecord};
 use socialhub_projections::{
     GenerationId, Source,
     runtime::{
-        Answer, Delivered, Delivery, PartitionedSource, Permit, Records, SourceError, Sources,
-        Start,
+        Answer, Delivered, Delivery, LeftOutTally, PartitionedSource, Permit, Records, SourceError,
+        Sources, Start,
     },
 };
 use tokio::{
@@ -66,15 +66,23 @@ pub struct KafkaSources {
     settings: KafkaSettings,
     group: String,
     topics: Vec<Topic>,
+    left_out: Arc<LeftOutTally>,
 }
 
 impl KafkaSources {
-    /// Consumers of some topics; `group` is the first generation's, later ones are `group.<n>`.
-    pub fn new(settings: KafkaSettings, group: &str, topics: &[Topic]) -> Self {
+    /// Consumers of some topics; `group` is the first generation's, later ones are `group.<n>`. What they leave out is
+    /// summed up in `left_out`.
+    pub fn new(
+        settings: KafkaSettings,
+        group: &str,
+        topics: &[Topic],
+        left_out: Arc<LeftOutTally>,
+    ) -> Self {
         Self {
             settings,
             group: group.to_owned(),
             topics: topics.to_vec(),
+            left_out,
         }
     }
 }
@@ -106,7 +114,12 @@ impl Sources for KafkaSources {
             GenerationId(0 | 1) => self.group.clone(),
             later => format!("{}.{later}", self.group),
         };
-        let source = KafkaSource::join(&self.settings, &group, &self.topics)?;
+        let source = KafkaSource::join(
+            &self.settings,
+            &group,
+            &self.topics,
+            Arc::clone(&self.left_out),
+        )?;
         Ok(Box::new(source))
     }
 }
@@ -148,6 +161,7 @@ struct Member {
     settings: KafkaSettings,
     consumer: OnceLock<Weak<Group>>,
     shared: Arc<Shared>,
+    left_out: Arc<LeftOutTally>,
     deliveries: mpsc::UnboundedSender<Result<Delivery, SourceError>>,
     parts: Mutex<Vec<Part>>,
 }
@@ -296,10 +310,14 @@ impl Member {
         let mut any = false;
         for part in &*self.parts.lock() {
             while part.ahead.load(Ordering::Acquire) < AHEAD {
-                match part.next_batch() {
-                    Ok(delivered) if delivered.is_empty() => break,
-                    Ok(delivered) => {
+                match part.next_batch(&self.left_out) {
+                    Ok(Polled { records: 0, .. }) => break,
+                    Ok(Polled { delivered, .. }) => {
                         any = true;
+                        if delivered.is_empty() {
+                            // The others have their turn before the next of what is left out.
+                            break;
+                        }
                         self.deliver(part, delivered);
                     }
                     Err(error) => {
@@ -329,43 +347,48 @@ impl Member {
     }
 }
 
+/// What a partition's queue gave.
+struct Polled {
+    /// How many records, with those that are left out.
+    records: usize,
+    /// Those that are ours.
+    delivered: Vec<Delivered>,
+}
+
 impl Part {
-    fn next_batch(&self) -> KafkaResult<Vec<Delivered>> {
+    fn next_batch(&self, left_out: &LeftOutTally) -> KafkaResult<Polled> {
         let mut delivered = Vec::new();
-        let mut bytes = 0;
-        while delivered.len() < BATCH && bytes < BATCH_BYTES {
+        let (mut records, mut bytes) = (0, 0);
+        while records < BATCH && bytes < BATCH_BYTES {
             match self.queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
+                    records += 1;
                     bytes += message.payload_len();
-                    delivered.extend(read(self.topic, &message));
+                    match read(self.topic, &message) {
+                        Ok(ours) => delivered.push(ours),
+                        Err(reason) => {
+                            let (partition, offset) = (message.partition(), message.offset());
+                            left_out.leave_out(self.topic, partition, offset, reason);
+                        }
+                    }
                 }
-                Some(Err(error)) if delivered.is_empty() => return Err(error),
+                Some(Err(error)) if records == 0 => return Err(error),
                 // What came before it is handed over first; it comes again.
                 Some(Err(_)) => break,
             }
         }
-        Ok(delivered)
+        Ok(Polled { records, delivered })
     }
 }
 
-/// A record of ours; what others have written is left out, and counted.
-fn read(topic: Topic, message: &BorrowedMessage<'_>) -> Option<Delivered> {
-    let headers = headers(message.headers());
+/// A record of ours, or why it is none.
+fn read(topic: Topic, message: &BorrowedMessage<'_>) -> Result<Delivered, String> {
+    let headers = headers(message.headers()).map_err(|foreign| foreign.to_string())?;
     let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
-    let (Some(headers), Some(key)) = (headers, key) else {
-        tracing::warn!(
-            topic = topic.name(),
-            partition = message.partition(),
-            offset = message.offset(),
-            "a record that the relay has not written is left out"
-        );
-        metrics::counter!("socialhub_projection_foreign_records_total", "topic" => topic.name())
-            .increment(1);
-        return None;
-    };
+    let key = key.ok_or("its key is no text")?;
     let value = String::from_utf8_lossy(message.payload().unwrap_or_default());
-    Some(Delivered {
+    Ok(Delivered {
         record: WireRecord {
             topic,
             key: key.to_owned(),
@@ -385,6 +408,7 @@ impl KafkaSource {
         settings: &KafkaSettings,
         group: &str,
         topics: &[Topic],
+        left_out: Arc<LeftOutTally>,
     ) -> Result<Self, SourceError> {
         let told = |error: KafkaError| SourceError(error.to_string());
         let shared = Arc::new(Shared {
@@ -398,6 +422,7 @@ impl KafkaSource {
             settings: settings.clone(),
             consumer: OnceLock::new(),
             shared: Arc::clone(&shared),
+            left_out,
             deliveries: sender,
             parts: Mutex::default(),
         };
@@ -482,6 +507,7 @@ fn serve(consumer: &Arc<Group>, shared: &Shared) {
         if committed.elapsed() >= COMMIT_EVERY {
             committed = Instant::now();
             commit(consumer, shared);
+            consumer.context().left_out.tell();
         }
         if !any {
             shared.rest();

@@ -16,7 +16,7 @@ use rdkafka::{
     message::Headers,
 };
 use socialhub_domain::topic::Topic;
-use socialhub_event_log::WireHeaders;
+use socialhub_event_log::{WireHeaders, wire::Foreign};
 use socialhub_projections::runtime::SourceError;
 
 pub use consumer::{KafkaSource, KafkaSources};
@@ -134,7 +134,7 @@ fn millis(duration: Duration) -> String {
 }
 
 /// What a record's headers say, if the relay wrote them.
-fn headers<H: Headers>(headers: Option<&H>) -> Option<WireHeaders> {
-    let pairs = headers?.iter();
+fn headers<H: Headers>(headers: Option<&H>) -> Result<WireHeaders, Foreign> {
+    let pairs = headers.into_iter().flat_map(Headers::iter);
     WireHeaders::parse(pairs.filter_map(|header| Some((header.key, header.value?))))
 }

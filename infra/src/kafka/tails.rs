@@ -135,7 +135,7 @@ fn look_back(
             Some(Ok(message)) => {
                 let nth = open.get(&message.partition());
                 let look = nth.and_then(|nth| looks.get_mut(*nth));
-                if let (Some(look), Some(headers)) = (look, headers(message.headers())) {
+                if let (Some(look), Ok(headers)) = (look, headers(message.headers())) {
                     look.tail.last = Some(TailRecord {
                         offset: message.offset(),
                         position: headers.position,

@@ -12,6 +12,7 @@ pub mod control;
 pub(crate) mod division;
 pub mod generations;
 mod handled;
+mod left_out;
 mod letter;
 mod live;
 pub mod pace;
@@ -30,6 +31,7 @@ pub use control::{Control, ModelControl};
 pub use generations::{
     Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
 };
+pub use left_out::LeftOutTally;
 pub use live::ProjectorTask;
 pub use pace::{Pace, Pacer};
 pub use partitions::PartitionProjector;

@@ -43,7 +43,8 @@ use socialhub_projections::{
     feed::{Feed, FeedFold},
     notifications::{NotificationFold, Notifications},
     runtime::{
-        CheckpointReader, Control, Generations, ModelControl, PartitionProjector, StorePosition,
+        CheckpointReader, Control, Generations, LeftOutTally, ModelControl, PartitionProjector,
+        StorePosition,
     },
     verify::ModelFold,
 };
@@ -141,6 +142,7 @@ pub async fn start(
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
     let mut workers = Workers::new(sealed.clone());
+    let mut left_out = Vec::new();
     let mut workshop = Workshop {
         servers,
         store: log.clone(),
@@ -149,6 +151,7 @@ pub async fn start(
         clock: clock.clone(),
         media: media.clone(),
         workers: &mut workers,
+        left_out: &mut left_out,
         background: &mut background,
     };
     if roles.relay {
@@ -209,6 +212,7 @@ pub async fn start(
             further: Vec::new(),
         },
         processes,
+        left_out,
         log: sealed,
         clock,
     };
@@ -406,6 +410,8 @@ struct Workshop<'a> {
     clock: Arc<dyn Clock>,
     media: Arc<dyn Media>,
     workers: &'a mut Workers,
+    /// What the consumers leave out.
+    left_out: &'a mut Vec<Arc<LeftOutTally>>,
     background: &'a mut Background,
 }
 
@@ -428,11 +434,11 @@ impl Workshop<'_> {
 
     fn analytics(&mut self, config: &Config) -> Result<(), String> {
         let group = self.group("analytics-group");
-        let sources = KafkaSources::new(kafka(self.servers), &group, &Topic::ALL);
+        let sources = self.sources(&group, &Topic::ALL, "analytics".to_owned());
         let consumer = AnalyticsConsumer::new(
             analytics::ports(config, self.clock.clone())?,
             analytics::limits(config),
-            Arc::new(sources),
+            sources,
             self.log.clone(),
             self.frontier.clone(),
         );
@@ -440,6 +446,14 @@ impl Workshop<'_> {
         self.workers.analytics = Some(running.status);
         self.background.tasks.push(running.task);
         Ok(())
+    }
+
+    /// What a part of this process reads as a member of a group.
+    fn sources(&mut self, group: &str, topics: &[Topic], part: String) -> Arc<KafkaSources> {
+        let left_out = Arc::new(LeftOutTally::new(part, self.clock.clone()));
+        self.left_out.push(left_out.clone());
+        let settings = kafka(self.servers);
+        Arc::new(KafkaSources::new(settings, group, topics, left_out))
     }
 
     /// A group's name among those of other installations.
@@ -483,12 +497,12 @@ impl Workshop<'_> {
     }
 
     fn projector<P: Projection>(
-        &self,
+        &mut self,
         generations: Arc<dyn Generations<P>>,
         group: &str,
     ) -> PartitionProjector<P> {
         let group = self.group(group);
-        let sources = Arc::new(KafkaSources::new(kafka(self.servers), &group, P::TOPICS));
+        let sources = self.sources(&group, P::TOPICS, format!("projection {}", P::NAME));
         PartitionProjector::new(
             generations,
             sources,

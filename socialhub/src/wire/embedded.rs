@@ -116,6 +116,7 @@ pub async fn start(
             further: vec![Arc::new(WalErasure::new(folder))],
         },
         processes: Arc::new(ProcessFile::of(&config.data_dir)),
+        left_out: Vec::new(),
         log: sealed,
         clock,
     };

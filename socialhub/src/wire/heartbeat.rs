@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use socialhub_api::Readiness;
 use socialhub_domain::Clock;
 use socialhub_event_log::{PartReport, ProcessReport, ProcessReports};
-use socialhub_projections::status::STARTING;
+use socialhub_projections::{runtime::LeftOutTally, status::STARTING};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ const WITHDRAW_WITHIN: Duration = Duration::from_secs(1);
 pub async fn beat(
     reports: Arc<dyn ProcessReports>,
     readiness: Arc<dyn Readiness>,
+    left_out: Vec<Arc<LeftOutTally>>,
     roles: Roles,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -30,6 +31,7 @@ pub async fn beat(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: clock.now(),
         parts: Vec::new(),
+        left_out: Vec::new(),
     };
     let mut parts = BTreeMap::new();
     let mut ticks = interval(EVERY);
@@ -41,6 +43,7 @@ pub async fn beat(
         }
         look(&*readiness, &*clock, &mut parts).await;
         report.parts = parts.values().cloned().collect();
+        report.left_out = left_out.iter().flat_map(|tally| tally.sums()).collect();
         // Whoever keeps them is most likely what is wrong, and the log has said that.
         if let Err(error) = reports.report(&report).await {
             tracing::debug!(%error, "this process's report was not kept");

@@ -43,7 +43,7 @@ use socialhub_projections::{
     counters::{CounterReader, Counters},
     feed::{Feed, FeedReader},
     notifications::{NotificationReader, Notifications},
-    runtime::ModelControl,
+    runtime::{LeftOutTally, ModelControl},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -162,6 +162,8 @@ struct Parts {
     presence: Arc<dyn PresenceStore>,
     readiness: Arc<dyn Readiness>,
     processes: Arc<dyn ProcessReports>,
+    /// What this process's consumers have left out of the topics.
+    left_out: Vec<Arc<LeftOutTally>>,
     erasing: Erasing,
 }
 

@@ -61,6 +61,7 @@ pub fn assemble(
     background.tasks.push(tokio::spawn(beat(
         parts.processes.clone(),
         readiness.clone(),
+        parts.left_out.clone(),
         roles.clone(),
         parts.clock.clone(),
         background.stop.clone(),

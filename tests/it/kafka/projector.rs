@@ -22,7 +22,7 @@ use socialhub_projections::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FixedClock, Model, Toy, World, topic, within};
+use super::{FixedClock, Model, Toy, World, left_out, topic, within};
 
 /// Tells the test binary that it is a member of a group that is going to be killed: brokers, prefix, group.
 const CHILD: &str = "SOCIALHUB_TEST_GROUP_MEMBER";
@@ -37,7 +37,8 @@ async fn a_member_that_is_killed() {
         session_timeout: Duration::from_secs(6),
         ..KafkaSettings::new(names[0])
     };
-    let mut source = KafkaSource::join(&settings, names[2], Toy::TOPICS).unwrap();
+    let mut source =
+        KafkaSource::join(&settings, names[2], Toy::TOPICS, Arc::new(left_out())).unwrap();
     loop {
         match source.next().await.unwrap() {
             Delivery::Assigned(sources, answer) => {
@@ -143,7 +144,16 @@ async fn what_others_write_and_what_comes_twice_has_no_effect() {
         }
     }
     world.append(50).await;
-    world.projected(&model).await; // Nor do they hide from a relay that begins now where the topics end.
+    world.projected(&model).await;
+    within(60, "what others wrote is counted", || {
+        let sums = world.left_out.sums();
+        sums.first().is_some_and(|sum| sum.records >= 9)
+    })
+    .await;
+    let sum = &world.left_out.sums()[0];
+    assert_eq!(sum.topic, Topic::User.name());
+    assert!(sum.reason.contains("`socialhub-position`"), "{sum:?}");
+    // Nor do they hide from a relay that begins now where the topics end.
     world.assert_leads_anew().await;
     world.projected(&model).await;
 }

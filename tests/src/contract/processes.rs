@@ -1,7 +1,7 @@
 //! The contract of whoever keeps what processes say of themselves: [`ProcessReports`].
 
 use socialhub_domain::Timestamp;
-use socialhub_event_log::{PartReport, ProcessReport, ProcessReports};
+use socialhub_event_log::{LeftOut, PartReport, ProcessReport, ProcessReports};
 
 use crate::contract::event_log::TestResult;
 
@@ -36,6 +36,15 @@ fn report(process: &str, at: i64, now: bool) -> ProcessReport {
             error: "it's \"away\"".to_owned(),
             at: Timestamp(at),
             now,
+        }],
+        left_out: vec![LeftOut {
+            consumer: "projection feed".to_owned(),
+            topic: "POST_TOPIC".to_owned(),
+            records: 3,
+            partition: 1,
+            offset: 17,
+            reason: "no headers".to_owned(),
+            at: Timestamp(at),
         }],
     }
 }
