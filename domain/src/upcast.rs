@@ -103,6 +103,14 @@ pub enum DecodeError {
         /// What the decoder met.
         misfit: Misfit,
     },
+    /// What the log holds beside the data is damaged.
+    #[error("`{event_type}` does not decode: {reason}")]
+    Damaged {
+        /// The type.
+        event_type: String,
+        /// What cannot be read.
+        reason: String,
+    },
     /// A personal field is sealed still: its person's key does not open it.
     #[error("`{event_type}` does not decode: the sealed field `{field}` does not open")]
     Sealed {

@@ -76,6 +76,9 @@ pub struct RecordedEvent {
     pub payload: String,
     /// Who and what caused it.
     pub metadata: Metadata,
+    /// What of its row is damaged, if something is: then what that said is not known, and the event cannot be read. Where
+    /// it belongs still is: its position and its stream.
+    pub damage: Option<String>,
 }
 
 impl RecordedEvent {
@@ -84,6 +87,12 @@ impl RecordedEvent {
     /// # Errors
     /// [`DecodeError`] when it cannot be read; projections park such an event.
     pub fn decode(&self) -> Result<Event, DecodeError> {
+        if let Some(reason) = &self.damage {
+            return Err(DecodeError::Damaged {
+                event_type: self.event_type.clone(),
+                reason: reason.clone(),
+            });
+        }
         let event = upcast::decode(&self.event_type, self.event_version, &self.payload);
         event.map_err(
             |error| match sealing::sealed_field(&self.event_type, &self.payload) {

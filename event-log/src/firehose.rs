@@ -60,6 +60,9 @@ impl PublicEvent {
 
 /// An event's data in today's shape without its personal fields; none when it cannot be read.
 fn impersonal(recorded: &RecordedEvent) -> Option<(u32, Box<RawValue>)> {
+    if recorded.damage.is_some() {
+        return None;
+    }
     let personal = personal::fields_of(&recorded.event_type);
     // A sealed field is no text: what stands in its place for a moment lets the rest be decoded.
     let mut stored = JsonFields::parse(&recorded.payload)?;
@@ -138,6 +141,7 @@ mod tests {
             event_version: version,
             payload: payload.to_owned(),
             metadata: Metadata::default(),
+            damage: None,
         }
     }
 

@@ -380,6 +380,7 @@ impl State {
                 event_version: new.event.event_version(),
                 payload: payload.map_err(|error| AppendError::Unavailable(error.to_string()))?,
                 metadata: append.metadata.clone(),
+                damage: None,
             })
         };
         numbered.map(record).collect()

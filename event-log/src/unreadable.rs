@@ -74,6 +74,7 @@ mod tests {
             event_version: 1,
             payload: payload.to_owned(),
             metadata: Metadata::default(),
+            damage: None,
         }
     }
 

@@ -265,6 +265,7 @@ mod tests {
                 traceparent: Some("00-1-2-01".to_owned()),
                 ..Metadata::default()
             },
+            damage: None,
         }
     }
 

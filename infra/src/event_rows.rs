@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use socialhub_domain::{StreamId, Timestamp, UserId};
+use socialhub_domain::{StreamId, Timestamp, UserId, upcast::Misfit};
 use socialhub_event_log::{Append, Metadata, NewEvent, SideWrite};
 use uuid::Uuid;
 
@@ -82,14 +82,86 @@ fn encode_event(new: &NewEvent, metadata: &Metadata) -> Result<EncodedEvent, ser
     })
 }
 
+/// What the columns of an event say that can be damaged without its place in the log being so.
+pub(crate) struct Readable {
+    pub event_version: u32,
+    pub metadata: Metadata,
+    /// What cannot be read; the fields beside it stand in for it.
+    pub damage: Option<String>,
+}
+
+impl Readable {
+    /// Reads what is there. For a time that cannot be read the one of recording stands in: lag and age count on it.
+    pub(crate) fn of(version: &str, metadata: &str, recorded_at: i64) -> Self {
+        let version_read = version.parse();
+        let metadata_read = decode_metadata(metadata);
+        let damage = match (&version_read, &metadata_read) {
+            (Ok(_), Ok(_)) => None,
+            (Err(error), _) => Some(format!("its version is damaged: {error}")),
+            (_, Err(error)) => Some(format!("its metadata are damaged: {error}")),
+        };
+        Self {
+            event_version: version_read.unwrap_or_default(),
+            metadata: metadata_read.unwrap_or_else(|_| Metadata {
+                occurred_at: Timestamp(recorded_at),
+                ..Metadata::default()
+            }),
+            damage,
+        }
+    }
+}
+
+/// Why a column of metadata cannot be read, without what stands there: this is published and logged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MetadataFault {
+    #[error("{0}")]
+    Shape(Misfit),
+    #[error("the time is no number")]
+    Time,
+}
+
 /// The port's metadata out of the column.
-pub(crate) fn decode_metadata(column: &str) -> Result<Metadata, Box<dyn std::error::Error>> {
-    let stored: StoredMetadata<'_> = serde_json::from_str(column)?;
+pub(crate) fn decode_metadata(column: &str) -> Result<Metadata, MetadataFault> {
+    let stored: StoredMetadata<'_> =
+        serde_json::from_str(column).map_err(|error| MetadataFault::Shape(error.into()))?;
+    let occurred_at = stored.occurred_at.parse();
     Ok(Metadata {
         actor: stored.actor,
-        occurred_at: Timestamp(stored.occurred_at.parse()?),
+        occurred_at: Timestamp(occurred_at.map_err(|_| MetadataFault::Time)?),
         correlation_id: stored.correlation_id.map(Cow::into_owned),
         causation_id: stored.causation_id,
         traceparent: stored.traceparent.map(Cow::into_owned),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"eventId":"00000000-0000-0000-0000-000000000001","occurredAt":"5","correlationId":"r"}"#;
+
+    #[test]
+    fn damage_is_told_without_what_stands_there_and_the_time_of_recording_stands_in() {
+        let whole = Readable::of("2", GOOD, 9);
+        assert_eq!((whole.event_version, whole.damage), (2, None));
+        assert_eq!(whole.metadata.occurred_at, Timestamp(5));
+        for (version, metadata, reason) in [
+            ("two", GOOD, "its version is damaged"),
+            ("2", "{}", "its metadata are damaged"),
+            ("2", "nonsense", "its metadata are damaged: it is no JSON"),
+            (
+                "2",
+                &GOOD.replace("\"5\"", "\"secret\""),
+                "the time is no number",
+            ),
+            ("2", &GOOD.replace("\"5\"", "7"), "it has another shape"),
+        ] {
+            let found = Readable::of(version, metadata, 9);
+            let damage = found.damage.unwrap();
+            assert!(damage.contains(reason), "{damage}");
+            assert!(!damage.contains("secret"), "{damage}");
+            let time = if version == "2" { 9 } else { 5 };
+            assert_eq!(found.metadata.occurred_at, Timestamp(time), "{metadata}");
+        }
+    }
 }

@@ -103,6 +103,7 @@ mod tests {
                 occurred_at: Timestamp(5),
                 ..Metadata::default()
             },
+            damage: None,
         }
     }
 

@@ -184,6 +184,7 @@ mod tests {
                 occurred_at: Timestamp(1_700_000_000_123),
                 ..Metadata::default()
             },
+            damage: None,
         };
         let record = WireRecord::of(&recorded, 3).unwrap();
         Row::of(&record, &Source::partition("POST_TOPIC", 2), Some(11))

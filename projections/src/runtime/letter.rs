@@ -116,6 +116,7 @@ mod tests {
             event_version,
             payload: payload.to_owned(),
             metadata: Metadata::default(),
+            damage: None,
         }
     }
 

@@ -88,6 +88,7 @@ impl Topics {
                 occurred_at: Timestamp(1_700_000_000_000),
                 ..Metadata::default()
             },
+            damage: None,
         };
         WireRecord::of(&recorded, 0).unwrap()
     }

@@ -204,28 +204,33 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
     server.verify_all().await;
 }
 
-/// What makes an event unreadable.
-const SHAPE: [&str; 2] = ["\"timestamp\":", "\"timestamp\":-0.5,\"was\":"];
-/// What makes a sealed field one that does not open.
-const SEAL: [&str; 2] = ["{\"sealed\":\"", "{\"sealed\":\"AAAA"];
+/// What makes an event unreadable: the column of its row, what stands there, and what is put in its place.
+type Spoil = [&'static str; 3];
+const SHAPE: Spoil = ["payload", "\"timestamp\":", "\"timestamp\":-0.5,\"was\":"];
+/// A sealed field that does not open.
+const SEAL: Spoil = ["payload", "{\"sealed\":\"", "{\"sealed\":\"AAAA"];
+/// What says who and when.
+const METADATA: Spoil = ["metadata", "\"occurredAt\":", "\"once\":"];
 
 /// Makes an event of the log unreadable, or readable again, by hand.
-async fn spoil(server: &Server, position: u64, [good, bad]: [&str; 2], spoilt: bool) {
+async fn spoil(server: &Server, position: u64, [column, good, bad]: Spoil, spoilt: bool) {
     let (from, to) = if spoilt { (good, bad) } else { (bad, good) };
     if Profile::chosen() == Profile::Embedded {
         let log = rusqlite::Connection::open(server.data_dir().join("events.db")).unwrap();
-        let sql = "UPDATE events SET payload = replace(payload, ?1, ?2) WHERE position = ?3";
+        let sql =
+            format!("UPDATE events SET {column} = replace({column}, ?1, ?2) WHERE position = ?3");
         let position = i64::try_from(position).unwrap();
-        log.execute(sql, rusqlite::params![from, to, position])
+        log.execute(&sql, rusqlite::params![from, to, position])
             .unwrap();
         return;
     }
     let mut log = PgConnection::connect(server.setting("DATABASE_URL"))
         .await
         .unwrap();
-    let sql =
-        "UPDATE events SET payload = replace(payload::text, $1, $2)::json WHERE position = $3";
-    let updated = sqlx::query(sql)
+    let sql = format!(
+        "UPDATE events SET {column} = replace({column}::text, $1, $2)::json WHERE position = $3"
+    );
+    let updated = sqlx::query(&sql)
         .bind(from)
         .bind(to)
         .bind(i64::try_from(position).unwrap());
@@ -323,6 +328,67 @@ async fn a_sealed_field_that_does_not_open_holds_up_nothing_else() {
     fan.put(&like, Value::Null).await.expect_status(200);
     let read = me.get(&format!("/posts/{post}")).await.expect_status(200);
     assert_eq!(read.at("/post/likeCount"), 1);
+}
+
+#[tokio::test]
+async fn damaged_metadata_hold_up_nothing_but_their_own_sequence() {
+    let mut server = Server::start().await;
+    let (me, fan) = (
+        server.client().sign_up("marked").await,
+        server.client().sign_up("markedfan").await,
+    );
+    let [post, other] = [
+        me.write_post("one", "public").await,
+        me.write_post("two", "public").await,
+    ];
+    let like = format!("/posts/{post}/like");
+    fan.put(&like, Value::Null).await.expect_status(200);
+    fan.post(
+        &format!("/posts/{post}/comment"),
+        json!({ "comment": "behind it" }),
+    )
+    .await
+    .expect_status(201);
+    assert!(server.stop().await, "{}", server.log());
+    let tail = lines(&server.succeed(&["replay", "tail", "--json"]).await);
+    let position = |kind: &str| {
+        let found = tail.iter().find(|event| event["eventType"] == kind);
+        found.unwrap()["position"].as_u64().unwrap()
+    };
+    let (liked, commented) = (position("post.liked"), position("post.commented"));
+    spoil(&server, liked, METADATA, true).await;
+    restart_from_nothing(&mut server).await;
+
+    // All others go on: relay, projectors, and whoever reads the log.
+    fan.put(&format!("/posts/{other}/like"), Value::Null)
+        .await
+        .expect_status(200);
+    fan.put(&like, Value::Null).await.expect_status(500);
+    assert!(server.log().contains("its metadata are damaged"));
+    server.caught_up().await;
+    let read = me.get(&format!("/posts/{other}")).await.expect_status(200);
+    assert_eq!(read.at("/post/likeCount"), 1);
+    for model in ["feed", "notifications", "counters"] {
+        assert_eq!(parked(&server, model).await, [liked, commented], "{model}");
+    }
+    server.verify_all().await;
+    let place = liked.to_string();
+    let show = ["replay", "dead-letters", "show", "feed", &place];
+    let shown = server.succeed(&show).await;
+    assert!(shown.contains("its metadata are damaged"), "{shown}");
+    let tail = lines(&server.succeed(&["replay", "tail", "--json"]).await);
+    assert!(tail.iter().any(|event| event["position"] == liked));
+
+    assert!(server.stop().await, "{}", server.log());
+    server.succeed(&["replay", "rebuild", "--all"]).await;
+    server.verify_all().await;
+    spoil(&server, liked, METADATA, false).await;
+    for model in ["feed", "notifications", "counters"] {
+        let retry = ["replay", "dead-letters", "retry", model];
+        server.succeed(&retry).await;
+        assert_eq!(parked(&server, model).await, Vec::<u64>::new(), "{model}");
+    }
+    server.verify_all().await;
 }
 
 #[tokio::test]

@@ -167,5 +167,5 @@ fn answer(loads: Vec<Load>, rows: &[PgRow]) {
 
 /// Which of the streams asked for a row belongs to, from 1.
 fn nth_of(row: &PgRow) -> Option<i64> {
-    row.try_get(9).ok()
+    row.try_get(10).ok()
 }

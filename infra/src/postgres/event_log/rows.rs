@@ -4,13 +4,13 @@ use socialhub_domain::StreamId;
 use socialhub_event_log::{LogError, RecordedEvent};
 use sqlx::{Row, postgres::PgRow};
 
-use crate::{event_rows::decode_metadata, postgres::connect::from_sql};
+use crate::{event_rows::Readable, postgres::connect::from_sql};
 
 /// The columns [`decode`] reads, in its order, of the table `events` called `e`.
 macro_rules! event_columns {
     () => {
         "e.position, e.event_id, e.aggregate_type, e.aggregate_id, e.sequence, e.event_type, e.event_version,
-         e.payload::text, e.metadata::text"
+         e.payload::text, e.metadata::text, e.recorded_at"
     };
 }
 pub(super) use event_columns;
@@ -29,7 +29,12 @@ pub(super) fn decode_all(rows: &[PgRow]) -> Result<Vec<RecordedEvent>, LogError>
     rows.iter().map(decode).collect()
 }
 
-fn decode_row(row: &PgRow) -> Result<RecordedEvent, Box<dyn std::error::Error>> {
+fn decode_row(row: &PgRow) -> Result<RecordedEvent, sqlx::Error> {
+    let Readable {
+        event_version,
+        metadata,
+        damage,
+    } = Readable::of(row.try_get(6)?, row.try_get(8)?, row.try_get(9)?);
     Ok(RecordedEvent {
         position: from_sql(row.try_get(0)?),
         event_id: row.try_get(1)?,
@@ -39,8 +44,9 @@ fn decode_row(row: &PgRow) -> Result<RecordedEvent, Box<dyn std::error::Error>> 
         },
         sequence: from_sql(row.try_get(4)?),
         event_type: row.try_get(5)?,
-        event_version: row.try_get::<&str, _>(6)?.parse()?,
+        event_version,
         payload: row.try_get(7)?,
-        metadata: decode_metadata(row.try_get(8)?)?,
+        metadata,
+        damage,
     })
 }
