@@ -1,5 +1,7 @@
 //! Reading much of a log at a time, bounded by bytes as well as by number.
 
+use socialhub_domain::Timestamp;
+
 use crate::{
     event::{Position, RecordedEvent},
     port::{EventLog, LogError},
@@ -12,6 +14,21 @@ pub const READ_LIMIT: usize = 1024;
 pub const CHUNK_BYTES: usize = 8 << 20;
 /// How many events one read brings at most of which it is not known how long they are.
 const UNSEEN: usize = 4 * READ_LIMIT;
+
+/// For how many seconds whoever has come to a position is behind: the age of the first event after it; 0 when there is none.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn behind_for(
+    log: &dyn EventLog,
+    position: Position,
+    now: Timestamp,
+) -> Result<f64, LogError> {
+    let next = log.read_all(position, 1).await?;
+    Ok(next.first().map_or(0.0, |event| {
+        (now.0 - event.metadata.occurred_at.0).max(0) as f64 / 1000.0
+    }))
+}
 
 /// The next events of a log, at most so many and no more than [`CHUNK_BYTES`] or so; none at its end. Reads little first,
 /// then as much as those were long.

@@ -78,12 +78,33 @@ pub enum ProjectorState {
     Starting,
     /// Following the log.
     Running,
-    /// Its store or the log does not answer; it tries again.
+    /// Its store or the log does not answer, and it tries again; or it has had work for a while and has not moved.
     Stuck,
     /// It refuses to go on; the last error says what to do.
     Dead,
     /// Stopped on request.
     Stopped,
+}
+
+impl ProjectorState {
+    const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Running,
+        Self::Stuck,
+        Self::Dead,
+        Self::Stopped,
+    ];
+
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stuck => "stuck",
+            Self::Dead => "dead",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// A projector's status at one moment.
@@ -180,7 +201,7 @@ impl ProjectionStatus {
         let inner = self.inner.lock();
         StatusReport {
             model: self.model,
-            state: inner.state,
+            state: inner.state_now(),
             generation: inner.generation,
             position,
             head,
@@ -291,11 +312,19 @@ impl ProjectionStatus {
     pub(crate) fn publish(&self, clock: &dyn Clock) {
         self.observe_head();
         let (position, head) = (*self.position.borrow(), *self.head.borrow());
-        let (parked, lag) = {
+        let (parked, lag, state, generation) = {
             let inner = self.inner.lock();
-            (inner.parked, inner.lag_seconds(head > position, clock))
+            let lag = inner.lag_seconds(head > position, clock);
+            (inner.parked, lag, inner.state_now(), inner.generation)
         };
         let model = self.model.0;
+        for of in ProjectorState::ALL {
+            let is = if of == state { 1.0 } else { 0.0 };
+            metrics::gauge!("socialhub_projection_state", "model" => model, "state" => of.word())
+                .set(is);
+        }
+        let generation = generation.map_or(0.0, |generation| f64::from(generation.0));
+        metrics::gauge!("socialhub_projection_generation", "model" => model).set(generation);
         metrics::gauge!("socialhub_projection_last_position", "model" => model)
             .set(position as f64);
         metrics::gauge!("socialhub_projection_lag_events", "model" => model)
@@ -314,6 +343,17 @@ impl ProjectionStatus {
 }
 
 impl Inner {
+    /// The state, when nobody has said for long that something is wrong, but nothing moves.
+    fn state_now(&self) -> ProjectorState {
+        let hangs = self
+            .behind_since
+            .is_some_and(|since| since.elapsed() >= STUCK_AFTER);
+        match self.state {
+            ProjectorState::Running if hangs => ProjectorState::Stuck,
+            state => state,
+        }
+    }
+
     fn lag_seconds(&self, behind: bool, clock: &dyn Clock) -> f64 {
         if !behind {
             return 0.0;

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 use socialhub_domain::Timestamp;
-use socialhub_event_log::{LogError, Position};
+use socialhub_event_log::{LogError, Position, behind_for};
 use socialhub_projections::{
     GenerationId, ModelName, ParkedLetter,
     runtime::{Generation, GenerationState, ModelControl, RebuildError},
@@ -366,11 +366,7 @@ async fn lag_seconds(
     if position >= head {
         return Ok(0.0);
     }
-    let next = target.log.read_all(position, 1).await?;
-    let now = target.clock.now().0;
-    Ok(next.first().map_or(0.0, |event| {
-        (now - event.metadata.occurred_at.0).max(0) as f64 / 1000.0
-    }))
+    behind_for(&*target.log, position, target.clock.now()).await
 }
 
 fn sources(generation: &Generation) -> Vec<SourceView> {

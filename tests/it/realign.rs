@@ -15,7 +15,10 @@ use socialhub_infra::kafka::KafkaSettings;
 use socialhub_tests::support::{Client, Profile, Server, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::kafka::topic;
+use crate::{
+    kafka::topic,
+    seen::{metrics, sum},
+};
 
 /// The servers are shared with other tests, and relay and projectors have leases and sessions to wait for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -519,6 +522,16 @@ async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt()
         let why = status["relay"]["lastError"]["error"].as_str()?;
         why.contains("partitions but had").then_some(())
     })
+    .await;
+    within(
+        "the metrics say that it fails, and since when",
+        async || {
+            let figures = metrics(&site.server).await;
+            let of_relay = |name| sum(&figures, name, &["part=\"relay\""]);
+            let when = of_relay("socialhub_part_last_error_timestamp_seconds");
+            (of_relay("socialhub_part_failing") > 0.0 && when > 0.0).then_some(())
+        },
+    )
     .await;
     let refused = site.fail("replay republish --yes").await;
     assert!(refused.contains("stop all projectors first"), "{refused}");

@@ -2,7 +2,7 @@
 
 mod damage;
 mod kills;
-mod letters;
+pub(crate) mod letters;
 mod outage;
 mod parked_erasures;
 mod past;

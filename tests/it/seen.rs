@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
 use socialhub_tests::support::{
-    Client, Profile, Server, eventually, profile::OPERATOR_TOKEN, servers,
+    Client, Profile, Server, eventually, profile::OPERATOR_TOKEN, servers, within,
 };
 
-use crate::kafka::topic;
+use crate::{kafka::topic, replay::letters};
 
 /// A server of the distributed profile, all roles in one process.
 async fn cluster() -> Server {
@@ -18,7 +18,7 @@ async fn cluster() -> Server {
 }
 
 /// What `/metrics` gives, line by line.
-async fn metrics(server: &Server) -> Vec<(String, f64)> {
+pub(crate) async fn metrics(server: &Server) -> Vec<(String, f64)> {
     let request = server
         .client()
         .request(reqwest::Method::GET, "/metrics")
@@ -34,7 +34,7 @@ async fn metrics(server: &Server) -> Vec<(String, f64)> {
 }
 
 /// The sum of a metric over all lines that name all of some labels.
-fn sum(metrics: &[(String, f64)], name: &str, labels: &[&str]) -> f64 {
+pub(crate) fn sum(metrics: &[(String, f64)], name: &str, labels: &[&str]) -> f64 {
     let named = metrics.iter().filter(|(line, _)| {
         line.split('{').next() == Some(name) && labels.iter().all(|label| line.contains(label))
     });
@@ -136,3 +136,123 @@ async fn records_that_the_relay_has_not_written_are_counted_and_stop_nothing() {
 
 /// The read models.
 const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
+
+/// What the status says of a model's generation in a state.
+fn generation<'s>(status: &'s Value, model: &str, state: &str) -> &'s Value {
+    let mut models = status["models"].as_array().unwrap().iter();
+    let model = models.find(|found| found["model"] == model).unwrap();
+    let mut generations = model["generations"].as_array().unwrap().iter();
+    generations.find(|found| found["state"] == state).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_and_readiness_say_what_the_status_says() {
+    let server = Server::start().await;
+    let me = server.client().sign_up("figures").await;
+    write_and_see(&server, &me).await;
+    server.succeed(&["replay", "rebuild", "--all"]).await;
+    write_and_see(&server, &me).await;
+    let status = server.status().await;
+    let figures = within(
+        60,
+        "the metrics have come to what the status says",
+        || async {
+            let figures = metrics(&server).await;
+            let equal = MODELS.iter().all(|model| {
+                let current = generation(&status, model, "current");
+                let labels = [format!("model=\"{model}\""), "state=\"current\"".to_owned()];
+                let labels = labels.each_ref().map(String::as_str);
+                let found = |name| sum(&figures, name, &labels);
+                found("socialhub_generation") == current["generation"].as_f64().unwrap()
+                    && found("socialhub_generation_position")
+                        == current["position"].as_f64().unwrap()
+                    && found("socialhub_generation_lag_events") == 0.0
+            });
+            equal.then_some(figures)
+        },
+    )
+    .await;
+    for model in MODELS {
+        let of = format!("model=\"{model}\"");
+        let found = |name, state: &str| sum(&figures, name, &[&of, &format!("state=\"{state}\"")]);
+        let previous = generation(&status, model, "previous");
+        assert_eq!(
+            found("socialhub_generation", "previous"),
+            previous["generation"]
+        );
+        assert_eq!(found("socialhub_generation", "building"), 0.0);
+        assert_eq!(
+            found("socialhub_projection_state", "running"),
+            1.0,
+            "{model}"
+        );
+        assert_eq!(found("socialhub_projection_state", "stuck"), 0.0, "{model}");
+        let current = generation(&status, model, "current");
+        let number = sum(&figures, "socialhub_projection_generation", &[&of]);
+        assert_eq!(number, current["generation"], "{model}");
+    }
+    let ready = server.client().get("/readyz").await.expect_status(200);
+    for model in MODELS {
+        let part = part(&ready.json, &format!("projection {model}"));
+        let current = generation(&status, model, "current");
+        for figure in ["generation", "position", "lagEvents"] {
+            assert_eq!(part[figure], current[figure], "{model}: {figure}");
+        }
+        assert_eq!(part["state"], "running");
+    }
+    if Profile::chosen() == Profile::Distributed {
+        let relay = part(&ready.json, "relay");
+        assert_eq!(relay["state"], "leading");
+        assert_eq!(relay["position"], status["relay"]["position"]);
+        assert_eq!(
+            sum(&figures, "socialhub_relay_state", &["\"leading\""]),
+            1.0
+        );
+        assert_eq!(sum(&figures, "socialhub_relay_lag_seconds", &[]), 0.0);
+    }
+}
+
+/// What `/readyz` says of a part.
+fn part<'r>(ready: &'r Value, name: &str) -> &'r Value {
+    let mut parts = ready["parts"].as_array().unwrap().iter();
+    parts.find(|part| part["name"] == name).unwrap()
+}
+
+/// A model whose store rejects what comes: parked, counted, and named in all three places.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_and_what_failed_last_is_in_the_metrics() {
+    let server = Server::start().await;
+    let me = server.client().sign_up("parked").await;
+    let post = me.write_post("liked", "public").await;
+    server.caught_up().await;
+    letters::reject_rows(&server, "likes", true).await;
+    me.put(&format!("/posts/{post}/like"), Value::Null)
+        .await
+        .expect_status(200);
+    // It waits behind the like.
+    me.post(
+        &format!("/posts/{post}/comment"),
+        json!({ "comment": "waits" }),
+    )
+    .await
+    .expect_status(201);
+    let model = "model=\"feed\"";
+    within(60, "the metrics count what is parked", || async {
+        let figures = metrics(&server).await;
+        let found = |name, labels: &[&str]| sum(&figures, name, labels);
+        let current = [model, "state=\"current\""];
+        let counted = found("socialhub_projection_parked", &[model]) == 2.0
+            && found("socialhub_generation_parked", &current) == 2.0
+            && found("socialhub_generation_parked_sequences", &current) == 1.0;
+        counted.then_some(())
+    })
+    .await;
+    let status = server.status().await;
+    let current = generation(&status, "feed", "current");
+    assert_eq!(
+        (&current["parked"], &current["parkedSequences"]),
+        (&json!(2), &json!(1))
+    );
+    let ready = server.client().get("/readyz").await.expect_status(200);
+    assert_eq!(part(&ready.json, "projection feed")["parked"], 2);
+}

@@ -24,6 +24,29 @@ pub enum RelayState {
     Stopped,
 }
 
+impl RelayState {
+    const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Following,
+        Self::Leading,
+        Self::Stuck,
+        Self::Refusing,
+        Self::Stopped,
+    ];
+
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Following => "following",
+            Self::Leading => "leading",
+            Self::Stuck => "stuck",
+            Self::Refusing => "refusing",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A relay's status at one moment.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +59,8 @@ pub struct RelayReport {
     pub head: Position,
     /// How many events are not published yet; 0 for a process that does not lead.
     pub lag_events: u64,
+    /// The age of the first event that is not published yet, as it was found last; 0 when there is none.
+    pub lag_seconds: f64,
     /// What went wrong last, while it has not gone well since.
     pub last_error: Option<String>,
 }
@@ -46,6 +71,7 @@ pub struct RelayStatus {
     head: watch::Receiver<Position>,
     position: watch::Sender<Position>,
     inner: Mutex<(RelayState, Option<String>)>,
+    lag_seconds: Mutex<f64>,
 }
 
 impl RelayStatus {
@@ -54,6 +80,7 @@ impl RelayStatus {
             head,
             position: watch::Sender::new(0),
             inner: Mutex::new((RelayState::Starting, None)),
+            lag_seconds: Mutex::new(0.0),
         }
     }
 
@@ -62,14 +89,20 @@ impl RelayStatus {
         let (position, head) = (*self.position.borrow(), *self.head.borrow());
         let (state, last_error) = self.inner.lock().clone();
         let leads = !matches!(state, RelayState::Following | RelayState::Starting);
+        let lag_events = if leads {
+            head.saturating_sub(position)
+        } else {
+            0
+        };
         RelayReport {
             state,
             position,
             head: head.max(position),
-            lag_events: if leads {
-                head.saturating_sub(position)
+            lag_events,
+            lag_seconds: if lag_events > 0 {
+                *self.lag_seconds.lock()
             } else {
-                0
+                0.0
             },
             last_error,
         }
@@ -78,6 +111,12 @@ impl RelayStatus {
     /// How far this process has published, told after each batch.
     pub fn watch(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
+    }
+
+    /// Takes note of how old the first event is that is not published.
+    pub fn behind_for(&self, seconds: f64) {
+        *self.lag_seconds.lock() = seconds;
+        self.gauges();
     }
 
     pub(crate) fn enter(&self, state: RelayState) {
@@ -108,5 +147,10 @@ impl RelayStatus {
         metrics::gauge!("socialhub_relay_leader").set(if leading { 1.0 } else { 0.0 });
         metrics::gauge!("socialhub_relay_position").set(report.position as f64);
         metrics::gauge!("socialhub_relay_lag_events").set(report.lag_events as f64);
+        metrics::gauge!("socialhub_relay_lag_seconds").set(report.lag_seconds);
+        for state in RelayState::ALL {
+            let is = if state == report.state { 1.0 } else { 0.0 };
+            metrics::gauge!("socialhub_relay_state", "state" => state.word()).set(is);
+        }
     }
 }

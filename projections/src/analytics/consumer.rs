@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use socialhub_domain::topic::Topic;
-use socialhub_event_log::{EventLog, Frontier, FrontierReader};
+use socialhub_event_log::{EventLog, Frontier, FrontierReader, LogError, Position, behind_for};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
@@ -50,6 +50,20 @@ pub struct AnalyticsStatus {
     trouble: Mutex<Option<String>>,
     /// Since when each partition's oldest row waits.
     waiting: Mutex<HashMap<Source, Instant>>,
+    /// How far each partition of this process is in files.
+    written: Mutex<HashMap<Source, Position>>,
+    lag: Mutex<AnalyticsLag>,
+}
+
+/// How far everything is in files that is one process's to write.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AnalyticsLag {
+    /// Up to here it is.
+    pub position: Position,
+    /// How many events are after that.
+    pub events: u64,
+    /// How old the first of them is; 0 when there is none.
+    pub seconds: f64,
 }
 
 impl AnalyticsStatus {
@@ -58,6 +72,8 @@ impl AnalyticsStatus {
             patience: limits.age + SLACK,
             trouble: Mutex::new(Some(STARTING.to_owned())),
             waiting: Mutex::default(),
+            written: Mutex::default(),
+            lag: Mutex::default(),
         }
     }
 
@@ -69,6 +85,36 @@ impl AnalyticsStatus {
         let waiting = self.waiting.lock();
         let oldest = waiting.values().map(Instant::elapsed).max()?;
         (oldest > self.patience).then(|| format!("rows wait for {} s", oldest.as_secs()))
+    }
+
+    /// How far everything is in files that is this process's to write; what other processes have is theirs to say.
+    pub fn lag(&self) -> AnalyticsLag {
+        *self.lag.lock()
+    }
+
+    pub(super) fn wrote(&self, source: &Source, position: Position) {
+        self.written.lock().insert(source.clone(), position);
+    }
+
+    fn let_go(&self, source: &Source) {
+        self.written.lock().remove(source);
+    }
+
+    /// A partition that has all that is published in it is as far as the relay.
+    fn reached(&self, frontier: &Frontier) -> Position {
+        let written = self.written.lock();
+        let behind = written.iter().filter_map(|(source, position)| {
+            let end = frontier.end(&source.name, source.partition)?;
+            (end.position > *position).then_some(*position)
+        });
+        behind.min().unwrap_or(frontier.position)
+    }
+
+    fn lags(&self, lag: AnalyticsLag) {
+        *self.lag.lock() = lag;
+        metrics::gauge!("socialhub_analytics_last_position").set(lag.position as f64);
+        metrics::gauge!("socialhub_analytics_lag_events").set(lag.events as f64);
+        metrics::gauge!("socialhub_analytics_lag_seconds").set(lag.seconds);
     }
 
     fn set(&self, trouble: Option<String>) {
@@ -217,9 +263,26 @@ async fn look(shared: Arc<Shared>) {
         ticks.tick().await;
         // While it cannot be read, nothing more is known to be missing.
         if let Ok(frontier) = shared.frontier_reader.frontier().await {
+            if let Ok(lag) = lag(&shared, &frontier).await {
+                shared.status.lags(lag);
+            }
             shared.frontier.send_replace(frontier);
         }
     }
+}
+
+async fn lag(shared: &Shared, frontier: &Frontier) -> Result<AnalyticsLag, LogError> {
+    let position = shared.status.reached(frontier);
+    let events = shared.log.head().await?.saturating_sub(position);
+    let seconds = match events {
+        0 => 0.0,
+        _ => behind_for(&*shared.log, position, shared.ports.clock.now()).await?,
+    };
+    Ok(AnalyticsLag {
+        position,
+        events,
+        seconds,
+    })
 }
 
 struct Follower {
@@ -297,6 +360,7 @@ impl Mine {
             let stop = self.stop.child_token();
             let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
             let partition = Partition::open(shared, source.clone(), stop.clone(), done).await?;
+            self.shared.status.wrote(&source, partition.position());
             let start = partition.next_offset().map_or(Start::Beginning, Start::At);
             starts.push((source.clone(), start));
             let (records, received) = mpsc::unbounded_channel();
@@ -332,7 +396,10 @@ impl Mine {
         };
         let leaving: Vec<Follower> = leaving
             .iter()
-            .filter_map(|source| self.followers.remove(source))
+            .filter_map(|source| {
+                self.shared.status.let_go(source);
+                self.followers.remove(source)
+            })
             .collect();
         for follower in &leaving {
             follower.stop.cancel();

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use commit::{Commit, FileEntry, PartitionState, Reached};
 pub use commit_log::CommitLog;
-pub use consumer::{AnalyticsConsumer, AnalyticsStatus, AnalyticsTask};
+pub use consumer::{AnalyticsConsumer, AnalyticsLag, AnalyticsStatus, AnalyticsTask};
 pub use memory::MemoryObjects;
 pub use ports::{Created, FormatError, Object, Objects, ObjectsError, RowFormat};
 pub use row::Row;

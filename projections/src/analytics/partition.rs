@@ -116,6 +116,11 @@ impl Partition {
         Ok(partition)
     }
 
+    /// How far it is in files.
+    pub(super) fn position(&self) -> Position {
+        self.writer.state().position()
+    }
+
     /// The offset to read from.
     pub(super) fn next_offset(&self) -> Option<i64> {
         let reached = self.writer.state().reached?;
@@ -338,7 +343,8 @@ impl Partition {
             // The consumer may have ended.
             let _ = self.done.send((self.source.clone(), next_offset));
         }
-        let position = self.writer.state().position();
+        let position = self.position();
+        self.shared.status.wrote(&self.source, position);
         let (topic, partition) = (self.source.name.clone(), self.source.partition.to_string());
         metrics::gauge!("socialhub_analytics_position", "topic" => topic, "partition" => partition)
             .set(position as f64);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use socialhub_api::readiness::{NotReady, Readiness};
+use socialhub_api::readiness::{NotReady, PartFigures, Readiness};
 use socialhub_chat::{ChatUser, TokenCheck};
 use socialhub_commands::ports::{LikeCountLookup, NotificationLookup, PortError, Tokens};
 use socialhub_domain::{
@@ -119,6 +119,7 @@ impl TokenCheck for ChatTokens {
 /// is theirs to say: a service goes on while a projector is away.
 pub struct Workers {
     log: Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
     /// This process's projectors.
     pub projectors: Vec<Arc<ProjectionStatus>>,
     /// This process's relay, if it has one.
@@ -131,9 +132,10 @@ pub struct Workers {
 
 impl Workers {
     /// None yet, on this log.
-    pub fn new(log: Arc<dyn EventLog>) -> Self {
+    pub fn new(log: Arc<dyn EventLog>, clock: Arc<dyn Clock>) -> Self {
         Self {
             log,
+            clock,
             projectors: Vec::new(),
             relay: None,
             analytics: None,
@@ -178,6 +180,54 @@ impl Readiness for Workers {
             parts.extend(further.not_ready().await);
         }
         parts
+    }
+
+    fn figures(&self) -> Vec<PartFigures> {
+        let projections = self.projectors.iter().map(|status| {
+            let report = status.report(&*self.clock);
+            PartFigures {
+                name: format!("projection {}", report.model),
+                state: report.state.word().to_owned(),
+                generation: report.generation.map(|generation| generation.0),
+                position: report.position,
+                lag_events: report.lag_events,
+                lag_seconds: report.lag_seconds,
+                parked: Some(report.parked),
+                last_error: report.last_error,
+            }
+        });
+        let relay = self.relay.as_ref().map(|status| {
+            let report = status.report();
+            PartFigures {
+                name: "relay".to_owned(),
+                state: report.state.word().to_owned(),
+                generation: None,
+                position: report.position,
+                lag_events: report.lag_events,
+                lag_seconds: report.lag_seconds,
+                parked: None,
+                last_error: report.last_error,
+            }
+        });
+        let analytics = self.analytics.as_ref().map(|status| {
+            let (trouble, lag) = (status.trouble(), status.lag());
+            PartFigures {
+                name: "analytics".to_owned(),
+                state: if trouble.is_none() {
+                    "running"
+                } else {
+                    "failing"
+                }
+                .to_owned(),
+                generation: None,
+                position: lag.position,
+                lag_events: lag.events,
+                lag_seconds: lag.seconds,
+                parked: None,
+                last_error: trouble,
+            }
+        });
+        projections.chain(relay).chain(analytics).collect()
     }
 }
 

@@ -54,7 +54,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Background, Erasing, Parts, Roles,
     adapters::{MediaRemover, Workers},
-    analytics, mailer, media,
+    analytics,
+    figures::Figures,
+    mailer, media,
     past::SqlitePast,
     sealed, text,
 };
@@ -141,7 +143,7 @@ pub async fn start(
     let mut background = Background::default();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
-    let mut workers = Workers::new(sealed.clone());
+    let mut workers = Workers::new(sealed.clone(), clock.clone());
     let mut left_out = Vec::new();
     let mut workshop = Workshop {
         servers,
@@ -179,6 +181,14 @@ pub async fn start(
     background
         .tasks
         .extend(looks.map(|look| tokio::spawn(look.run(background.stop.clone()))));
+    let models = controls(&stores, &clock, &frontier);
+    let figures = Figures {
+        log: sealed.clone(),
+        clock: clock.clone(),
+        models: roles.projected(&models),
+        relay: workers.relay.clone(),
+    };
+    figures.spawn(&mut background);
     let processes = log.clone();
     let parts = Parts {
         credentials: log.clone(),
@@ -208,7 +218,7 @@ pub async fn start(
             store: log.clone(),
             keys: log,
             sealed: sealed.clone(),
-            models: controls(&stores, &clock, &frontier),
+            models,
             further: Vec::new(),
         },
         processes,

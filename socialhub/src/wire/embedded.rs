@@ -30,6 +30,7 @@ use socialhub_projections::{
 use super::{
     Background, Erasing, MODELS, Parts,
     adapters::{MediaRemover, Workers},
+    figures::Figures,
     mailer, media, sealed, secret_in, text,
 };
 use crate::config::Config;
@@ -66,7 +67,7 @@ pub async fn start(
     let notification_reader =
         Arc::new(SqliteNotificationReader::new(notifications.readers.clone()));
     let counter_reader = Arc::new(SqliteCounterReader::new(counters.readers.clone()));
-    let mut workers = Workers::new(sealed.clone());
+    let mut workers = Workers::new(sealed.clone(), clock.clone());
     workers.projectors = vec![
         feed.projector.status(),
         notifications.projector.status(),
@@ -82,6 +83,13 @@ pub async fn start(
         notifications.projector.spawn(stop.clone()).task,
         counters.projector.spawn(stop.clone()).task,
     ];
+    let figures = Figures {
+        log: sealed.clone(),
+        clock: clock.clone(),
+        models: models(&folder, &clock)?,
+        relay: None,
+    };
+    figures.spawn(&mut background);
     let closing = log.clone();
     // Drains the queue and brings the WAL into the file.
     background.close = Some(Box::pin(async move {

@@ -43,6 +43,7 @@ pub async fn beat(
         }
         look(&*readiness, &*clock, &mut parts).await;
         report.parts = parts.values().cloned().collect();
+        report.parts.iter().for_each(publish);
         report.left_out = left_out.iter().flat_map(|tally| tally.sums()).collect();
         // Whoever keeps them is most likely what is wrong, and the log has said that.
         if let Err(error) = reports.report(&report).await {
@@ -73,6 +74,14 @@ async fn look(
         parts.insert(failing.name, report);
     }
     parts.retain(|_, part| part.now || part.error != STARTING);
+}
+
+/// What `replay status` says of a part that has ever failed, as gauges.
+fn publish(part: &PartReport) {
+    let name = part.name.clone();
+    metrics::gauge!("socialhub_part_last_error_timestamp_seconds", "part" => name.clone())
+        .set(part.at.0 as f64 / 1000.0);
+    metrics::gauge!("socialhub_part_failing", "part" => name).set(if part.now { 1.0 } else { 0.0 });
 }
 
 /// This machine's name, or a container's.

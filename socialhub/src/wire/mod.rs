@@ -10,6 +10,7 @@ pub mod analytics;
 mod distributed;
 mod embedded;
 mod erasing;
+mod figures;
 mod heartbeat;
 mod past;
 mod program;
@@ -110,6 +111,16 @@ impl Roles {
             analytics: true,
             ..Self::services(Vec::new())
         }
+    }
+
+    /// Those of some models that it projects.
+    #[cfg(feature = "distributed")]
+    fn projected(&self, models: &[Arc<dyn ModelControl>]) -> Vec<Arc<dyn ModelControl>> {
+        let is_projected = |model: &&Arc<dyn ModelControl>| {
+            let name = model.name().0;
+            self.projections.iter().any(|projected| projected == name)
+        };
+        models.iter().filter(is_projected).cloned().collect()
     }
 
     /// The port it listens on unless told otherwise.

@@ -15,7 +15,7 @@ use crate::{
     error::ApiError,
     extract::auth::is_operator,
     openapi,
-    readiness::{NotReady, Readiness},
+    readiness::{NotReady, PartFigures, Readiness},
     respond,
     router::Mounts,
     state::App,
@@ -44,6 +44,8 @@ struct Ready {
     ready: bool,
     /// Every part that is not ready.
     not_ready: Vec<NotReady>,
+    /// How far each part of this process is that follows the event log.
+    parts: Vec<PartFigures>,
 }
 
 /// Answers as long as the program runs.
@@ -86,7 +88,15 @@ pub(crate) async fn readiness(readiness: &dyn Readiness, shutting_down: bool) ->
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    respond::json(status, &Ready { ready, not_ready })
+    let parts = readiness.figures();
+    respond::json(
+        status,
+        &Ready {
+            ready,
+            not_ready,
+            parts,
+        },
+    )
 }
 
 /// Metrics in Prometheus' text format; wants the operator's token when one is set for it.

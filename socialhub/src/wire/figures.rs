@@ -1,0 +1,166 @@
+//! What `replay status` finds out of generations and the relay, as metrics: of what this process writes or publishes.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use socialhub_domain::Clock;
+use socialhub_event_log::{EventLog, LogError, Position, RelayStatus, behind_for};
+use socialhub_projections::{
+    ParkedLetter,
+    runtime::{Generation, GenerationState, ModelControl, RebuildError},
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Background;
+
+/// How often it is looked at. Listing generations asks the store for their size.
+const EVERY: Duration = Duration::from_secs(10);
+/// How often the relay is: one read of the log, and only while it is behind.
+const RELAY_EVERY: Duration = Duration::from_secs(1);
+
+/// In each state there is one generation, or the newest counts: so the labels stay few however often a model is rebuilt.
+const STATES: [GenerationState; 3] = [
+    GenerationState::Current,
+    GenerationState::Previous,
+    GenerationState::Building,
+];
+
+/// What is looked at.
+pub struct Figures {
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The models that this process projects.
+    pub models: Vec<Arc<dyn ModelControl>>,
+    /// Its relay, if it has one.
+    pub relay: Option<Arc<RelayStatus>>,
+}
+
+/// What the metrics say of a generation: zeros when there is none.
+#[derive(Default)]
+struct Row {
+    generation: u32,
+    position: Position,
+    lag_events: u64,
+    lag_seconds: f64,
+    parked: u64,
+    parked_sequences: usize,
+    bytes: u64,
+    has_writer: bool,
+}
+
+impl Figures {
+    /// Publishes them beside everything else.
+    pub fn spawn(self, background: &mut Background) {
+        let publishing = tokio::spawn(self.publish(background.stop.clone()));
+        background.tasks.push(publishing);
+    }
+
+    async fn publish(self, stop: CancellationToken) {
+        let ticking = |period| {
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        };
+        let (mut ticks, mut relay_ticks) = (ticking(EVERY), ticking(RELAY_EVERY));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => self.look_at_models().await,
+                _ = relay_ticks.tick(), if self.relay.is_some() => self.look_at_relay().await,
+            }
+        }
+    }
+
+    async fn look_at_models(&self) {
+        for model in &self.models {
+            if let Err(error) = self.look_at(&**model).await {
+                // Its projector says what is wrong; what was known stays.
+                tracing::debug!(model = %model.name(), %error, "the generations were not looked at");
+            }
+        }
+    }
+
+    async fn look_at(&self, model: &dyn ModelControl) -> Result<(), RebuildError> {
+        let generations = model.generations().await?;
+        for state in STATES {
+            let in_state = generations.iter().filter(|found| found.state == state);
+            let row = match in_state.max_by_key(|found| found.id) {
+                Some(generation) => self.row(model, generation).await?,
+                None => Row::default(),
+            };
+            row.publish(model.name().0, state);
+        }
+        Ok(())
+    }
+
+    async fn row(
+        &self,
+        model: &dyn ModelControl,
+        generation: &Generation,
+    ) -> Result<Row, RebuildError> {
+        let position = model.place(generation).await?;
+        // Read after the position, so that nothing seems to be ahead of the log.
+        let lag_events = self.log.head().await?.saturating_sub(position);
+        Ok(Row {
+            generation: generation.id.0,
+            position,
+            lag_events,
+            lag_seconds: self.lag_seconds(position, lag_events).await?,
+            parked: generation.parked,
+            parked_sequences: parked_sequences(model, generation).await?,
+            bytes: generation.bytes,
+            has_writer: generation.has_writer,
+        })
+    }
+
+    async fn lag_seconds(&self, position: Position, behind: u64) -> Result<f64, LogError> {
+        match behind {
+            0 => Ok(0.0),
+            _ => behind_for(&*self.log, position, self.clock.now()).await,
+        }
+    }
+
+    async fn look_at_relay(&self) {
+        let Some(relay) = &self.relay else { return };
+        let report = relay.report();
+        // While the log cannot be read, the relay says so.
+        if let Ok(seconds) = self.lag_seconds(report.position, report.lag_events).await {
+            relay.behind_for(seconds);
+        }
+    }
+}
+
+async fn parked_sequences(
+    model: &dyn ModelControl,
+    generation: &Generation,
+) -> Result<usize, RebuildError> {
+    if generation.parked == 0 {
+        return Ok(0);
+    }
+    let letters = model.letters_of(generation.id).await?;
+    let sequence = |letter: &ParkedLetter| (letter.topic.clone(), letter.key.clone());
+    Ok(letters.iter().map(sequence).collect::<HashSet<_>>().len())
+}
+
+impl Row {
+    fn publish(&self, model: &'static str, state: GenerationState) {
+        let state = state.to_string();
+        let set = |name: &'static str, value: f64| {
+            metrics::gauge!(name, "model" => model, "state" => state.clone()).set(value);
+        };
+        set("socialhub_generation", f64::from(self.generation));
+        set("socialhub_generation_position", self.position as f64);
+        set("socialhub_generation_lag_events", self.lag_events as f64);
+        set("socialhub_generation_lag_seconds", self.lag_seconds);
+        set("socialhub_generation_parked", self.parked as f64);
+        set(
+            "socialhub_generation_parked_sequences",
+            self.parked_sequences as f64,
+        );
+        set("socialhub_generation_bytes", self.bytes as f64);
+        let has_writer = if self.has_writer { 1.0 } else { 0.0 };
+        set("socialhub_generation_has_writer", has_writer);
+    }
+}
