@@ -6,8 +6,10 @@ import http.client
 import http.server
 import json
 import pathlib
+import re
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy/native"))
 
-from launcher import gateway, install  # noqa: E402
+from launcher import compose, gateway, install  # noqa: E402
 
 SECRET = "the-gateways-secret"
 USER = '{"id":"1","username":"ada"}'
@@ -31,12 +33,12 @@ class Service(http.server.ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, name, port=0):
+    def __init__(self, name, port=0, host="127.0.0.1"):
         self.name = name
         self.asked = []
         self.connections = 0
         self.behaviour = None
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((host, port), Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -135,6 +137,7 @@ class BehindNginx(unittest.TestCase):
         values = {
             "NGINX_USER": [gateway.user()],
             "RUN_DIR": [str(cls.folder)],
+            "RESOLVER": ["127.0.0.1"],
             "ACCESS_LOG": ["off"],
             "GATEWAY_SECRET": [SECRET],
             "GATEWAY_LISTEN": [f"127.0.0.1:{cls.port}"],
@@ -142,6 +145,7 @@ class BehindNginx(unittest.TestCase):
             "CHAT_UPSTREAM": [cls.services["chat1"].address, cls.services["chat2"].address],
         }
         values |= {f"{name.upper()}_UPSTREAM": [cls.services[name].address] for name in names[:5]}
+        values |= cls.values()
         template = (ROOT / "deploy/nginx/nginx.conf.template").read_text()
         file = cls.folder / "nginx.conf"
         file.write_text(gateway.render(template, values))
@@ -155,6 +159,11 @@ class BehindNginx(unittest.TestCase):
             if time.monotonic() > deadline or cls.nginx.poll() is not None:
                 raise AssertionError((cls.folder / "log").read_text())
             time.sleep(0.02)
+
+    @classmethod
+    def values(cls):
+        """What is filled in otherwise than usual."""
+        return {}
 
     @classmethod
     def tearDownClass(cls):
@@ -184,6 +193,92 @@ class BehindNginx(unittest.TestCase):
 
     def asked(self, *arguments, **more):
         return json.loads(self.ask(*arguments, **more).body)
+
+
+class Names(socketserver.ThreadingUDPServer):
+    """A name server that knows one name, and says where that is now."""
+
+    daemon_threads = True
+
+    def __init__(self, address):
+        self.address = address
+        super().__init__(("127.0.0.1", 0), Asked)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+class Asked(socketserver.BaseRequestHandler):
+    def handle(self):
+        query, reply = self.request
+        question = query[12 : query.index(b"\0", 12) + 5]
+        header = query[:2] + b"\x81\x80" + b"\0\x01" * 2 + b"\0" * 4
+        # The name as in the question, an IPv4 address, for an hour.
+        record = b"\xc0\x0c\0\x01\0\x01" + (3600).to_bytes(4, "big") + b"\0\x04"
+        reply.sendto(header + question + record + socket.inet_aton(self.server.address), self.client_address)
+
+
+def version():
+    """Of the nginx that is here."""
+    said = subprocess.run([install.find("nginx"), "-v"], capture_output=True, text=True, check=True).stderr
+    return tuple(int(part) for part in re.search(r"nginx/([\d.]+)", said)[1].split("."))
+
+
+class Containers(unittest.TestCase):
+    def test_every_service_is_asked_for_again(self):
+        services = compose.parse((ROOT / "docker-compose.yml").read_text())["services"]
+        given = services["gateway"]["environment"]
+        upstreams = [value for name, value in given.items() if name.endswith("_UPSTREAM")]
+        self.assertEqual(len(upstreams), 6)
+        for value in upstreams:
+            self.assertRegex(value, r"^[a-z-]+:\d+ resolve$")
+        tag = services["gateway"]["image"].removeprefix("nginx:")
+        self.assertGreaterEqual(tuple(map(int, tag.split("."))), (1, 28))
+        text = gateway.render(
+            (ROOT / "deploy/nginx/nginx.conf.template").read_text(), {name: [value] for name, value in given.items()}
+        )
+        self.assertIn("resolver 127.0.0.11 valid=5s", text)
+        self.assertEqual(len(re.findall(r"server [a-z-]+:\d+ resolve max_fails", text)), 7)
+
+
+class MovedServices(BehindNginx):
+    """A service whose name means another address than when nginx started."""
+
+    @classmethod
+    def setUpClass(cls):
+        if version() < (1, 27, 3):
+            raise unittest.SkipTest("this nginx is older than that of the containers: it asks for names once")
+        super().setUpClass()
+
+    @classmethod
+    def values(cls):
+        cls.names = Names("127.0.0.1")
+        port = cls.services["users"].server_address[1]
+        return {
+            "RESOLVER": [f"127.0.0.1:{cls.names.server_address[1]}"],
+            "USERS_UPSTREAM": [f"users-service:{port} resolve"],
+        }
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.names.shutdown()
+        cls.names.server_close()
+
+    def eventually_at(self, name):
+        deadline = time.monotonic() + 30
+        while True:
+            answer = self.ask("GET", "/users/profile/1")
+            if answer.status == 200 and json.loads(answer.body)["service"] == name:
+                return
+            self.assertLess(time.monotonic(), deadline, f"{name} was never asked: {answer}")
+            time.sleep(0.05)
+
+    def test_a_service_that_moves_is_found(self):
+        self.eventually_at("users")
+        moved = Service("moved", self.services["users"].server_address[1], "127.0.0.2")
+        self.addCleanup(moved.server_close)
+        self.addCleanup(moved.shutdown)
+        self.names.address = "127.0.0.2"
+        self.eventually_at("moved")
 
 
 class Gateway(BehindNginx):

@@ -15,7 +15,8 @@ def _values(stack, instance):
     given = stack.services[instance.service]["environment"]
     values = {}
     for name, value in given.items():
-        service, colon, port = value.partition(":")
+        # Behind the address stands how the containers find it; here all are known.
+        service, colon, port = value.partition(" ")[0].partition(":")
         if name.endswith("_UPSTREAM") and colon and service in stack.services:
             values[name] = [f"127.0.0.1:{stack.port(one, int(port))}" for one in stack.instances(service)]
         else:
