@@ -204,11 +204,7 @@ impl Fence for MongoFence {
                 }
                 Ok(())
             })
-            .await?;
-        if let Err(error) = self.shared.refresh().await {
-            tracing::debug!(%error, "the switch is made; readers will see it when they look");
-        }
-        Ok(())
+            .await
     }
 
     /// Part by part. A batch that had begun before the fence may land among them: it brings facts that the other

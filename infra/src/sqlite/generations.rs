@@ -483,8 +483,7 @@ impl SqliteFence {
             // The pointer has moved and its writer will see that within a second.
             tracing::warn!(model = %self.shared.model, %error, "cannot retire the old generation");
         }
-        drop(self.file);
-        self.shared.refresh().map(|_| ())
+        Ok(())
     }
 
     fn mend_blocking(self, from: GenerationId, entities: &[Entity]) -> Result<(), StoreError> {

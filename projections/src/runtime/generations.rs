@@ -109,7 +109,7 @@ pub trait Fence: Send {
     fn position(&self) -> Position;
 
     /// Makes another generation current and the fenced one previous, and takes the fence away: its writers, if it has
-    /// any, find their store unusable from now on.
+    /// any, find their store unusable from now on. Who follows the pointer sees it when they look the next time.
     ///
     /// The offsets from which the fenced generation goes on reading partitions become those of the other one, too, in
     /// the same step: what lies between them and the position it was filled to is skipped there.

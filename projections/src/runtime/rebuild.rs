@@ -340,6 +340,9 @@ impl<P: Projection> Filler<P> {
         let fence = caught_up?;
         closed?;
         fence.switch(self.id).await?;
+        if let Err(error) = self.generations.refresh().await {
+            tracing::debug!(model = %P::NAME, %error, "the switch is made; readers see it when they look");
+        }
         let dropped = if self.prune {
             prune_after_switch(&*self.generations, &self.claim, self.replaced).await
         } else {

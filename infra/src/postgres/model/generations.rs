@@ -1,6 +1,7 @@
 //! Generations of a Postgres read model, and readers that follow the current one.
 
 use std::{
+    marker::PhantomData,
     str::FromStr,
     sync::{Arc, Once, Weak},
     time::Duration,
@@ -341,7 +342,7 @@ pub(super) fn no_generation(id: GenerationId) -> StoreError {
 
 /// A transaction that has the current generation's gate alone: as long as it is open, no batch goes in.
 struct PgFence<M: PgModel> {
-    shared: Arc<Shared<M>>,
+    model: PhantomData<fn() -> M>,
     connection: PgConnection,
     id: GenerationId,
     position: Position,
@@ -350,12 +351,12 @@ struct PgFence<M: PgModel> {
 impl<M: PgModel> PgFence<M> {
     async fn raise(shared: &Arc<Shared<M>>) -> Result<Self, StoreError> {
         let id = shared.refresh().await?;
-        Self::close_gate(Arc::clone(shared), id)
+        Self::close_gate(shared, id)
             .await
             .map_err(|error| outside(&error))
     }
 
-    async fn close_gate(shared: Arc<Shared<M>>, id: GenerationId) -> sqlx::Result<Self> {
+    async fn close_gate(shared: &Shared<M>, id: GenerationId) -> sqlx::Result<Self> {
         let model = Shared::<M>::NAME;
         let mut connection = PgConnection::connect_with(&shared.options).await?;
         // Its end is the connection's: a fence that is dropped leaves nothing to be rolled back by hand.
@@ -374,7 +375,7 @@ impl<M: PgModel> PgFence<M> {
             .max()
             .unwrap_or(0);
         Ok(Self {
-            shared,
+            model: PhantomData,
             connection,
             id,
             position,
@@ -395,11 +396,7 @@ impl<M: PgModel> Fence for PgFence<M> {
         }
         execute(&mut self.connection, "COMMIT")
             .await
-            .map_err(|error| outside(&error))?;
-        if let Err(error) = self.shared.refresh().await {
-            tracing::debug!(%error, "the switch is made; readers will see it when they look");
-        }
-        Ok(())
+            .map_err(|error| outside(&error))
     }
 
     async fn mend(

@@ -73,9 +73,6 @@ impl Fence for RedisFence {
         if reply.word != "done" {
             return Err(reply.fault());
         }
-        if let Err(error) = self.shared.refresh().await {
-            tracing::debug!(%error, "the switch is made; readers will see it when they look");
-        }
         Ok(())
     }
 
