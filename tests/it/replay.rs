@@ -6,6 +6,7 @@ pub(crate) mod letters;
 mod outage;
 mod parked_erasures;
 mod past;
+mod rebuilds;
 mod repair;
 
 use serde_json::{Value, json};

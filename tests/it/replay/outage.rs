@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The setting of the log's database.
-const LOG: &str = "DATABASE_URL";
+pub const LOG: &str = "DATABASE_URL";
 
 /// Posts, besides a busy life: so that the log is read in many pieces.
 const POSTS: usize = 400;
@@ -61,9 +61,18 @@ async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) ->
 
 /// A server with something to rebuild.
 pub async fn world() -> Server {
+    world_of(POSTS).await
+}
+
+/// One with less, where it need not be read in many pieces.
+pub async fn small_world() -> Server {
+    world_of(POSTS / 10).await
+}
+
+async fn world_of(posts: usize) -> Server {
     let server = Server::start().await;
     let [anna, ..] = busy_life(&server).await;
-    let posts = stream::iter(0..POSTS).map(|nth| {
+    let posts = stream::iter(0..posts).map(|nth| {
         let anna = anna.clone();
         async move { anna.write_post(&format!("post {nth}"), "public").await }
     });

@@ -1,4 +1,4 @@
-//! A way to a server that goes away after so many bytes.
+//! A way to a server that goes away, or falls silent, after so many bytes.
 
 use std::{
     net::SocketAddr,
@@ -15,11 +15,31 @@ use tokio::{
 };
 
 /// Carries connections to a server, until it has carried enough of what the server said: then all are cut, and further
-/// ones are refused.
+/// ones are refused; or what the server says is held back until it is let go.
 pub struct Proxy {
     address: SocketAddr,
+    way: Way,
+}
+
+/// What its connections share.
+#[derive(Clone)]
+struct Way {
+    most: u64,
     carried: Arc<AtomicU64>,
     gone: watch::Sender<bool>,
+    /// Of one that holds back.
+    hold: Option<Hold>,
+}
+
+#[derive(Clone, Default)]
+struct Hold {
+    held: watch::Sender<bool>,
+    let_go: watch::Sender<bool>,
+}
+
+async fn comes_true(condition: &watch::Sender<bool>) {
+    // Never an error: the sender is here.
+    let _ = condition.subscribe().wait_for(|true_now| *true_now).await;
 }
 
 /// The `host:port` of an address.
@@ -38,32 +58,43 @@ impl Proxy {
         Self::start(host_of(url), most).await
     }
 
+    /// Starts one to the server of an address that holds back what comes after so many bytes.
+    pub async fn holding(url: &str, most: u64) -> Self {
+        Self::listen(host_of(url), most, Some(Hold::default())).await
+    }
+
     /// Starts one to `host:port` that carries so many bytes at most.
     ///
     /// # Panics
     /// When it cannot listen.
     pub async fn start(server: &str, most: u64) -> Self {
+        Self::listen(server, most, None).await
+    }
+
+    async fn listen(server: &str, most: u64, hold: Option<Hold>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self {
-            address: listener.local_addr().unwrap(),
+        let way = Way {
+            most,
             carried: Arc::default(),
             gone: watch::Sender::new(false),
+            hold,
         };
-        let (server, carried, gone) =
-            (server.to_owned(), proxy.carried.clone(), proxy.gone.clone());
+        let proxy = Self {
+            address: listener.local_addr().unwrap(),
+            way: way.clone(),
+        };
+        let server = server.to_owned();
         tokio::spawn(async move {
-            let mut going = gone.subscribe();
             loop {
                 let client = tokio::select! {
-                    _ = going.wait_for(|gone| *gone) => return,
+                    () = comes_true(&way.gone) => return,
                     accepted = listener.accept() => accepted.unwrap().0,
                 };
-                let (server, carried, gone) = (server.clone(), carried.clone(), gone.clone());
+                let (server, way) = (server.clone(), way.clone());
                 tokio::spawn(async move {
-                    let mut going = gone.subscribe();
                     tokio::select! {
-                        _ = going.wait_for(|gone| *gone) => {}
-                        _ = carry(client, &server, most, &carried, &gone) => {}
+                        () = comes_true(&way.gone) => {}
+                        _ = carry(client, &server, &way) => {}
                     }
                 });
             }
@@ -78,30 +109,39 @@ impl Proxy {
 
     /// Waits until it has carried enough and is cut.
     pub async fn cut(&self) {
-        // Never an error: the sender is ours.
-        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+        comes_true(&self.way.gone).await;
+    }
+
+    /// Waits until it has carried enough and holds something back.
+    ///
+    /// # Panics
+    /// When it is none that does.
+    pub async fn held(&self) {
+        comes_true(&self.way.hold.as_ref().unwrap().held).await;
+    }
+
+    /// Holds nothing back any more.
+    ///
+    /// # Panics
+    /// When it is none that does.
+    pub fn let_go(&self) {
+        self.way.hold.as_ref().unwrap().let_go.send_replace(true);
     }
 
     /// How many bytes of the server it has carried.
     pub fn carried(&self) -> u64 {
-        self.carried.load(Ordering::Relaxed)
+        self.way.carried.load(Ordering::Relaxed)
     }
 }
 
 /// Nobody comes through any more.
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.gone.send_replace(true);
+        self.way.gone.send_replace(true);
     }
 }
 
-async fn carry(
-    client: TcpStream,
-    server: &str,
-    most: u64,
-    carried: &AtomicU64,
-    gone: &watch::Sender<bool>,
-) -> std::io::Result<()> {
+async fn carry(client: TcpStream, server: &str, way: &Way) -> std::io::Result<()> {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
     let there = async { tokio::io::copy(&mut from_client, &mut to_server).await };
@@ -112,9 +152,13 @@ async fn carry(
             if read == 0 {
                 return Ok(0);
             }
-            if carried.fetch_add(read as u64, Ordering::Relaxed) + read as u64 > most {
-                gone.send_replace(true);
-                return Ok(0);
+            if way.carried.fetch_add(read as u64, Ordering::Relaxed) + read as u64 > way.most {
+                let Some(hold) = &way.hold else {
+                    way.gone.send_replace(true);
+                    return Ok(0);
+                };
+                hold.held.send_replace(true);
+                comes_true(&hold.let_go).await;
             }
             to_client.write_all(&buffer[..read]).await?;
         }

@@ -1,0 +1,142 @@
+//! What rebuilds leave behind: one at a time, and a way back.
+
+use std::{
+    process::{Child, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
+
+use super::{
+    MODELS,
+    outage::{LOG, run, small_world, through},
+};
+
+/// The models of the distributed profile, and the setting that says where each one's store is.
+pub const STORES: [(&str, &str); 3] = [
+    ("feed", "DATABASE_URL"),
+    ("notifications", "MONGODB_URL"),
+    ("counters", "REDIS_URL"),
+];
+
+/// By when a rebuild must have heard enough of its store.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A rebuild whose store has fallen silent in the middle.
+pub struct Held {
+    proxy: Proxy,
+    child: Child,
+}
+
+impl Held {
+    /// Begins one that is held up when its store has said so many bytes.
+    pub async fn begin(server: &Server, model: &str, setting: &str, most: u64) -> Self {
+        let url = server.setting(setting);
+        let proxy = Proxy::holding(url, most).await;
+        let mut command = server.prepare_command(&["replay", "rebuild", model]);
+        command
+            .env(setting, through(url, &proxy))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let held = tokio::time::timeout(PATIENCE, proxy.held()).await;
+        assert!(held.is_ok(), "{model}: not held up in the middle");
+        Self { proxy, child }
+    }
+
+    /// Its store speaks again.
+    pub fn let_go(&self) {
+        self.proxy.let_go();
+    }
+
+    /// Lets it come to its end.
+    pub async fn goes_on(self) -> Output {
+        self.let_go();
+        let child = self.child;
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output());
+        output.await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_second_rebuild_of_a_model_is_refused_and_the_first_one_succeeds() {
+    if Profile::chosen() == Profile::Embedded {
+        // There the right to rebuild is a lock on a file, tested with the SQLite stores.
+        return;
+    }
+    let server = small_world().await;
+    for model in MODELS {
+        let rebuild = ["replay", "rebuild", model];
+        let (alone, carried) = run(&server, LOG, &rebuild, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        // It is the log that is silent: the right to rebuild is kept in the model's store.
+        let first = Held::begin(&server, model, LOG, carried / 2).await;
+        let (again, back, prune) = (
+            rebuild,
+            ["replay", "rollback", model],
+            ["replay", "prune", model, "--yes"],
+        );
+        let said = tokio::join!(server.fail(&again), server.fail(&back), server.fail(&prune));
+        let rebuilt = first.goes_on().await;
+        for said in [said.0, said.1, said.2] {
+            let wanted = format!("another rebuild of {model} is running");
+            assert!(said.contains(&wanted), "{said}");
+        }
+        assert!(rebuilt.status.success(), "{model}: {}", printed(&rebuilt));
+        server.succeed(&["replay", "prune", model, "--yes"]).await;
+    }
+    server.caught_up().await;
+    server.verify_all().await;
+}
+
+/// The generations of a model: number and state.
+async fn generations(server: &Server, model: &str) -> Vec<(u64, String)> {
+    let status = server.status().await;
+    let mut models = status["models"].as_array().unwrap().iter();
+    let found = models.find(|found| found["model"] == model).unwrap();
+    let generation = |found: &Value| {
+        let id = found["generation"].as_u64().unwrap();
+        (id, found["state"].as_str().unwrap().to_owned())
+    };
+    let generations = found["generations"].as_array().unwrap();
+    generations.iter().map(generation).collect()
+}
+
+#[tokio::test]
+async fn a_rollback_brings_the_older_generation_back_caught_up() {
+    let server = Server::start().await;
+    let me = server.client().sign_up("rollback").await;
+    me.write_post("before", "public").await;
+    server.caught_up().await;
+    for model in MODELS {
+        let of = |id: u64, state: &str| (id, state.to_owned());
+        let [(old, _)] = generations(&server, model).await[..] else {
+            panic!("{model} has one generation");
+        };
+        server.succeed(&["replay", "rebuild", model]).await;
+        let both = [of(old, "previous"), of(old + 1, "current")];
+        assert_eq!(generations(&server, model).await, both);
+        // The older one has not seen this.
+        let post = me.write_post(&format!("beside {model}"), "public").await;
+        server.caught_up().await;
+        server.succeed(&["replay", "rollback", model]).await;
+        let both = [of(old, "current"), of(old + 1, "previous")];
+        assert_eq!(generations(&server, model).await, both);
+        server.verify_all().await;
+
+        // It is what is served, and what is written from here on.
+        me.put(&format!("/posts/{post}/like"), Value::Null)
+            .await
+            .expect_status(200);
+        server.caught_up().await;
+        let read = me.get(&format!("/posts/{post}")).await.expect_status(200);
+        assert_eq!(read.at("/post/likeCount"), 1, "{model}");
+        assert_eq!(read.header("x-stale"), "", "{model}");
+        server.succeed(&["replay", "prune", model, "--yes"]).await;
+        assert_eq!(generations(&server, model).await, [of(old, "current")]);
+        server.verify_all().await;
+    }
+    let refused = server.fail(&["replay", "rollback", "feed"]).await;
+    assert!(refused.contains("no previous generation"), "{refused}");
+}
