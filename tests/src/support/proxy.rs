@@ -1,4 +1,4 @@
-//! A way to a server that goes away after so many bytes.
+//! A way to a server that fails as networks do.
 
 use std::{
     net::SocketAddr,
@@ -10,30 +10,67 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     sync::watch,
 };
 
-/// Carries connections to a server, until it has carried enough of what the server said: then all are cut, and further
-/// ones are refused.
+/// Carries connections to a server, as long as it is let.
+///
+/// It may be told how much it carries at most of what the server says: then all connections are cut, and further ones are
+/// refused.
 pub struct Proxy {
     address: SocketAddr,
-    carried: Arc<AtomicU64>,
-    gone: watch::Sender<bool>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: String,
+    most: u64,
+    carried: AtomicU64,
+    way: watch::Sender<Way>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// What the connections that are let in now are called.
+    number: u32,
+    /// Connections with a smaller number are cut.
+    cut: u32,
+    /// Those with a smaller number hear nothing any more.
+    silent: u32,
+    /// Whether what the server answers arrives.
+    heard: bool,
+    /// Whether new connections are let in.
+    open: bool,
+    /// It has carried enough, or nobody needs it any more.
+    gone: bool,
+}
+
+impl Way {
+    fn is_cut(&self, connection: u32) -> bool {
+        self.gone || connection < self.cut
+    }
+
+    fn is_over(&self, connection: u32) -> bool {
+        self.is_cut(connection) || connection < self.silent
+    }
 }
 
 /// The `host:port` of an address.
 ///
 /// # Panics
 /// When it is no address of a server.
-pub fn host_of(url: &str) -> &str {
+fn host_of(url: &str) -> &str {
     let (_, rest) = url.split_once("://").unwrap();
     let place = rest.split_once('/').map_or(rest, |(place, _)| place);
     place.rsplit_once('@').map_or(place, |(_, host)| host)
 }
 
 impl Proxy {
-    /// Starts one to the server of an address.
+    /// Starts one to the server of an address that carries so many bytes at most.
     pub async fn to(url: &str, most: u64) -> Self {
         Self::start(host_of(url), most).await
     }
@@ -44,31 +81,23 @@ impl Proxy {
     /// When it cannot listen.
     pub async fn start(server: &str, most: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Self {
-            address: listener.local_addr().unwrap(),
-            carried: Arc::default(),
-            gone: watch::Sender::new(false),
+        let address = listener.local_addr().unwrap();
+        let way = Way {
+            number: 0,
+            cut: 0,
+            silent: 0,
+            heard: true,
+            open: true,
+            gone: false,
         };
-        let (server, carried, gone) =
-            (server.to_owned(), proxy.carried.clone(), proxy.gone.clone());
-        tokio::spawn(async move {
-            let mut going = gone.subscribe();
-            loop {
-                let client = tokio::select! {
-                    _ = going.wait_for(|gone| *gone) => return,
-                    accepted = listener.accept() => accepted.unwrap().0,
-                };
-                let (server, carried, gone) = (server.clone(), carried.clone(), gone.clone());
-                tokio::spawn(async move {
-                    let mut going = gone.subscribe();
-                    tokio::select! {
-                        _ = going.wait_for(|gone| *gone) => {}
-                        _ = carry(client, &server, most, &carried, &gone) => {}
-                    }
-                });
-            }
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            most,
+            carried: AtomicU64::new(0),
+            way: watch::Sender::new(way),
         });
-        proxy
+        tokio::spawn(listen(listener, Arc::clone(&shared)));
+        Self { address, shared }
     }
 
     /// Its `host:port`.
@@ -76,51 +105,119 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// Waits until it has carried enough and is cut.
-    pub async fn cut(&self) {
-        // Never an error: the sender is ours.
-        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+    /// The address of the server, with this way to it.
+    pub fn through(&self, url: &str) -> String {
+        url.replace(host_of(url), &self.address())
     }
 
     /// How many bytes of the server it has carried.
     pub fn carried(&self) -> u64 {
-        self.carried.load(Ordering::Relaxed)
+        self.shared.carried.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has carried enough and is gone.
+    pub async fn used_up(&self) {
+        // Never an error: the sender is ours.
+        let _ = self.shared.way.subscribe().wait_for(|way| way.gone).await;
+    }
+
+    /// From now on the server is not heard, though it hears. Until all is cut.
+    pub fn deafen(&self) {
+        self.shared.way.send_modify(|way| way.heard = false);
+    }
+
+    /// Cuts all connections, and lets new ones in. What was not heard before is never heard.
+    pub fn cut(&self) {
+        self.shared.way.send_modify(|way| way.cut_all(true));
+    }
+
+    /// Cuts all connections, and lets no new ones in, until they are cut again.
+    pub fn shut(&self) {
+        self.shared.way.send_modify(|way| way.cut_all(false));
+    }
+
+    /// As when the server's host vanishes and another one takes its place: its sessions end, who was connected hears nothing
+    /// any more, not even that, and new connections are carried.
+    pub fn fail_over(&self) {
+        self.shared.way.send_modify(|way| {
+            way.number += 1;
+            way.silent = way.number;
+        });
+    }
+}
+
+impl Way {
+    fn cut_all(&mut self, open: bool) {
+        self.number += 1;
+        self.cut = self.number;
+        self.heard = true;
+        self.open = open;
     }
 }
 
 /// Nobody comes through any more.
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.gone.send_replace(true);
+        self.shared.way.send_modify(|way| way.gone = true);
     }
 }
 
-async fn carry(
-    client: TcpStream,
-    server: &str,
-    most: u64,
-    carried: &AtomicU64,
-    gone: &watch::Sender<bool>,
-) -> std::io::Result<()> {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
-    let there = async { tokio::io::copy(&mut from_client, &mut to_server).await };
-    let back = async {
-        let mut buffer = vec![0; 4_096];
-        loop {
-            let read = from_server.read(&mut buffer).await?;
-            if read == 0 {
-                return Ok(0);
-            }
-            if carried.fetch_add(read as u64, Ordering::Relaxed) + read as u64 > most {
-                gone.send_replace(true);
-                return Ok(0);
-            }
-            to_client.write_all(&buffer[..read]).await?;
+async fn listen(listener: TcpListener, shared: Arc<Shared>) {
+    let mut going = shared.way.subscribe();
+    loop {
+        let client = tokio::select! {
+            _ = going.wait_for(|way| way.gone) => return,
+            accepted = listener.accept() => accepted.unwrap().0,
+        };
+        let way = *shared.way.borrow();
+        if way.open {
+            tokio::spawn(keep(client, way.number, Arc::clone(&shared)));
         }
+    }
+}
+
+/// Keeps a client for as long as it is not cut, heard or not.
+async fn keep(mut client: TcpStream, number: u32, shared: Arc<Shared>) {
+    let mut way = shared.way.subscribe();
+    let over = tokio::select! {
+        // First: what has come and was not passed on is not, when the way is over.
+        biased;
+        _ = way.wait_for(|way| way.is_over(number)) => true,
+        _ = carry(&mut client, &shared) => false,
     };
+    if over {
+        let _ = way.wait_for(|way| way.is_cut(number)).await;
+    }
+}
+
+async fn carry(client: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(&shared.server).await?;
+    let (mut from_client, to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
     tokio::select! {
-        done = there => done.map(|_| ()),
-        done = back => done.map(|_: u64| ()),
+        done = tokio::io::copy(&mut from_client, &mut to_server) => done.map(|_| ()),
+        done = carry_back(from_server, to_client, shared) => done,
+    }
+}
+
+async fn carry_back(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    shared: &Shared,
+) -> std::io::Result<()> {
+    let mut heard = shared.way.subscribe();
+    let mut buffer = vec![0; 4_096];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let _ = heard.wait_for(|way| way.heard).await;
+        let before = shared.carried.fetch_add(read as u64, Ordering::Relaxed);
+        if before + read as u64 > shared.most {
+            shared.way.send_modify(|way| way.gone = true);
+            return Ok(());
+        }
+        to.write_all(&buffer[..read]).await?;
     }
 }
