@@ -84,6 +84,10 @@ struct RunArgs {
     /// data folder in its environment as the server does.
     #[arg(long)]
     rebuild_with: Option<PathBuf>,
+    /// Commands a second beside which `beside-rebuild` and the `visible-…` rows measure: fewer than the server can carry
+    /// out, so that what is added shows.
+    #[arg(long, default_value_t = 500)]
+    commands_per_second: u32,
     /// The server with the notifications, to compare their pages with what it does at most.
     #[cfg(feature = "distributed")]
     #[arg(long, env = "MONGODB_URL", hide_env_values = true)]
@@ -163,6 +167,7 @@ async fn measure_rows(args: &RunArgs, report: &mut Report) -> Result<(), BenchEr
         prefix,
         target,
         rebuild_with: args.rebuild_with.clone(),
+        commands_per_second: args.commands_per_second,
     };
     for row in rows {
         eprintln!("measuring {row:?}");

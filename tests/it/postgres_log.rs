@@ -27,18 +27,10 @@ use socialhub_tests::{
         Log, TestResult, all, append, assert_dense, id, post_stream, sign_up, store_answer,
     },
     event_log_contract, people_contract, process_reports_contract,
-    support::{eventually, postgres::Database},
+    support::{eventually, postgres::Database, proxy::Proxy},
 };
 use sqlx::{Connection, Executor, PgConnection};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    runtime::Handle,
-    sync::watch,
-};
+use tokio::runtime::Handle;
 
 use crate::event_log::{ClockAt, Post, Step, commands, step};
 
@@ -413,99 +405,11 @@ async fn a_killed_backend_is_noticed_by_nobody() -> TestResult {
     Ok(())
 }
 
-/// A connection's way to the server that can be cut.
-struct Proxy {
-    url: String,
-    state: watch::Sender<Way>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Way {
-    /// Connections let in by an earlier number are cut.
-    number: u32,
-    /// Whether what the server answers arrives.
-    heard: bool,
-    /// Whether new connections are let in.
-    open: bool,
-}
-
-impl Proxy {
-    async fn start(database: &Database) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (start, rest) = database.url().rsplit_once('@').unwrap();
-        let (server, path) = rest.split_once('/').unwrap();
-        let url = format!("{start}@{address}/{path}");
-        let (state, watched) = watch::channel(Way {
-            number: 0,
-            heard: true,
-            open: true,
-        });
-        let server = server.to_owned();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                if watched.borrow().open {
-                    tokio::spawn(forward(client, server.clone(), watched.clone()));
-                }
-            }
-        });
-        Self { url, state }
-    }
-
-    /// From now on the server is not heard.
-    fn deafen(&self) {
-        self.state.send_modify(|way| way.heard = false);
-    }
-
-    /// Cuts all connections, and lets new ones in or not.
-    fn cut(&self, open: bool) {
-        self.state.send_modify(|way| {
-            way.number += 1;
-            way.heard = true;
-            way.open = open;
-        });
-    }
-}
-
-async fn forward(client: TcpStream, server: String, mut way: watch::Receiver<Way>) {
-    let number = way.borrow().number;
-    let server = TcpStream::connect(server).await.unwrap();
-    let (client_reads, client_writes) = client.into_split();
-    let (server_reads, server_writes) = server.into_split();
-    let heard = way.clone();
-    tokio::select! {
-        biased;
-        _ = way.wait_for(|way| way.number != number) => {}
-        () = copy(client_reads, server_writes, None) => {}
-        () = copy(server_reads, client_writes, Some(heard)) => {}
-    }
-}
-
-async fn copy(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut way: Option<watch::Receiver<Way>>,
-) {
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some(way) = &mut way {
-            let number = way.borrow().number;
-            // What was not heard before the cut is never heard.
-            if way.wait_for(|way| way.heard).await.unwrap().number != number {
-                return;
-            }
-        }
-        if to.write_all(&buffer[..length]).await.is_err() {
-            return;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_lost_is_found_out() -> TestResult {
     let database = migrated().await;
-    let proxy = Proxy::start(&database).await;
-    let log = lazy(&proxy.url, Duration::from_secs(10));
+    let proxy = Proxy::to(database.url(), u64::MAX).await;
+    let log = lazy(&proxy.through(database.url()), Duration::from_secs(10));
     log.append(append(&post_stream(), 0, 1)).await?;
     for round in 1..5 {
         proxy.deafen();
@@ -517,7 +421,7 @@ async fn an_answer_that_is_lost_is_found_out() -> TestResult {
                 (head > 20 * (round - 1) + 1).then_some(())
             })
             .await;
-            proxy.cut(true);
+            proxy.cut();
         });
         for outcome in outcomes {
             outcome?;
@@ -532,8 +436,8 @@ async fn an_answer_that_is_lost_is_found_out() -> TestResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult {
     let database = migrated().await;
-    let proxy = Proxy::start(&database).await;
-    let log = lazy(&proxy.url, Duration::from_millis(1_500));
+    let proxy = Proxy::to(database.url(), u64::MAX).await;
+    let log = lazy(&proxy.through(database.url()), Duration::from_millis(1_500));
     let heard = append(&post_stream(), 0, 1);
     log.append(heard).await?;
 
@@ -556,7 +460,7 @@ async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult 
         "{waiting:?}"
     );
 
-    proxy.cut(false);
+    proxy.shut();
     eventually("the lost connection is noticed", async || {
         let refused = log.append(append(&post_stream(), 0, 1)).await;
         let reason = refused.unwrap_err().to_string();
@@ -564,7 +468,7 @@ async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult 
     })
     .await;
     assert!(log.head().await.is_err());
-    proxy.cut(true);
+    proxy.cut();
     // The same command gives the truth.
     let truth = log.append(command).await?;
     assert_eq!((truth.position, truth.version), (2, 1));

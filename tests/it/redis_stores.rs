@@ -36,11 +36,7 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
-    support::{
-        eventually,
-        proxy::{Proxy, host_of},
-        servers::redis_url,
-    },
+    support::{eventually, proxy::Proxy, servers::redis_url},
 };
 use uuid::Uuid;
 
@@ -339,8 +335,7 @@ async fn is_half_written(place: &Place) -> bool {
 const A_FEW_ANSWERS: u64 = 100;
 
 fn through(place: &Place, proxy: &Proxy) -> Arc<RedisGenerations> {
-    let url = place.url.replace(host_of(&place.url), &proxy.address());
-    generations_at(&url, &place.prefix)
+    generations_at(&proxy.through(&place.url), &place.prefix)
 }
 
 /// The process ends in the middle of a batch: its successor starts it again and nothing counts twice.

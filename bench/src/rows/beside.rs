@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Bench, Found,
-    visible::{COMMANDERS, COMMANDS_PER_SECOND},
-};
+use super::{Bench, Found, visible::COMMANDERS};
 use crate::{
     client::BenchError,
     load::{Rotation, Sample, Shape, paced},
@@ -30,7 +27,7 @@ impl Bench {
         let shape = self.with_connections(COMMANDERS);
         let (mut found, mut notes) = (Found::default(), Vec::new());
         for _ in 0..self.runs {
-            let alone = paced(&self.target, shape, COMMANDS_PER_SECOND, &mut scripts).await?;
+            let alone = paced(&self.target, shape, self.commands_per_second, &mut scripts).await?;
             self.settle().await?;
             let beside = self.while_rebuilding(program, &mut scripts).await?;
             let (took, alone, beside) = (beside.elapsed, alone.summary(), beside.summary());
@@ -68,7 +65,7 @@ impl Bench {
         let (mut rebuild, mut beside) = (Running(child), Sample::default());
         let mut counted = Duration::ZERO;
         let status = loop {
-            let sample = paced(&self.target, window, COMMANDS_PER_SECOND, scripts).await?;
+            let sample = paced(&self.target, window, self.commands_per_second, scripts).await?;
             if let Some(status) = rebuild.0.try_wait()? {
                 break status;
             }

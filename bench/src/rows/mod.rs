@@ -47,6 +47,8 @@ pub struct Bench {
     pub watcher: Person,
     /// The program that rebuilds the server's read models.
     pub rebuild_with: Option<PathBuf>,
+    /// Commands a second of the rows that measure something beside commands.
+    pub commands_per_second: u32,
 }
 
 /// What a row found: the runs, and what else there is to say.

@@ -44,13 +44,13 @@ pub enum Row {
     ChatPaced,
     /// Follows, until the last of the followed is notified.
     FollowNotified,
-    /// 500 commands a second while all read models are rebuilt; needs `--rebuild-with`.
+    /// Commands while all read models are rebuilt; needs `--rebuild-with`.
     BesideRebuild,
-    /// From a post to its place in a follower's feed, beside 500 commands a second.
+    /// From a post to its place in a follower's feed, beside commands.
     VisibleFeed,
-    /// From a like to the author's notification of it, beside 500 commands a second.
+    /// From a like to the author's notification of it, beside commands.
     VisibleNotification,
-    /// From a like to the post's count of it, beside 500 commands a second.
+    /// From a like to the post's count of it, beside commands.
     VisibleCount,
 }
 
@@ -93,7 +93,7 @@ impl Row {
             Self::Notifications => "notifications page",
             Self::Follow => "follow",
             Self::FollowNotified => "follow to notification, end to end",
-            Self::BesideRebuild => "500 commands/s beside a rebuild",
+            Self::BesideRebuild => "commands beside a rebuild",
             Self::Chat => "chat, delivered, 64 clients in 8 rooms",
             Self::ChatPaced => "chat, delivered, 200 sent/s",
             Self::VisibleFeed => "post to a follower's feed",

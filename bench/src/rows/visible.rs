@@ -15,9 +15,7 @@ use crate::{
     people::{Person, post_body, sign_up, text_at, write_posts},
 };
 
-/// Commands a second beside which is looked.
-pub(super) const COMMANDS_PER_SECOND: u32 = 500;
-/// Connections that they come over.
+/// Connections that the commands beside come over.
 pub(super) const COMMANDERS: usize = 16;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -64,7 +62,7 @@ impl Bench {
             let shape = self.with_connections(COMMANDERS);
             let end = Instant::now() + shape.warm_up + shape.measured;
             let warm = Instant::now() + shape.warm_up;
-            let load = paced(&self.target, shape, COMMANDS_PER_SECOND, &mut scripts);
+            let load = paced(&self.target, shape, self.commands_per_second, &mut scripts);
             let (load, seen) = tokio::join!(load, probe.look(row, warm, end));
             let load = load?.summary();
             found.note = format!(

@@ -9,12 +9,14 @@ use std::{
 use async_trait::async_trait;
 use socialhub_chat::{ChatArchive, ChatArchiveError, Known, Meeting, Message, MessageName, RoomId};
 use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
-use sqlx::{PgConnection, PgExecutor, PgPool, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     chat_log::{SCHEMA, text},
-    connect::{OpenError, from_sql, options, pool, retrying, to_sql},
+    connect::{Access, OpenError, from_sql, to_sql},
+    pool::{Pool, retrying},
+    session::Session,
 };
 
 /// Copying is no hurry: a page may take long on a busy server.
@@ -22,12 +24,12 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it waits for a room that somebody else writes.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// One for reading, one for writing.
-const CONNECTIONS: u32 = 2;
+const CONNECTIONS: usize = 2;
 
 /// A chat log in a Postgres database, opened for copying rows.
 #[derive(Debug, Clone)]
 pub struct PgChatArchive {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl PgChatArchive {
@@ -36,10 +38,10 @@ impl PgChatArchive {
     /// # Errors
     /// When the database cannot be reached, or its schema is not this program's.
     pub async fn connect(url: &str) -> Result<Self, OpenError> {
-        let options = options(url, "socialhub-archive", STATEMENT_TIMEOUT, LOCK_TIMEOUT)?;
-        SCHEMA.require_current(&options).await?;
+        let access = Access::new(url, "socialhub-archive", STATEMENT_TIMEOUT, LOCK_TIMEOUT)?;
+        SCHEMA.require_current(&access).await?;
         Ok(Self {
-            pool: pool(options, CONNECTIONS),
+            pool: Pool::new(access, CONNECTIONS),
         })
     }
 }
@@ -163,7 +165,7 @@ fn message(row: &PgRow) -> Result<Message, ChatArchiveError> {
 
 /// Both indexes are walked in the order asked for: a page costs what it holds, wherever it begins.
 async fn read_messages(
-    pool: &PgPool,
+    pool: &Pool,
     after: Option<&(RoomId, u64)>,
     limit: usize,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -184,7 +186,7 @@ async fn read_messages(
 }
 
 async fn read_names(
-    pool: &PgPool,
+    pool: &Pool,
     after: Option<&(RoomId, UserId, String)>,
     limit: usize,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -213,7 +215,7 @@ async fn read_names(
 
 /// Makes the rooms that are not there, locks all in the order of their names, and answers numbers and last `seq`.
 async fn lock_rooms<'n>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     names: impl Iterator<Item = &'n str>,
 ) -> Result<HashMap<String, (i64, u64)>, sqlx::Error> {
     let names: BTreeSet<&str> = names.collect();
@@ -291,7 +293,7 @@ fn by_place(rows: &[PgRow]) -> Result<HashMap<(RoomId, u64), Message>, ChatArchi
 
 /// Makes sure that messages are there as they are here; answers those that are tombstones only here.
 async fn compare(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     there: Vec<Message>,
     known: Known,
 ) -> Result<Vec<Message>, ChatArchiveError> {
@@ -314,7 +316,7 @@ async fn compare(
 
 /// Makes tombstones of messages, and forgets the senders' own names in their rooms.
 async fn erase_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     erased: &[Message],
     rooms: &HashMap<String, (i64, u64)>,
 ) -> Result<(), sqlx::Error> {
@@ -341,7 +343,7 @@ async fn erase_messages(
 }
 
 async fn insert_messages(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     new: &[Message],
     rooms: &HashMap<String, (i64, u64)>,
 ) -> Result<(), sqlx::Error> {
@@ -382,7 +384,7 @@ fn number(rooms: &HashMap<String, (i64, u64)>, room: &RoomId) -> i64 {
 }
 
 async fn insert_names(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     names: &[MessageName],
     rooms: &HashMap<String, (i64, u64)>,
 ) -> Result<u64, sqlx::Error> {

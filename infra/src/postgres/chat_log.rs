@@ -16,18 +16,17 @@ use socialhub_chat::{
     Appended, ChatLog, ChatLogError, Direction, History, HistoryQuery, Message, NewMessage, RoomId,
 };
 use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
-use sqlx::{
-    Connection, PgConnection, PgPool, Row,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{Row, postgres::PgRow};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
 use uuid::Uuid;
 
-use super::connect::{
-    OpenError, Schema, connect, from_sql, is_refusal, options, pool, retrying, to_sql, within,
+use super::{
+    connect::{Access, OpenError, Schema, from_sql, is_refusal, to_sql},
+    pool::{Pool, retrying},
+    session::Session,
 };
 
 /// Batches that may wait.
@@ -39,11 +38,9 @@ const MESSAGES: usize = 1_024;
 /// Messages that an erasure looks at in one transaction.
 const PIECE: usize = 1_000;
 /// Connections for history.
-const CONNECTIONS: u32 = 4;
+const CONNECTIONS: usize = 4;
 /// How long the server lets a call run and wait for a room's lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After which a call is taken for lost.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 /// A connection that was not used for so long is tried before a call is risked on it.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -68,7 +65,7 @@ struct Batch {
 #[derive(Clone)]
 pub struct PgChatLog {
     batches: mpsc::Sender<Batch>,
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl PgChatLog {
@@ -85,7 +82,7 @@ impl PgChatLog {
     /// # Errors
     /// When the database cannot be reached, or its schema is not this program's.
     pub async fn connect(url: &str) -> Result<Self, OpenError> {
-        SCHEMA.require_current(&chat_options(url)?).await?;
+        SCHEMA.require_current(&access(url)?).await?;
         Self::lazy(url)
     }
 
@@ -94,16 +91,16 @@ impl PgChatLog {
     /// # Errors
     /// When the address is none.
     pub fn lazy(url: &str) -> Result<Self, OpenError> {
-        let options = chat_options(url)?;
-        let pool = pool(options.clone(), CONNECTIONS);
+        let access = access(url)?;
+        let pool = Pool::new(access.clone(), CONNECTIONS);
         let (batches, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(run(options, queue));
+        tokio::spawn(run(access, queue));
         Ok(Self { batches, pool })
     }
 }
 
-fn chat_options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    options(url, "socialhub-chat", STATEMENT_TIMEOUT, STATEMENT_TIMEOUT)
+fn access(url: &str) -> Result<Access, OpenError> {
+    Access::new(url, "socialhub-chat", STATEMENT_TIMEOUT, STATEMENT_TIMEOUT)
 }
 
 #[async_trait]
@@ -119,7 +116,7 @@ impl ChatLog for PgChatLog {
     }
 
     async fn read(&self, room: &RoomId, query: HistoryQuery) -> Result<History, ChatLogError> {
-        let rows = within(CALL_TIMEOUT, retrying(|| history(&self.pool, room, query))).await;
+        let rows = retrying(|| history(&self.pool, room, query)).await;
         read_history(&rows.map_err(unavailable)?, room, query).map_err(unavailable)
     }
 
@@ -137,7 +134,7 @@ impl ChatLog for PgChatLog {
     }
 
     async fn last_seqs(&self, rooms: &[RoomId]) -> Result<Vec<u64>, ChatLogError> {
-        let seqs = within(CALL_TIMEOUT, retrying(|| last_seqs(&self.pool, rooms))).await;
+        let seqs = retrying(|| last_seqs(&self.pool, rooms)).await;
         let seqs = seqs.map_err(unavailable)?;
         Ok(seqs.into_iter().map(from_sql).collect())
     }
@@ -153,7 +150,7 @@ fn unavailable(reason: impl Display) -> ChatLogError {
 
 /// Notes that somebody is erased: from then on whatever comes of theirs is a tombstone. Appends that are under way are
 /// waited for, later ones see it; readers are not held up.
-async fn note_erased(pool: &PgPool, user: UserId) -> Result<(), sqlx::Error> {
+async fn note_erased(pool: &Pool, user: UserId) -> Result<(), sqlx::Error> {
     let known = "SELECT EXISTS (SELECT 1 FROM chat_erased WHERE user_id = $1)";
     let known = sqlx::query_scalar(known).bind(user.0).fetch_one(pool);
     if known.await? {
@@ -176,7 +173,7 @@ type Place = (i64, i64);
 /// Erases the next of somebody's messages, and as many of their names in those rooms: each name was given to a message.
 /// Nothing of theirs is added any more, so going through once finds all. Answers the last place; none at the end.
 async fn erase_piece(
-    pool: &PgPool,
+    pool: &Pool,
     user: UserId,
     after: Place,
 ) -> Result<Option<Place>, sqlx::Error> {
@@ -217,7 +214,7 @@ async fn erase_piece(
 }
 
 /// Serves until nobody can send any more.
-async fn run(options: PgConnectOptions, mut queue: mpsc::Receiver<Batch>) {
+async fn run(access: Access, mut queue: mpsc::Receiver<Batch>) {
     let mut link = None;
     while let Some(first) = queue.recv().await {
         let mut messages = first.messages.len();
@@ -230,7 +227,7 @@ async fn run(options: PgConnectOptions, mut queue: mpsc::Receiver<Batch>) {
             batches.push(batch);
         }
         let all = batches.iter().flat_map(|batch| batch.messages.clone());
-        let outcomes = append(&options, &mut link, all.collect()).await;
+        let outcomes = append(&access, &mut link, all.collect()).await;
         match outcomes {
             Ok(outcomes) => {
                 let mut outcomes = outcomes.into_iter();
@@ -251,46 +248,39 @@ async fn run(options: PgConnectOptions, mut queue: mpsc::Receiver<Batch>) {
 }
 
 struct Link {
-    connection: PgConnection,
+    session: Session,
     used: Instant,
 }
 
 /// Appends in one call. When the connection is lost in it, nobody knows what became of the messages, and the error says
 /// no more than that they do not count as sent: that is the port's promise.
 async fn append(
-    options: &PgConnectOptions,
+    access: &Access,
     link: &mut Option<Link>,
     messages: Vec<NewMessage>,
 ) -> Result<Vec<Appended>, sqlx::Error> {
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    let mut connection = usable(options, link.take()).await?;
+    let mut session = usable(access, link.take()).await?;
     let group = Group::of(&messages);
-    let call = within(CALL_TIMEOUT, group.call(&mut connection)).await;
+    let call = group.call(&mut session).await;
     if call.as_ref().is_ok() || call.as_ref().is_err_and(is_refusal) {
         let used = Instant::now();
-        *link = Some(Link { connection, used });
+        *link = Some(Link { session, used });
     }
     group.outcomes(messages, &call?)
 }
 
 /// The old connection while it is good, or a new one.
-async fn usable(
-    options: &PgConnectOptions,
-    old: Option<Link>,
-) -> Result<PgConnection, sqlx::Error> {
-    if let Some(Link {
-        mut connection,
-        used,
-    }) = old
-    {
-        if used.elapsed() < IDLE || within(IDLE, connection.ping()).await.is_ok() {
-            return Ok(connection);
+async fn usable(access: &Access, old: Option<Link>) -> Result<Session, sqlx::Error> {
+    if let Some(Link { mut session, used }) = old {
+        if used.elapsed() < IDLE || session.ping(IDLE).await.is_ok() {
+            return Ok(session);
         }
         tracing::debug!("a connection to the chat log was lost");
     }
-    connect(options).await
+    Session::connect(access).await
 }
 
 /// Messages as the function takes them.
@@ -355,7 +345,7 @@ impl Group {
         self.ats.push(message.at.0);
     }
 
-    async fn call(&self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
+    async fn call(&self, session: &mut Session) -> Result<Vec<PgRow>, sqlx::Error> {
         let sql = "SELECT nth, placed, duplicate, earlier_id, earlier_username, earlier_message, earlier_at
              FROM append_messages($1, $2, $3, $4, $5, $6, $7, $8)";
         // All rows and the server's word that the transaction is over: only then is it committed.
@@ -368,7 +358,7 @@ impl Group {
             .bind(&self.texts)
             .bind(&self.client_ids)
             .bind(&self.ats)
-            .fetch_all(connection)
+            .fetch_all(session)
             .await
     }
 
@@ -432,7 +422,7 @@ pub(super) fn text(row: &PgRow, index: usize) -> Result<String, sqlx::Error> {
 
 /// One statement, so that the messages and the last seq belong together. A room without messages in the page is one row.
 async fn history(
-    pool: &PgPool,
+    pool: &Pool,
     room: &RoomId,
     query: HistoryQuery,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -463,7 +453,7 @@ async fn history(
         .await
 }
 
-async fn last_seqs(pool: &PgPool, rooms: &[RoomId]) -> Result<Vec<i64>, sqlx::Error> {
+async fn last_seqs(pool: &Pool, rooms: &[RoomId]) -> Result<Vec<i64>, sqlx::Error> {
     let names: Vec<&str> = rooms.iter().map(RoomId::as_str).collect();
     sqlx::query_scalar(
         "SELECT coalesce(r.last_seq, 0)

@@ -4,13 +4,19 @@ use std::{str::FromStr, time::Duration};
 
 use socialhub_event_log::UnfinishedCopy;
 use sqlx::{
-    Connection, Executor, PgConnection, PgPool,
+    Executor,
     error::DatabaseError,
-    postgres::{PgConnectOptions, PgPoolOptions, PgSeverity},
+    postgres::{PgConnectOptions, PgSeverity},
 };
+
+use super::session::Session;
 
 /// How long a new connection may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much longer than the server lets it run an answer is waited for: by then the server itself would have ended the
+/// statement, so there is nobody.
+pub(super) const SLACK: Duration = Duration::from_secs(1);
 
 /// Serves all who migrate a database, whatever their schema.
 const MIGRATION_LOCK: i64 = 8_316_291_640_277_038;
@@ -85,39 +91,79 @@ impl OpenError {
 /// [`OpenError`].
 pub async fn look(url: &str) -> Result<(), OpenError> {
     let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
-    let connection = connect(&options).await.map_err(OpenError::connecting)?;
-    // It is there: how the connection ends is nobody's concern.
-    let _ = connection.close().await;
+    let session = Session::connect(&Access::watched(options)).await;
+    session.map_err(OpenError::connecting)?.close().await;
     Ok(())
 }
 
-/// Reads an address. `name` is what the connections are called in the server's lists.
-///
-/// Statements run for `statement_timeout` and wait for locks for `lock_timeout` at most, so that one that is stuck is
-/// given up by the server itself. A peer that has vanished is noticed in seconds, not hours.
-pub(super) fn options(
-    url: &str,
-    name: &str,
-    statement_timeout: Duration,
-    lock_timeout: Duration,
-) -> Result<PgConnectOptions, OpenError> {
-    let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
-    let options = missing_peers(options, Duration::from_secs(10));
-    Ok(options.application_name(name).options([
-        ("statement_timeout", millis(statement_timeout)),
-        ("lock_timeout", millis(lock_timeout)),
-        // Look-ups by key; see append_events for why no plan may scan.
-        ("enable_seqscan", "off".to_owned()),
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
-        ("jit", "off".to_owned()),
-    ]))
+/// How to connect, and how long to wait for answers.
+#[derive(Debug, Clone)]
+pub struct Access {
+    pub(super) options: PgConnectOptions,
+    pub(super) patience: Patience,
+}
+
+/// How long an answer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// The server ends statements before that.
+    Limit(Duration),
+    /// The server lets statements run: for as long as it knows of them.
+    Watch,
+}
+
+impl Access {
+    /// Reads an address. `name` is what the connections are called in the server's lists.
+    ///
+    /// Statements run for `statement_timeout` and wait for locks for `lock_timeout` at most, so that one that is stuck is
+    /// given up by the server itself. A peer that has vanished is noticed in seconds, not hours, on either side.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn new(
+        url: &str,
+        name: &str,
+        statement_timeout: Duration,
+        lock_timeout: Duration,
+    ) -> Result<Self, OpenError> {
+        let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
+        let options = missing_peers(options, Duration::from_secs(10)).application_name(name);
+        let options = options.options([
+            ("lock_timeout", millis(lock_timeout)),
+            // Look-ups by key; see append_events for why no plan may scan.
+            ("enable_seqscan", "off".to_owned()),
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("jit", "off".to_owned()),
+        ]);
+        Ok(Self::watched(options).limited(statement_timeout))
+    }
+
+    /// Statements may take their time: each is waited for as long as the server is at it.
+    #[must_use]
+    pub fn watched(options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            patience: Patience::Watch,
+        }
+    }
+
+    /// Statements run for so long at most.
+    pub(super) fn limited(self, statement_timeout: Duration) -> Self {
+        let timeout = [("statement_timeout", millis(statement_timeout))];
+        Self {
+            options: self.options.options(timeout),
+            patience: Patience::Limit(statement_timeout + SLACK),
+        }
+    }
 }
 
 /// Lets the server notice a peer that has vanished in seconds, not hours, and end a session that does nothing in an open
-/// transaction for so long: what that one has locked, others wait for.
+/// transaction for so long: what that one has locked, others wait for. A statement whose connection was closed is ended:
+/// nobody hears its answer.
 pub(super) fn missing_peers(options: PgConnectOptions, idle: Duration) -> PgConnectOptions {
     options.options([
         ("idle_in_transaction_session_timeout", millis(idle)),
+        ("client_connection_check_interval", "2000".to_owned()),
         ("tcp_user_timeout", "10000".to_owned()),
         ("tcp_keepalives_idle", "10".to_owned()),
         ("tcp_keepalives_interval", "5".to_owned()),
@@ -129,30 +175,18 @@ fn millis(time: Duration) -> String {
     time.as_millis().to_string()
 }
 
-/// A pool that opens its connections when they are needed, so that a process starts while the server is down.
-pub(super) fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(CONNECT_TIMEOUT)
-        // A connection that broke shows so in its use; see `retrying`.
-        .test_before_acquire(false)
-        .connect_lazy_with(options)
-}
-
-/// One connection, within [`CONNECT_TIMEOUT`].
-pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    within(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await
-}
-
 /// What does not answer in time is taken for a connection that was lost; it must not be used any more.
 pub(super) async fn within<T>(
     time: Duration,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    let timed_out = |_| sqlx::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    tokio::time::timeout(time, answer)
-        .await
-        .map_err(timed_out)?
+    let answer = tokio::time::timeout(time, answer).await;
+    answer.map_err(|_| timed_out())?
+}
+
+/// What is said when nothing answered in time.
+pub(super) fn timed_out() -> sqlx::Error {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
 /// Whether an error says that nothing answered in time.
@@ -170,27 +204,6 @@ pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
 }
 
-/// Runs a query that changes nothing, again when the connections it got were dead ones: after a restart of the server
-/// every idle connection of the pool is.
-pub(super) async fn retrying<T, F>(query: impl Fn() -> F) -> Result<T, sqlx::Error>
-where
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    let mut last = query().await;
-    for _ in 0..RETRIES {
-        match &last {
-            Err(error) if !is_refusal(error) && !matches!(error, sqlx::Error::PoolTimedOut) => {
-                last = query().await;
-            }
-            _ => break,
-        }
-    }
-    last
-}
-
-/// More than a pool has connections.
-const RETRIES: usize = 10;
-
 /// The tables of one adapter and how they came to be.
 ///
 /// To change them, add a file to `migrations/postgres/` and to the list; never edit a released one.
@@ -206,55 +219,58 @@ impl Schema {
     /// Brings a database to today's version, all steps or none. Several may try at once: one does it.
     pub async fn migrate(&self, url: &str) -> Result<(), OpenError> {
         let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
-        let mut connection = connect(&options).await.map_err(OpenError::connecting)?;
+        // A step may rewrite tables, and somebody else's steps are waited for: that takes the time it takes.
+        let session = Session::connect(&Access::watched(options)).await;
+        // Dropped before the commit, it rolls everything back.
+        let mut session = session.map_err(OpenError::connecting)?;
         let failed = |error| OpenError::Migration {
             component: self.component,
             error,
         };
-        let mut transaction = connection.begin().await.map_err(failed)?;
+        session.execute("BEGIN").await.map_err(failed)?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
-            .execute(&mut *transaction)
+            .execute(&mut session)
             .await
             .map_err(failed)?;
         let versions = "CREATE TABLE IF NOT EXISTS schema_versions (
              component text PRIMARY KEY, version bigint NOT NULL)";
-        transaction.execute(versions).await.map_err(failed)?;
-        let found = self.version(&mut transaction).await.map_err(failed)?;
+        session.execute(versions).await.map_err(failed)?;
+        let found = self.version(&mut session).await.map_err(failed)?;
         self.refuse_newer(found)?;
         for sql in self.migrations.iter().skip(found) {
             // As one text: a step may be several statements.
-            transaction.execute(*sql).await.map_err(failed)?;
+            session.execute(*sql).await.map_err(failed)?;
         }
         let note = "INSERT INTO schema_versions VALUES ($1, $2)
              ON CONFLICT (component) DO UPDATE SET version = excluded.version";
         sqlx::query(note)
             .bind(self.component)
             .bind(self.migrations.len() as i64)
-            .execute(&mut *transaction)
+            .execute(&mut session)
             .await
             .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        // The work is done: how the connection ends is nobody's concern.
-        let _ = connection.close().await;
+        session.execute("COMMIT").await.map_err(failed)?;
+        session.close().await;
         Ok(())
     }
 
     /// Makes sure that a database answers and has exactly today's version.
-    pub async fn require_current(&self, options: &PgConnectOptions) -> Result<(), OpenError> {
-        let mut connection = connect(options).await.map_err(OpenError::connecting)?;
+    pub async fn require_current(&self, access: &Access) -> Result<(), OpenError> {
+        let session = Session::connect(access).await;
+        let mut session = session.map_err(OpenError::connecting)?;
         let there = "SELECT to_regclass('schema_versions') IS NOT NULL";
         let there: bool = sqlx::query_scalar(there)
-            .fetch_one(&mut connection)
+            .fetch_one(&mut session)
             .await
             .map_err(OpenError::Unreachable)?;
         let found = if there {
-            let version = self.version(&mut connection).await;
+            let version = self.version(&mut session).await;
             version.map_err(OpenError::Unreachable)?
         } else {
             0
         };
-        let _ = connection.close().await;
+        session.close().await;
         self.refuse_newer(found)?;
         let known = self.migrations.len();
         if found < known {
@@ -268,11 +284,11 @@ impl Schema {
         Ok(())
     }
 
-    async fn version(&self, connection: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    async fn version(&self, session: &mut Session) -> Result<usize, sqlx::Error> {
         let sql = "SELECT version FROM schema_versions WHERE component = $1";
         let version: Option<i64> = sqlx::query_scalar(sql)
             .bind(self.component)
-            .fetch_optional(connection)
+            .fetch_optional(session)
             .await?;
         Ok(version.map_or(0, |version| usize::try_from(version).unwrap_or(0)))
     }

@@ -6,4 +6,6 @@ pub mod connect;
 pub mod event_log;
 pub mod feed;
 pub mod model;
+pub mod pool;
 pub mod relay_store;
+pub mod session;

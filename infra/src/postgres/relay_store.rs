@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use socialhub_event_log::{Frontier, FrontierReader, Lease, LogError, RelayStore};
-use sqlx::{PgPool, types::Json};
+use sqlx::types::Json;
 
 use super::{
-    connect::{OpenError, options, pool, retrying},
+    connect::{Access, OpenError},
     event_log::SCHEMA,
+    pool::{Pool, retrying},
 };
 
 /// A lease that was not renewed for so long may be taken over, in seconds.
@@ -23,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// The relay's lease and state on Postgres.
 #[derive(Debug, Clone)]
 pub struct PgRelayStore {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl PgRelayStore {
@@ -32,11 +33,8 @@ impl PgRelayStore {
     /// # Errors
     /// When the database cannot be reached, or its schema is not this program's.
     pub async fn connect(url: &str) -> Result<Self, OpenError> {
-        let store = Self::lazy(url)?;
-        SCHEMA
-            .require_current(&store.pool.connect_options())
-            .await?;
-        Ok(store)
+        SCHEMA.require_current(&access(url)?).await?;
+        Self::lazy(url)
     }
 
     /// A store that connects when it is used. Needs a runtime.
@@ -44,11 +42,14 @@ impl PgRelayStore {
     /// # Errors
     /// When the address is none.
     pub fn lazy(url: &str) -> Result<Self, OpenError> {
-        let options = options(url, "socialhub-relay", TIMEOUT, TIMEOUT)?;
         Ok(Self {
-            pool: pool(options, 2),
+            pool: Pool::new(access(url)?, 2),
         })
     }
+}
+
+fn access(url: &str) -> Result<Access, OpenError> {
+    Access::new(url, "socialhub-relay", TIMEOUT, TIMEOUT)
 }
 
 fn answer<T>(answer: Result<T, sqlx::Error>) -> Result<T, LogError> {

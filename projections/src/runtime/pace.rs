@@ -4,7 +4,7 @@
 //! looked at while a generation is filled. As long as it stands still, nobody waits, and the log is read in large pieces
 //! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
 //! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow as fast as the
-//! generation is filled.
+//! generation is filled; where that leaves no time to rest, pieces grow, because a store does more in a larger one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::runtime::{
     writer::BULK_BATCH,
 };
 
-/// Events of a piece while others write.
-const STROKE: usize = 1_024;
+/// Events of the smallest piece while others write; the largest has as many as when nobody does.
+const SHORTEST: usize = 1_024;
 /// How much longer a rest is than the work before it.
 const REST: u32 = 4;
 /// How many times faster than the log grows a generation is filled at least.
@@ -42,6 +42,8 @@ pub struct Pacer {
     log: Arc<dyn EventLog>,
     pace: Pace,
     growth: Growth,
+    /// How many events a piece has while others write.
+    short: usize,
     stroke: Option<Stroke>,
     rested: Duration,
 }
@@ -92,6 +94,7 @@ impl Pacer {
                 per_second: None,
             },
             log: Arc::clone(log),
+            short: SHORTEST,
             stroke: None,
             rested: Duration::ZERO,
         })
@@ -138,10 +141,9 @@ impl Pacer {
         stop: &CancellationToken,
     ) -> Result<Chunk, LogError> {
         self.rest(stop).await?;
-        let most = if self.is_careful() {
-            STROKE
-        } else {
-            BULK_BATCH
+        let most = match self.is_careful() {
+            true => self.short,
+            false => BULK_BATCH,
         };
         let limit = usize::try_from(missing).map_or(most, |missing| missing.min(most));
         let began = Instant::now();
@@ -162,7 +164,9 @@ impl Pacer {
         let Some(growth) = self.growth.per_second.filter(|_| self.is_careful()) else {
             return Ok(());
         };
-        let rest = rest_after(worked, events, growth);
+        let longest = longest_rest(worked, events, growth);
+        self.short = next_size(self.short, worked, longest);
+        let rest = longest.min(worked * REST);
         tokio::select! {
             () = stop.cancelled() => {}
             () = sleep(rest) => self.rested += rest,
@@ -171,11 +175,21 @@ impl Pacer {
     }
 }
 
-/// How long to rest after so much work beside a log that grows by so many events a second.
-fn rest_after(worked: Duration, events: usize, growth: f64) -> Duration {
+/// How long one may rest after so much work beside a log that grows by so many events a second.
+fn longest_rest(worked: Duration, events: usize, growth: f64) -> Duration {
     let longest = Duration::try_from_secs_f64(events as f64 / (LEAD * growth));
-    let longest = longest.unwrap_or(Duration::MAX).saturating_sub(worked);
-    (worked * REST).min(longest)
+    longest.unwrap_or(Duration::MAX).saturating_sub(worked)
+}
+
+/// Larger pieces when there is hardly time to rest, smaller ones when there is more than enough.
+fn next_size(size: usize, worked: Duration, longest_rest: Duration) -> usize {
+    if longest_rest < worked {
+        (size * 2).min(BULK_BATCH)
+    } else if longest_rest > worked * (2 * REST) {
+        (size / 2).max(SHORTEST)
+    } else {
+        size
+    }
 }
 
 #[cfg(test)]
@@ -214,7 +228,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_fills_a_generation_rests_while_others_write() {
         let (worked, rested, largest) = fill(Pace::Gentle, 3).await;
-        assert_eq!(largest, STROKE);
+        assert_eq!(largest, SHORTEST);
         // It does not rest before it knows, and the last piece has no rest after it.
         assert!(rested <= worked * REST);
         assert!(rested + (LOOK_EVERY + 2 * STROKE_TIME) * REST >= worked * REST);
@@ -249,17 +263,32 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_is_a_multiple_of_the_work() {
-        assert_eq!(rest_after(STROKE_TIME, STROKE, 100.0), STROKE_TIME * REST);
-        assert_eq!(rest_after(Duration::ZERO, STROKE, 100.0), Duration::ZERO);
-    }
-
-    #[test]
     fn the_log_does_not_run_away_from_who_rests() {
         for growth in [1.0, 500.0, 2_000.0, 5_000.0, 100_000.0] {
-            let rest = rest_after(STROKE_TIME, STROKE, growth);
-            let filled = STROKE as f64 / (STROKE_TIME + rest).as_secs_f64();
-            assert!(filled >= LEAD * growth || rest.is_zero(), "{growth}");
+            let rest = longest_rest(STROKE_TIME, SHORTEST, growth);
+            let filled = SHORTEST as f64 / (STROKE_TIME + rest).as_secs_f64();
+            assert!(rest.is_zero() || (filled / (LEAD * growth) - 1.0).abs() < 0.001);
         }
+    }
+
+    /// A store that takes most of its time for a piece as such.
+    #[test]
+    fn pieces_grow_until_there_is_time_to_rest() {
+        let takes = |size: usize| Duration::from_millis(500 + size as u64 / 20);
+        let mut size = SHORTEST;
+        for _ in 0..10 {
+            let worked = takes(size);
+            size = next_size(size, worked, longest_rest(worked, size, 1_000.0));
+        }
+        assert!(
+            longest_rest(takes(size), size, 1_000.0) >= takes(size),
+            "{size}"
+        );
+        // And shrink when the log hardly grows any more.
+        for _ in 0..10 {
+            let worked = takes(size);
+            size = next_size(size, worked, longest_rest(worked, size, 1.0));
+        }
+        assert_eq!(size, SHORTEST);
     }
 }

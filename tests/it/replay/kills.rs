@@ -7,7 +7,7 @@ use std::process::Stdio;
 use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
-    outage::{run, small_world, through, world},
+    outage::{run, small_world, world},
     rebuilds::{Held, PATIENCE, STORES},
 };
 
@@ -17,11 +17,11 @@ async fn kill_at(server: &Server, model: &str, setting: &str, whole: u64, share:
     let proxy = Proxy::to(url, (whole as f64 * share) as u64).await;
     let mut command = server.prepare_command(&["replay", "rebuild", model]);
     command
-        .env(setting, through(url, &proxy))
+        .env(setting, proxy.through(url))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    let enough = tokio::time::timeout(PATIENCE, proxy.cut()).await;
+    let enough = tokio::time::timeout(PATIENCE, proxy.used_up()).await;
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(enough.is_ok(), "{model} {share}: not killed in the middle");

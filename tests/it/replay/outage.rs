@@ -8,10 +8,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde_json::Value;
-use socialhub_tests::support::{
-    Profile, Server, binary, printed,
-    proxy::{Proxy, host_of},
-};
+use socialhub_tests::support::{Profile, Server, binary, printed, proxy::Proxy};
 
 use super::{
     damage::{all, lines},
@@ -24,17 +21,12 @@ pub const LOG: &str = "DATABASE_URL";
 /// Posts, besides a busy life: so that the log is read in many pieces.
 const POSTS: usize = 400;
 
-/// The address of a server, by another way.
-pub fn through(url: &str, proxy: &Proxy) -> String {
-    url.replace(host_of(url), &proxy.address())
-}
-
 /// Runs a command to which the server of a setting says so many bytes at most. Answers how many it said.
 pub async fn run(server: &Server, setting: &str, arguments: &[&str], most: u64) -> (Output, u64) {
     let url = server.setting(setting);
     let proxy = Proxy::to(url, most).await;
     let mut command = server.prepare_command(arguments);
-    command.env(setting, through(url, &proxy));
+    command.env(setting, proxy.through(url));
     let output = tokio::task::spawn_blocking(move || command.output());
     (output.await.unwrap().unwrap(), proxy.carried())
 }

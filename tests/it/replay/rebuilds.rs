@@ -10,7 +10,7 @@ use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
     MODELS,
-    outage::{LOG, run, small_world, through},
+    outage::{LOG, run, small_world},
 };
 
 /// The models of the distributed profile, and the setting that says where each one's store is.
@@ -36,7 +36,7 @@ impl Held {
         let proxy = Proxy::holding(url, most).await;
         let mut command = server.prepare_command(&["replay", "rebuild", model]);
         command
-            .env(setting, through(url, &proxy))
+            .env(setting, proxy.through(url))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let child = command.spawn().unwrap();

@@ -17,13 +17,15 @@ use std::{
 
 use socialhub_domain::Clock;
 use socialhub_event_log::{AppendError, Position};
-use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::{self, Answer, Outcome, waves};
 use crate::{
     event_rows::EncodedAppend,
-    postgres::connect::{CONNECT_TIMEOUT, connect, is_refusal, is_timeout, within},
+    postgres::{
+        connect::{Access, is_refusal, is_timeout},
+        session::{Backend, Session},
+    },
 };
 
 /// How many waves of commands that share something a call carries at most: each costs as much as a small batch.
@@ -85,31 +87,16 @@ impl Waiting {
     }
 }
 
-/// A server process, so that it is not mistaken for a later one of the same number.
-#[derive(Debug, Clone, Copy)]
-struct Backend {
-    pid: i32,
-    /// Microseconds.
-    started: i64,
-}
-
 struct Link {
-    connection: PgConnection,
+    session: Session,
     backend: Backend,
 }
 
 impl Link {
-    async fn new(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
-        let mut connection = connect(options).await?;
-        let who = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint
-             FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-        let who = sqlx::query_as(who).fetch_one(&mut connection);
-        let (pid, started) = within(CONNECT_TIMEOUT, who).await?;
-        let backend = Backend { pid, started };
-        Ok(Self {
-            connection,
-            backend,
-        })
+    async fn new(access: &Access) -> Result<Self, sqlx::Error> {
+        let mut session = Session::connect(access).await?;
+        let backend = Backend::of(&mut session).await?;
+        Ok(Self { session, backend })
     }
 }
 
@@ -121,12 +108,11 @@ struct Lost {
 
 /// The state of the task.
 pub(super) struct Appender {
-    options: PgConnectOptions,
+    access: Access,
     queue: mpsc::Receiver<Waiting>,
     clock: Arc<dyn Clock>,
     told: Arc<watch::Sender<Position>>,
     max_batch: usize,
-    call_timeout: Duration,
     pending: VecDeque<Waiting>,
     lost: Vec<Lost>,
     link: Option<Link>,
@@ -136,22 +122,20 @@ pub(super) struct Appender {
 }
 
 impl Appender {
-    /// A task yet to be run. A call is taken for lost after `call_timeout`: longer than the server lets a statement run.
+    /// A task yet to be run.
     pub(super) fn new(
-        options: PgConnectOptions,
+        access: Access,
         queue: mpsc::Receiver<Waiting>,
         clock: Arc<dyn Clock>,
         told: Arc<watch::Sender<Position>>,
         max_batch: usize,
-        call_timeout: Duration,
     ) -> Self {
         Self {
-            options,
+            access,
             queue,
             clock,
             told,
             max_batch,
-            call_timeout,
             pending: VecDeque::new(),
             lost: Vec::new(),
             link: None,
@@ -219,8 +203,8 @@ impl Appender {
     /// Connects, if there is no connection. One that breaks at once is no reason to refuse anybody: it is tried twice.
     async fn connect(&mut self) -> Result<(), sqlx::Error> {
         if self.link.is_none() {
-            self.link = match Link::new(&self.options).await {
-                Err(error) if !is_timeout(&error) => Some(Link::new(&self.options).await?),
+            self.link = match Link::new(&self.access).await {
+                Err(error) if !is_timeout(&error) => Some(Link::new(&self.access).await?),
                 link => Some(link?),
             };
         }
@@ -251,12 +235,7 @@ impl Appender {
         };
         let mut all = std::mem::take(&mut self.lost).into_iter();
         for lost in all.by_ref() {
-            match within(
-                self.call_timeout,
-                is_gone(&mut link.connection, lost.backend),
-            )
-            .await
-            {
+            match lost.backend.end(&mut link.session).await {
                 Ok(true) => {
                     for waiting in lost.commands.into_iter().rev() {
                         self.pending.push_front(waiting);
@@ -335,8 +314,8 @@ impl Appender {
             0
         };
         let step = i32::try_from(prune).unwrap_or(i32::MAX);
-        let call = batch::call(&mut link.connection, &commands, self.clock.now(), step);
-        let answer = within(self.call_timeout, call).await?;
+        let call = batch::call(&mut link.session, &commands, self.clock.now(), step);
+        let answer = call.await?;
         if prune > 0 && !answer.more_to_prune {
             self.next_prune = now + PRUNE_INTERVAL;
         }
@@ -406,16 +385,4 @@ fn is_about_data(error: &sqlx::Error) -> bool {
     ["22", "23", "54", "P0"]
         .iter()
         .any(|class| code.starts_with(class))
-}
-
-/// Asks a backend to end, and answers whether it is gone.
-async fn is_gone(connection: &mut PgConnection, backend: Backend) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-         WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2";
-    let found = sqlx::query(sql)
-        .bind(backend.pid)
-        .bind(backend.started)
-        .fetch_all(connection)
-        .await?;
-    Ok(found.is_empty())
 }

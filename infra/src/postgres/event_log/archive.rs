@@ -9,7 +9,7 @@ use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
     UnfinishedCopy, credential_key, require_same_keys,
 };
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     event_rows::decode_metadata,
-    postgres::connect::{OpenError, from_sql, options, pool, retrying, to_sql},
+    postgres::{
+        connect::{Access, OpenError, from_sql, to_sql},
+        pool::{Pool, retrying},
+        session::Session,
+    },
 };
 
 /// Copying is no hurry: a page may take long on a busy server.
@@ -26,7 +30,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it waits for an append of somebody else.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// One for reading, one for writing.
-const CONNECTIONS: u32 = 2;
+const CONNECTIONS: usize = 2;
 /// The lock that `append_events` takes: one append at a time, whoever makes it.
 const APPEND_LOCK: i64 = 8_316_291_640_277_037;
 
@@ -41,7 +45,7 @@ macro_rules! row_columns {
 /// A log in a Postgres database, opened for copying rows.
 #[derive(Debug, Clone)]
 pub struct PgLogArchive {
-    pool: PgPool,
+    pool: Pool,
     /// The copy that what is written belongs to.
     copy: Arc<Mutex<Option<UnfinishedCopy>>>,
 }
@@ -52,16 +56,16 @@ impl PgLogArchive {
     /// # Errors
     /// When the database cannot be reached, or its schema is not this program's.
     pub async fn connect(url: &str) -> Result<Self, OpenError> {
-        let options = options(url, "socialhub-archive", STATEMENT_TIMEOUT, LOCK_TIMEOUT)?;
-        SCHEMA.require_current(&options).await?;
+        let access = Access::new(url, "socialhub-archive", STATEMENT_TIMEOUT, LOCK_TIMEOUT)?;
+        SCHEMA.require_current(&access).await?;
         Ok(Self {
-            pool: pool(options, CONNECTIONS),
+            pool: Pool::new(access, CONNECTIONS),
             copy: Arc::default(),
         })
     }
 
     /// Marks the log as half of the copy under way, if anything was written.
-    async fn mark(&self, connection: &mut PgConnection, new: u64) -> Result<(), ArchiveError> {
+    async fn mark(&self, connection: &mut Session, new: u64) -> Result<(), ArchiveError> {
         let copy = self.copy.lock().clone();
         match copy.filter(|_| new > 0) {
             Some(copy) => copying::mark(connection, &copy).await.map_err(unavailable),
@@ -242,7 +246,7 @@ impl LogArchive for PgLogArchive {
     }
 }
 
-async fn lock(connection: &mut PgConnection) -> Result<(), ArchiveError> {
+async fn lock(connection: &mut Session) -> Result<(), ArchiveError> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(APPEND_LOCK)
         .execute(connection)
@@ -251,11 +255,7 @@ async fn lock(connection: &mut PgConnection) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-async fn read_rows(
-    pool: &PgPool,
-    after: Position,
-    limit: usize,
-) -> Result<Vec<PgRow>, sqlx::Error> {
+async fn read_rows(pool: &Pool, after: Position, limit: usize) -> Result<Vec<PgRow>, sqlx::Error> {
     let sql = concat!(
         row_columns!(),
         " FROM events AS e WHERE e.position > $1 ORDER BY e.position LIMIT $2"
@@ -268,7 +268,7 @@ async fn read_rows(
 }
 
 async fn read_stream_rows(
-    pool: &PgPool,
+    pool: &Pool,
     stream_type: &str,
     stream_id: &str,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -306,7 +306,7 @@ fn row(row: &PgRow) -> Result<EventRow, ArchiveError> {
 }
 
 /// Inserts the rows but those whose place in their stream is taken.
-async fn insert(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), ArchiveError> {
+async fn insert(connection: &mut Session, rows: &[EventRow]) -> Result<(), ArchiveError> {
     let mut actors = Vec::with_capacity(rows.len());
     for row in rows {
         let metadata = decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
@@ -348,7 +348,7 @@ async fn insert(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), 
 
 /// The first row that is not where its stream goes on: it was not inserted, or the one before it is missing.
 async fn stray(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     head: i64,
     rows: &[EventRow],
 ) -> Result<Option<ArchiveError>, ArchiveError> {
@@ -369,7 +369,7 @@ async fn stray(
 }
 
 async fn read_credentials(
-    pool: &PgPool,
+    pool: &Pool,
     after: Option<UserId>,
     registered_by: Position,
     limit: usize,
@@ -415,7 +415,7 @@ fn with_credentials<'q>(
 
 /// The first person of whom, or under a name of whom, there are other credentials.
 async fn other_credentials(
-    pool: &PgPool,
+    pool: &Pool,
     rows: &[Credentials],
 ) -> Result<Option<UserId>, sqlx::Error> {
     let sql = concat!(
@@ -437,7 +437,7 @@ async fn other_credentials(
 
 /// Replaces those of the same person that are not the same.
 async fn replace_credentials(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[Credentials],
 ) -> Result<u64, sqlx::Error> {
     let sql = concat!(
@@ -455,7 +455,7 @@ async fn replace_credentials(
 }
 
 async fn insert_credentials(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[Credentials],
 ) -> Result<u64, sqlx::Error> {
     let sql = concat!(
@@ -472,7 +472,7 @@ async fn insert_credentials(
 }
 
 /// What `append_events` does with an erasure: notes what is left to do, and removes what can be removed at once.
-async fn erase(connection: &mut PgConnection, rows: &[EventRow]) -> Result<(), sqlx::Error> {
+async fn erase(connection: &mut Session, rows: &[EventRow]) -> Result<(), sqlx::Error> {
     let erased = rows
         .iter()
         .filter_map(|row| Some((row.erases()?.0, to_sql(row.position))));

@@ -7,12 +7,15 @@ use socialhub_event_log::{
     AnswerKey, AppendError, Appended, CredentialField, Credentials, SideWrite, StoredAnswer,
     credential_key,
 };
-use sqlx::{FromRow, PgConnection, Postgres, postgres::PgArguments, query::Query};
+use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use uuid::Uuid;
 
 use crate::{
     event_rows::EncodedAppend,
-    postgres::connect::{from_sql, to_sql},
+    postgres::{
+        connect::{from_sql, to_sql},
+        session::Session,
+    },
 };
 
 /// What became of one command.
@@ -115,7 +118,7 @@ fn shared(command: &EncodedAppend) -> Vec<Shared<'_>> {
 /// # Errors
 /// See `is_refusal` for what an error says about the commands.
 pub(super) async fn call(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     commands: &[&EncodedAppend],
     now: Timestamp,
     prune_step: i32,

@@ -1,9 +1,12 @@
 //! The mark of a copy that has not ended.
 
 use socialhub_event_log::UnfinishedCopy;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 
-use crate::postgres::connect::{OpenError, retrying};
+use crate::postgres::{
+    connect::OpenError,
+    pool::{Pool, retrying},
+};
 
 /// The copy that was begun here and has not ended.
 pub(super) async fn find(
@@ -30,7 +33,7 @@ pub(super) async fn clear(executor: impl PgExecutor<'_>) -> Result<(), sqlx::Err
 }
 
 /// Makes sure that the log is not half a copy.
-pub(super) async fn require_whole(pool: &PgPool) -> Result<(), OpenError> {
+pub(super) async fn require_whole(pool: &Pool) -> Result<(), OpenError> {
     let found = retrying(|| find(pool)).await;
     match found.map_err(OpenError::Unreachable)? {
         None => Ok(()),

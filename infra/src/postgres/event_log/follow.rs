@@ -13,10 +13,10 @@ use std::{
 };
 
 use socialhub_event_log::Position;
-use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 
 use super::{appender::raise, queries};
+use crate::postgres::pool::Pool;
 
 /// Between two looks while the log grows, and while it does not.
 struct Pace {
@@ -42,7 +42,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn start(pool: PgPool, told: &Arc<watch::Sender<Position>>) -> Self {
+    pub(super) fn start(pool: Pool, told: &Arc<watch::Sender<Position>>) -> Self {
         let (watched, closely) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let following = follow(
             pool,
@@ -74,7 +74,7 @@ impl Drop for Follower {
 }
 
 async fn follow(
-    pool: PgPool,
+    pool: Pool,
     told: Weak<watch::Sender<Position>>,
     watched: Arc<Notify>,
     closely: Arc<AtomicBool>,

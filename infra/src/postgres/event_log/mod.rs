@@ -26,7 +26,6 @@ use socialhub_event_log::{
     AnswerKey, Append, AppendError, Appended, Credentials, CredentialsReader, EventLog, LogError,
     Position, RecordedEvent, SideWrite, StoredAnswer,
 };
-use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -39,7 +38,10 @@ use self::{
     reader::StreamReader,
     rows::decode_all,
 };
-use super::connect::{OpenError, Schema, options, pool, retrying};
+use super::{
+    connect::{Access, OpenError, Schema},
+    pool::{Pool, retrying},
+};
 use crate::event_rows::encode;
 
 /// How many commands wait at most; more are refused, which the edge answers with 503.
@@ -49,14 +51,11 @@ const QUEUE: usize = 8_192;
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After which a call is taken for lost.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
-
 /// Tasks that load streams.
 const READERS: usize = 2;
 
 /// Connections for everything else.
-const CONNECTIONS: u32 = 4;
+const CONNECTIONS: usize = 4;
 
 /// The schema of the log and of what lies beside it, the relay's state included.
 pub(super) const SCHEMA: Schema = Schema {
@@ -93,7 +92,7 @@ impl Default for PgLogSettings {
 /// The event log in a Postgres database.
 #[derive(Debug)]
 pub struct PgEventLog {
-    pool: PgPool,
+    pool: Pool,
     readers: StreamReader,
     head: Arc<watch::Sender<Position>>,
     follower: Follower,
@@ -117,7 +116,7 @@ impl PgEventLog {
     /// # Errors
     /// When the database cannot be reached, its schema is not this program's, or it holds half a copy.
     pub async fn connect(url: &str, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        SCHEMA.require_current(&log_options(url)?).await?;
+        SCHEMA.require_current(&access(url)?).await?;
         let log = Self::lazy(url, clock, PgLogSettings::default())?;
         copying::require_whole(&log.pool).await?;
         let head = queries::head(&log.pool)
@@ -136,20 +135,19 @@ impl PgEventLog {
         clock: Arc<dyn Clock>,
         settings: PgLogSettings,
     ) -> Result<Self, OpenError> {
-        let options = log_options(url)?;
-        let pool = pool(options.clone(), CONNECTIONS);
+        let access = access(url)?;
+        let pool = Pool::new(access.clone(), CONNECTIONS);
         let head = Arc::new(watch::Sender::new(0));
         let (queue, waiting) = mpsc::channel(QUEUE);
         let appender = Appender::new(
-            options.clone(),
+            access.clone(),
             waiting,
             clock,
             Arc::clone(&head),
             settings.max_batch,
-            CALL_TIMEOUT,
         );
         Ok(Self {
-            readers: StreamReader::start(&options, READERS),
+            readers: StreamReader::start(&access, READERS),
             follower: Follower::start(pool.clone(), &head),
             pool,
             head,
@@ -192,8 +190,8 @@ impl PgEventLog {
     }
 }
 
-fn log_options(url: &str) -> Result<PgConnectOptions, OpenError> {
-    options(url, "socialhub-log", STATEMENT_TIMEOUT, LOCK_TIMEOUT)
+fn access(url: &str) -> Result<Access, OpenError> {
+    Access::new(url, "socialhub-log", STATEMENT_TIMEOUT, LOCK_TIMEOUT)
 }
 
 fn answer<T>(answer: Result<T, sqlx::Error>) -> Result<T, LogError> {

@@ -7,11 +7,14 @@ use socialhub_domain::{Timestamp, UserId};
 use socialhub_event_log::{
     ErasureStore, KeyRecord, KeyState, LogError, PendingErasure, PersonKey, PersonKeys, Position,
 };
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{PgEventLog, answer};
-use crate::postgres::connect::{from_sql, retrying, to_sql};
+use crate::postgres::{
+    connect::{from_sql, to_sql},
+    pool::{Pool, retrying},
+};
 
 /// Answers that are looked through at a time.
 const ANSWERS: usize = 1_000;
@@ -42,14 +45,14 @@ pub(super) async fn find(
         .collect()
 }
 
-async fn offer(pool: &PgPool, people: &[Uuid], keys: &[&[u8]]) -> Result<(), sqlx::Error> {
+async fn offer(pool: &Pool, people: &[Uuid], keys: &[&[u8]]) -> Result<(), sqlx::Error> {
     let sql = "INSERT INTO person_keys (user_id, key) SELECT * FROM unnest($1::uuid[], $2::bytea[])
          ON CONFLICT DO NOTHING";
     let offered = sqlx::query(sql).bind(people).bind(keys);
     offered.execute(pool).await.map(|_| ())
 }
 
-async fn destroy(pool: &PgPool, user: UserId, position: Position) -> Result<(), sqlx::Error> {
+async fn destroy(pool: &Pool, user: UserId, position: Position) -> Result<(), sqlx::Error> {
     let sql = "INSERT INTO person_keys AS k (user_id, erased_at) VALUES ($1, $2)
          ON CONFLICT (user_id) DO UPDATE SET key = NULL, erased_at = excluded.erased_at
          WHERE k.erased_at IS NULL";
@@ -58,7 +61,7 @@ async fn destroy(pool: &PgPool, user: UserId, position: Position) -> Result<(), 
 }
 
 pub(super) async fn page(
-    pool: &PgPool,
+    pool: &Pool,
     after: Option<UserId>,
     limit: usize,
 ) -> Result<Vec<KeyRecord>, sqlx::Error> {
@@ -128,7 +131,7 @@ impl PersonKeys for PgEventLog {
     }
 }
 
-async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, sqlx::Error> {
+async fn pending(pool: &Pool, after: Position) -> Result<Vec<PendingErasure>, sqlx::Error> {
     let sql = "SELECT e.aggregate_id::uuid, e.position, r.username, r.email
          FROM events AS e LEFT JOIN erasures AS r ON r.user_id = e.aggregate_id::uuid
          WHERE e.event_type = 'user.erased' AND e.position > $1 AND r.completed_at IS NULL
@@ -146,13 +149,13 @@ async fn pending(pool: &PgPool, after: Position) -> Result<Vec<PendingErasure>, 
     Ok(rows.into_iter().map(read).collect())
 }
 
-async fn last_erased(pool: &PgPool, before: Position) -> Result<i64, sqlx::Error> {
+async fn last_erased(pool: &Pool, before: Position) -> Result<i64, sqlx::Error> {
     let sql = "SELECT coalesce(max(position), 0) FROM events WHERE event_type = 'user.erased' AND position < $1";
     let last = sqlx::query_scalar(sql).bind(to_sql(before));
     last.fetch_one(pool).await
 }
 
-async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
+async fn unsaid(pool: &Pool) -> Result<Vec<UserId>, sqlx::Error> {
     let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
              SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
              WHERE e.aggregate_type = 'user' AND e.aggregate_id = k.user_id::text
@@ -162,14 +165,14 @@ async fn unsaid(pool: &PgPool) -> Result<Vec<UserId>, sqlx::Error> {
     Ok(found.into_iter().map(UserId).collect())
 }
 
-async fn last_answer(pool: &PgPool) -> Result<i64, sqlx::Error> {
+async fn last_answer(pool: &Pool) -> Result<i64, sqlx::Error> {
     let sql = "SELECT coalesce(max(id), 0) FROM answers";
     sqlx::query_scalar(sql).fetch_one(pool).await
 }
 
 /// Forgets what is theirs or names them of the answers after one; answers the last that was looked at. One statement is a
 /// transaction of its own: it stays far below the time that the server lets it run, and holds nobody up.
-async fn forget_piece(pool: &PgPool, user: UserId, after: i64) -> Result<Option<i64>, sqlx::Error> {
+async fn forget_piece(pool: &Pool, user: UserId, after: i64) -> Result<Option<i64>, sqlx::Error> {
     let sql = "WITH piece AS (
              SELECT max(p.id) AS last FROM (SELECT id FROM answers WHERE id > $2 ORDER BY id LIMIT $3) AS p
          ), forgotten AS (
@@ -185,11 +188,7 @@ async fn forget_piece(pool: &PgPool, user: UserId, after: i64) -> Result<Option<
         .await
 }
 
-async fn complete(
-    pool: &PgPool,
-    erasure: &PendingErasure,
-    at: Timestamp,
-) -> Result<(), sqlx::Error> {
+async fn complete(pool: &Pool, erasure: &PendingErasure, at: Timestamp) -> Result<(), sqlx::Error> {
     let sql = "INSERT INTO erasures (user_id, position, completed_at) VALUES ($1, $2, $3)
          ON CONFLICT (user_id) DO UPDATE
          SET username = NULL, email = NULL, completed_at = excluded.completed_at";

@@ -2,10 +2,12 @@
 
 use socialhub_domain::{Timestamp, UserId};
 use socialhub_event_log::{AnswerKey, Credentials, ERASED_EPOCH, StoredAnswer, credential_key};
-use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::postgres::connect::{from_sql, to_sql};
+use crate::postgres::{
+    connect::{from_sql, to_sql},
+    pool::Pool,
+};
 
 /// The columns `user_id, username, email, password_hash, token_epoch`.
 pub(super) type CredentialsRow = (Uuid, String, String, String, i64);
@@ -25,7 +27,7 @@ pub(super) fn credentials(
 
 /// By e-mail address or username, whatever the case; the address goes before.
 pub(super) async fn find_by_identifier(
-    pool: &PgPool,
+    pool: &Pool,
     identifier: &str,
 ) -> Result<Option<Credentials>, sqlx::Error> {
     let key = credential_key(identifier);
@@ -41,7 +43,7 @@ pub(super) async fn find_by_identifier(
 
 /// By id.
 pub(super) async fn find_by_id(
-    pool: &PgPool,
+    pool: &Pool,
     user: UserId,
 ) -> Result<Option<Credentials>, sqlx::Error> {
     let sql = "SELECT user_id, username, email, password_hash, token_epoch FROM credentials WHERE user_id = $1";
@@ -54,7 +56,7 @@ pub(super) async fn find_by_id(
 
 /// Every token epoch whose change came after a cursor, and the cursor after them.
 pub(super) async fn epochs_since(
-    pool: &PgPool,
+    pool: &Pool,
     cursor: i64,
 ) -> Result<(Vec<(UserId, u64)>, i64), sqlx::Error> {
     let sql = "SELECT user_id, token_epoch, epoch_change FROM credentials WHERE epoch_change > $1
@@ -74,7 +76,7 @@ pub(super) async fn epochs_since(
 
 /// The answer under a key, however old.
 pub(super) async fn find_answer(
-    pool: &PgPool,
+    pool: &Pool,
     key: &AnswerKey,
 ) -> Result<Option<StoredAnswer>, sqlx::Error> {
     if [&key.owner, &key.route, &key.key]
@@ -106,7 +108,7 @@ pub(super) async fn find_answer(
 }
 
 /// The position of a person's last event; 0 when they have none.
-pub(super) async fn last_position_of(pool: &PgPool, actor: UserId) -> Result<u64, sqlx::Error> {
+pub(super) async fn last_position_of(pool: &Pool, actor: UserId) -> Result<u64, sqlx::Error> {
     let sql = "SELECT max(position) FROM events WHERE actor = $1";
     let last: Option<i64> = sqlx::query_scalar(sql)
         .bind(actor.0)
@@ -117,7 +119,7 @@ pub(super) async fn last_position_of(pool: &PgPool, actor: UserId) -> Result<u64
 
 /// Events after a position, as rows.
 pub(super) async fn read_all(
-    pool: &PgPool,
+    pool: &Pool,
     after: u64,
     limit: usize,
 ) -> Result<Vec<sqlx::postgres::PgRow>, sqlx::Error> {
@@ -134,7 +136,7 @@ pub(super) async fn read_all(
 }
 
 /// The position of the newest event; 0 when there is none.
-pub(super) async fn head(pool: &PgPool) -> Result<u64, sqlx::Error> {
+pub(super) async fn head(pool: &Pool) -> Result<u64, sqlx::Error> {
     let sql = "SELECT max(position) FROM events";
     let last: Option<i64> = sqlx::query_scalar(sql).fetch_one(pool).await?;
     Ok(last.map_or(0, from_sql))

@@ -1,29 +1,26 @@
 //! Loading streams: the read of every command, so it is gathered like the appends.
 //!
 //! A few tasks, each with a connection of its own, take all loads that wait and answer them with one query. A pool would
-//! need a connection for each load under way, and makes a second round trip when the connection is given back.
+//! need a connection for each load under way.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use socialhub_domain::StreamId;
 use socialhub_event_log::{LogError, RecordedEvent};
-use sqlx::{
-    PgConnection, Row,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{Row, postgres::PgRow};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::rows::{decode, event_columns};
-use crate::postgres::connect::{connect, is_refusal, within};
+use crate::postgres::{
+    connect::{Access, is_refusal},
+    session::Session,
+};
 
 /// Loads that may wait.
 const QUEUE: usize = 8_192;
 
 /// How many streams one query reads, unless one load alone asks for more.
 const MAX_STREAMS: usize = 256;
-
-/// After which a query is taken for lost.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(6);
 
 type Streams = Vec<Vec<RecordedEvent>>;
 
@@ -41,11 +38,11 @@ pub(super) struct StreamReader {
 
 impl StreamReader {
     /// Starts so many tasks; they connect when there is something to load.
-    pub(super) fn start(options: &PgConnectOptions, tasks: usize) -> Self {
+    pub(super) fn start(access: &Access, tasks: usize) -> Self {
         let (loads, queue) = mpsc::channel(QUEUE);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..tasks {
-            tokio::spawn(run(options.clone(), Arc::clone(&queue)));
+            tokio::spawn(run(access.clone(), Arc::clone(&queue)));
         }
         Self { loads }
     }
@@ -66,11 +63,11 @@ impl StreamReader {
     }
 }
 
-async fn run(options: PgConnectOptions, queue: Arc<Mutex<mpsc::Receiver<Load>>>) {
-    let mut connection = None;
+async fn run(access: Access, queue: Arc<Mutex<mpsc::Receiver<Load>>>) {
+    let mut session = None;
     while let Some(loads) = gather(&queue).await {
         let streams: Vec<&StreamId> = loads.iter().flat_map(|load| &load.streams).collect();
-        match read(&options, &mut connection, &streams).await {
+        match read(&access, &mut session, &streams).await {
             Ok(rows) => answer(loads, &rows),
             Err(error) => {
                 for load in loads {
@@ -100,31 +97,28 @@ async fn gather(queue: &Mutex<mpsc::Receiver<Load>>) -> Option<Vec<Load>> {
 
 /// Reads, on a new connection if the old one turns out to be dead.
 async fn read(
-    options: &PgConnectOptions,
-    connection: &mut Option<PgConnection>,
+    access: &Access,
+    session: &mut Option<Session>,
     streams: &[&StreamId],
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    if let Some(mut old) = connection.take() {
-        match within(QUERY_TIMEOUT, query(&mut old, streams)).await {
+    if let Some(mut old) = session.take() {
+        match query(&mut old, streams).await {
             Err(error) if !is_refusal(&error) => {
                 tracing::debug!(%error, "a connection to the event log was lost");
             }
             answer => {
-                *connection = Some(old);
+                *session = Some(old);
                 return answer;
             }
         }
     }
-    let mut new = connect(options).await?;
-    let answer = within(QUERY_TIMEOUT, query(&mut new, streams)).await?;
-    *connection = Some(new);
+    let mut new = Session::connect(access).await?;
+    let answer = query(&mut new, streams).await?;
+    *session = Some(new);
     Ok(answer)
 }
 
-async fn query(
-    connection: &mut PgConnection,
-    streams: &[&StreamId],
-) -> Result<Vec<PgRow>, sqlx::Error> {
+async fn query(session: &mut Session, streams: &[&StreamId]) -> Result<Vec<PgRow>, sqlx::Error> {
     let sql = concat!(
         "SELECT ",
         event_columns!(),
@@ -137,7 +131,7 @@ async fn query(
     sqlx::query(sql)
         .bind(types)
         .bind(ids)
-        .fetch_all(connection)
+        .fetch_all(session)
         .await
 }
 

@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use socialhub_domain::personal::ERASED_TEXT;
 use socialhub_event_log::Position;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::postgres::model::to_sql;
+use crate::postgres::{model::to_sql, session::Session};
 
 /// Remembers who is erased and puts tombstones in the place of everything personal about them.
 pub(super) async fn erase(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     erased: &BTreeMap<Uuid, Position>,
 ) -> sqlx::Result<()> {
     if erased.is_empty() {
@@ -56,7 +55,7 @@ pub(super) async fn erase(
 
 /// Those of some people who are erased.
 pub(super) async fn among(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     people: impl Iterator<Item = Uuid>,
 ) -> sqlx::Result<HashSet<Uuid>> {
     let people: HashSet<Uuid> = people.collect();

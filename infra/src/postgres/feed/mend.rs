@@ -4,10 +4,9 @@ use socialhub_projections::{
     feed::fold::{MERGED, STRAY, TIMELINE},
     verify::Entity,
 };
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::postgres::model::copy_rows;
+use crate::postgres::{model::copy_rows, session::Session};
 
 /// Timelines last: they are of posts and authors. Tallies after what says whose posts are merged.
 pub(super) const KINDS: &[&str] = &[
@@ -16,7 +15,7 @@ pub(super) const KINDS: &[&str] = &[
 
 /// A key that is not made of what it should be names nothing that could be copied.
 pub(super) async fn mend(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     other: &str,
     entity: &Entity,
 ) -> sqlx::Result<()> {
@@ -34,12 +33,7 @@ pub(super) async fn mend(
     }
 }
 
-async fn mend_one(
-    connection: &mut PgConnection,
-    other: &str,
-    kind: &str,
-    id: Uuid,
-) -> sqlx::Result<()> {
+async fn mend_one(connection: &mut Session, other: &str, kind: &str, id: Uuid) -> sqlx::Result<()> {
     match kind {
         "person" => copy_rows(connection, other, "people", "id = $1", &[id]).await,
         "erased" => copy_rows(connection, other, "erased", "user_id = $1", &[id]).await,
@@ -60,7 +54,7 @@ async fn mend_one(
 }
 
 async fn mend_pair(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     other: &str,
     kind: &str,
     pair: [Uuid; 2],
@@ -76,7 +70,7 @@ async fn mend_pair(
 
 /// The content of a post, which is found by the position in its state. Either state may be the wrong one, so another
 /// post's content stays.
-async fn copy_content(connection: &mut PgConnection, other: &str, id: Uuid) -> sqlx::Result<()> {
+async fn copy_content(connection: &mut Session, other: &str, id: Uuid) -> sqlx::Result<()> {
     let there = format!(
         "position = (SELECT created FROM {other}.post_states WHERE id = $1 AND created <> 0)"
     );
@@ -92,7 +86,7 @@ async fn copy_content(connection: &mut PgConnection, other: &str, id: Uuid) -> s
     Ok(())
 }
 
-async fn run(connection: &mut PgConnection, statement: &str, id: Uuid) -> sqlx::Result<()> {
+async fn run(connection: &mut Session, statement: &str, id: Uuid) -> sqlx::Result<()> {
     sqlx::query(statement)
         .bind(id)
         .execute(connection)
@@ -100,11 +94,7 @@ async fn run(connection: &mut PgConnection, statement: &str, id: Uuid) -> sqlx::
         .map(|_| ())
 }
 
-async fn mend_stray(
-    connection: &mut PgConnection,
-    other: &str,
-    entity: &Entity,
-) -> sqlx::Result<()> {
+async fn mend_stray(connection: &mut Session, other: &str, entity: &Entity) -> sqlx::Result<()> {
     let Ok(position) = entity.key.parse::<i64>() else {
         return Ok(());
     };
@@ -122,7 +112,7 @@ async fn mend_stray(
 
 /// The other generation's timelines may end elsewhere, so what is wanted is written here: as a row, or, if the author's
 /// posts are merged at read, as a word that they are.
-async fn mend_timeline(connection: &mut PgConnection, entity: &Entity) -> sqlx::Result<()> {
+async fn mend_timeline(connection: &mut Session, entity: &Entity) -> sqlx::Result<()> {
     let Some((user, position)) = entity.id_and_position() else {
         return Ok(());
     };

@@ -15,7 +15,7 @@ use socialhub_projections::{
         RecentPost,
     },
 };
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
             visibility_of,
         },
         model::{PgGenerations, from_sql, to_sql},
+        pool::{Pool, retrying},
     },
 };
 
@@ -45,14 +46,14 @@ impl PgFeedReader {
         Self { generations }
     }
 
-    async fn read<T, F>(&self, query: impl FnOnce(PgPool) -> F) -> Result<T, ReadError>
+    async fn read<T, F>(&self, query: impl Fn(Pool) -> F) -> Result<T, ReadError>
     where
         F: Future<Output = sqlx::Result<T>>,
     {
         let answer = async {
             let readers = self.generations.readers().await;
             let readers = readers.map_err(|error| ReadError(error.to_string()))?;
-            query(readers)
+            retrying(|| query(readers.clone()))
                 .await
                 .map_err(|error| ReadError(error.to_string()))
         };
@@ -107,15 +108,7 @@ impl FeedReader for PgFeedReader {
             return Ok(Vec::new());
         }
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        self.read(|pool| async move {
-            let rows = sqlx::query(views::BY_IDS)
-                .bind(viewer.0)
-                .bind(ids)
-                .fetch_all(&pool)
-                .await?;
-            rows.iter().map(views::read).collect()
-        })
-        .await
+        self.read(|pool| posts(pool, &ids, viewer)).await
     }
 
     async fn posts_of(
@@ -189,7 +182,16 @@ fn list<T>(
     Ok(items)
 }
 
-async fn profile(pool: PgPool, id: UserId, viewer: UserId) -> sqlx::Result<Option<Profile>> {
+async fn posts(pool: Pool, ids: &[Uuid], viewer: UserId) -> sqlx::Result<Vec<PostView>> {
+    let rows = sqlx::query(views::BY_IDS)
+        .bind(viewer.0)
+        .bind(ids)
+        .fetch_all(&pool)
+        .await?;
+    rows.iter().map(views::read).collect()
+}
+
+async fn profile(pool: Pool, id: UserId, viewer: UserId) -> sqlx::Result<Option<Profile>> {
     let row = sqlx::query(
         "SELECT p.name, p.username, NULLIF(p.avatar, ''), NULLIF(p.bio, ''),
                 COALESCE(p.created_at, 0), COALESCE(t.followers, 0), COALESCE(t.following, 0),
@@ -234,7 +236,7 @@ const SEARCH_SQL: &str = r#"
     ORDER BY found.username_lower, found.id"#;
 
 async fn search(
-    pool: PgPool,
+    pool: Pool,
     prefix: String,
     page: &PageRequest,
 ) -> sqlx::Result<Page<PersonSummary>> {
@@ -272,7 +274,7 @@ fn person(row: &PgRow) -> sqlx::Result<PersonSummary> {
     })
 }
 
-async fn recent(pool: PgPool, limit: usize) -> sqlx::Result<Vec<RecentPost>> {
+async fn recent(pool: Pool, limit: usize) -> sqlx::Result<Vec<RecentPost>> {
     let rows = sqlx::query(
         "SELECT p.id, s.likes, s.comments, p.created_at FROM posts p JOIN post_states s ON s.id = p.id
          WHERE p.visibility = 0 ORDER BY p.position DESC LIMIT $1",
@@ -311,7 +313,7 @@ const FOLLOWING_SQL: &str = "
 /// A page of followers or followed. People whose registration is not known yet are left out until it is: their page is
 /// that much shorter.
 async fn follow_page(
-    pool: PgPool,
+    pool: Pool,
     sql: &'static str,
     id: UserId,
     page: &PageRequest,
@@ -363,7 +365,7 @@ const POSTS_OF_SQL: &str = concat!(
 );
 
 async fn posts_of(
-    pool: PgPool,
+    pool: Pool,
     author: UserId,
     viewer: UserId,
     page: &PageRequest,
@@ -382,11 +384,7 @@ async fn posts_of(
     Ok(Some(post_page(list(&rows, 11, views::read)?, page.limit)))
 }
 
-async fn home_page(
-    pool: PgPool,
-    viewer: UserId,
-    page: &PageRequest,
-) -> sqlx::Result<Page<PostView>> {
+async fn home_page(pool: Pool, viewer: UserId, page: &PageRequest) -> sqlx::Result<Page<PostView>> {
     // A page number beyond everything must not walk through everything.
     if page.offset() > FAR_DOWN {
         let most: i64 = sqlx::query_scalar(home::FOLLOWED_POSTS)
@@ -406,7 +404,7 @@ async fn home_page(
 }
 
 async fn home_posts(
-    pool: &PgPool,
+    pool: &Pool,
     sql: &'static str,
     viewer: UserId,
     page: &PageRequest,
@@ -425,7 +423,7 @@ async fn home_posts(
 }
 
 async fn home_after(
-    pool: PgPool,
+    pool: Pool,
     viewer: UserId,
     after: Position,
     limit: usize,
@@ -439,7 +437,7 @@ async fn home_after(
 }
 
 async fn all_posts_of(
-    pool: PgPool,
+    pool: Pool,
     author: UserId,
     after: Position,
     limit: usize,
@@ -461,7 +459,7 @@ async fn all_posts_of(
 }
 
 async fn newer_posts(
-    pool: &PgPool,
+    pool: &Pool,
     sql: &'static str,
     viewer: UserId,
     after: Position,
@@ -496,7 +494,7 @@ const COMMENTS_SQL: &str = concat!(
 );
 
 async fn comments(
-    pool: PgPool,
+    pool: Pool,
     post: PostId,
     viewer: UserId,
     page: &PageRequest,
@@ -534,7 +532,7 @@ const VISIBILITY_SQL: &str = concat!(
 
 /// A post's visibility, if the viewer may see it; nobody in particular sees what is public.
 async fn post_for_media(
-    pool: PgPool,
+    pool: Pool,
     id: PostId,
     viewer: Option<UserId>,
 ) -> sqlx::Result<Option<Visibility>> {

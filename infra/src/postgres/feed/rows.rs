@@ -6,16 +6,16 @@ use socialhub_projections::{
     feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
     verify::ModelRow,
 };
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
     feed::lower,
-    postgres::{feed::visibility_of, model::from_sql},
+    postgres::{feed::visibility_of, model::from_sql, session::Session},
 };
 
 /// All of them, sorted by table and key.
-pub(super) async fn all(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
+pub(super) async fn all(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>> {
     let mut rows = Vec::new();
     for (sql, read) in TABLES {
         let found = sqlx::query(sql).fetch_all(&mut *connection).await?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use socialhub_event_log::Position;
 use socialhub_projections::runtime::WriteMode;
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
-use crate::postgres::model::to_sql;
+use crate::postgres::{model::to_sql, session::Session};
 
 /// What a batch adds to somebody's counts.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Tallies {
     ///
     /// A filling generation has one writer, which needs no locks.
     pub(super) async fn lock(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         mode: WriteMode,
         mut people: Vec<Uuid>,
     ) -> sqlx::Result<Self> {
@@ -101,7 +101,7 @@ impl Tallies {
     }
 
     /// Adds what the batch changed.
-    pub(super) async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+    pub(super) async fn write(self, connection: &mut Session) -> sqlx::Result<()> {
         let changed: Vec<(Uuid, Tally)> = self
             .0
             .into_iter()

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 
 use socialhub_event_log::Position;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    postgres::model::{from_sql, to_sql},
+    postgres::{
+        model::{from_sql, to_sql},
+        session::Session,
+    },
     sqlite::feed::FeedLimits,
 };
 
@@ -52,14 +54,14 @@ pub(super) struct Turns {
 
 /// The timelines that a batch touches, in its transaction.
 pub(super) struct Timelines<'c> {
-    connection: &'c mut PgConnection,
+    connection: &'c mut Session,
     limits: FeedLimits,
     /// Timelines to be trimmed, and down to where their horizons rise at least.
     due: BTreeMap<Uuid, Position>,
 }
 
 impl<'c> Timelines<'c> {
-    pub(super) fn new(connection: &'c mut PgConnection, limits: FeedLimits) -> Self {
+    pub(super) fn new(connection: &'c mut Session, limits: FeedLimits) -> Self {
         Self {
             connection,
             limits,

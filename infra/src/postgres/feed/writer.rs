@@ -15,7 +15,7 @@ use socialhub_projections::{
     runtime::WriteMode,
     verify::{Entity, ModelRow},
 };
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
             visibility_code,
         },
         model::{PgModel, from_sql, to_sql},
+        session::Session,
     },
     sqlite::feed::FeedLimits,
 };
@@ -58,7 +59,7 @@ impl PgModel for PgFeed {
 
     async fn apply(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         mode: WriteMode,
         batch: &[Projected<FeedChange>],
     ) -> sqlx::Result<()> {
@@ -96,20 +97,20 @@ impl PgModel for PgFeed {
         changes.any(|change| matches!(change, FeedChange::Erase { .. }))
     }
 
-    async fn rows(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>> {
+    async fn rows(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>> {
         rows::all(connection).await
     }
 
     const KINDS: &'static [&'static str] = mend::KINDS;
 
-    async fn mend(connection: &mut PgConnection, other: &str, entity: &Entity) -> sqlx::Result<()> {
+    async fn mend(connection: &mut Session, other: &str, entity: &Entity) -> sqlx::Result<()> {
         mend::mend(connection, other, entity).await
     }
 }
 
 /// Text left out is null and keeps what is there; an empty one stays as the word that there is none.
 async fn write_people(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     people: &BTreeMap<Uuid, Profile<'_>>,
 ) -> sqlx::Result<()> {
     if people.is_empty() {
@@ -156,7 +157,7 @@ async fn write_people(
 
 /// A registration that was set aside may come after an erasure, which says nothing of when they came.
 async fn write_beginnings(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     people: &BTreeMap<Uuid, Profile<'_>>,
 ) -> sqlx::Result<()> {
     let begun = people
@@ -243,7 +244,7 @@ struct Posts {
 
 impl Posts {
     async fn read(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         ids: &[Uuid],
         erased: HashSet<Uuid>,
     ) -> sqlx::Result<Self> {
@@ -289,7 +290,7 @@ impl Posts {
     /// Writes the posts that are new.
     async fn create(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         gathered: &Gathered<'_>,
     ) -> sqlx::Result<Vec<Fresh>> {
         let mut new = Vec::new();
@@ -345,7 +346,7 @@ impl Posts {
     /// Removes content, likes and comments of deleted posts; answers whose posts are gone, and since when.
     async fn delete(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         gathered: &Gathered<'_>,
     ) -> sqlx::Result<Vec<(Uuid, Position)>> {
         let (mut ids, mut gone) = (Vec::new(), HashMap::new());
@@ -384,7 +385,7 @@ impl Posts {
 
     async fn like(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         likes: &BTreeMap<(Uuid, Uuid), (bool, Position)>,
     ) -> sqlx::Result<()> {
         let told: Vec<_> = likes
@@ -431,7 +432,7 @@ impl Posts {
 
     async fn comment(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         comments: &BTreeMap<(Uuid, Uuid), PendingComment<'_>>,
     ) -> sqlx::Result<()> {
         let told: Vec<_> = comments
@@ -512,7 +513,7 @@ impl Posts {
         Ok(())
     }
 
-    async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+    async fn write(self, connection: &mut Session) -> sqlx::Result<()> {
         let changed: Vec<_> = self.states.iter().filter(|post| post.1.dirty).collect();
         if changed.is_empty() {
             return Ok(());
@@ -562,7 +563,7 @@ impl PgFeed {
     /// locked.
     async fn follow(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         follows: &BTreeMap<(Uuid, Uuid), PendingFollow>,
         tallies: &mut Tallies,
     ) -> sqlx::Result<Turns> {

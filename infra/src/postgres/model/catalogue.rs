@@ -6,12 +6,15 @@ use socialhub_projections::{
     GenerationId, ModelName, Projection,
     runtime::{Generation, GenerationState},
 };
-use sqlx::{Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 
-use crate::postgres::model::{
-    PgModel, execute, from_sql,
-    locks::{Key, Purpose},
-    tables,
+use crate::postgres::{
+    model::{
+        PgModel, execute, from_sql,
+        locks::{Key, Purpose},
+        tables,
+    },
+    session::Session,
 };
 
 /// `retired` counts how often a generation has stopped being current: a writer that opened it before the last time has
@@ -53,14 +56,14 @@ pub(super) fn fingerprint<M: PgModel>() -> String {
 
 /// The current generation; none when there is none yet.
 pub(super) async fn current(
-    connection: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     model: ModelName,
 ) -> sqlx::Result<Option<GenerationId>> {
     let id: Option<i32> = sqlx::query_scalar(
         "SELECT id FROM read_models.generations WHERE model = $1 AND state = 'current'",
     )
     .bind(model.0)
-    .fetch_optional(connection)
+    .fetch_optional(executor)
     .await?;
     Ok(id.map(generation_id))
 }
@@ -70,9 +73,9 @@ fn generation_id(id: i32) -> GenerationId {
 }
 
 /// Makes the catalogue and a first generation where there is none; answers the current one. Many processes may do this
-/// at the same time.
+/// at the same time. Given up half way, the connection is to be closed.
 pub(super) async fn prepare<M: PgModel>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     now: Timestamp,
 ) -> sqlx::Result<GenerationId> {
     let model = M::Projection::NAME;
@@ -80,19 +83,19 @@ pub(super) async fn prepare<M: PgModel>(
         "BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({})",
         Key::catalogue()
     );
-    let mut transaction = connection.begin_with(begin).await?;
-    execute(&mut transaction, &schema(model)).await?;
-    let id = match current(&mut transaction, model).await? {
+    execute(connection, &begin).await?;
+    execute(connection, &schema(model)).await?;
+    let id = match current(&mut *connection, model).await? {
         Some(id) => id,
-        None => insert::<M>(&mut transaction, GenerationState::Current, now).await?,
+        None => insert::<M>(connection, GenerationState::Current, now).await?,
     };
-    transaction.commit().await?;
+    execute(connection, "COMMIT").await?;
     Ok(id)
 }
 
 /// A new, empty generation with its tables, within the caller's transaction.
 pub(super) async fn insert<M: PgModel>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     state: GenerationState,
     now: Timestamp,
 ) -> sqlx::Result<GenerationId> {
@@ -127,7 +130,7 @@ pub(super) struct Entry {
 
 /// A generation's entry; none when there is no such generation.
 pub(super) async fn entry(
-    connection: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     model: ModelName,
     id: GenerationId,
 ) -> sqlx::Result<Option<Entry>> {
@@ -136,7 +139,7 @@ pub(super) async fn entry(
     )
     .bind(model.0)
     .bind(id.0.cast_signed())
-    .fetch_optional(connection)
+    .fetch_optional(executor)
     .await?;
     let read = |row: &PgRow| {
         Ok(Entry {
@@ -158,7 +161,7 @@ fn state(name: &str) -> GenerationState {
 
 /// Every generation as it stands, by number, within the caller's transaction.
 pub(super) async fn list(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     model: ModelName,
 ) -> sqlx::Result<Vec<Generation>> {
     // A store holds its lock on every connection; others of it are looked for in this database alone.
@@ -202,7 +205,7 @@ pub(super) async fn list(
 /// Makes a generation's tables those that names without a schema mean, until the caller's transaction ends; answers
 /// whether it has tables at all.
 pub(super) async fn enter(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     model: ModelName,
     id: GenerationId,
 ) -> sqlx::Result<bool> {
@@ -221,7 +224,7 @@ pub(super) async fn enter(
 /// Makes another generation current, the current one previous, and lets the other go on with its partitions, within the
 /// caller's transaction. Answers whether there is such a generation.
 pub(super) async fn switch(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     model: ModelName,
     from: GenerationId,
     to: GenerationId,
@@ -256,7 +259,7 @@ pub(super) async fn switch(
 /// What a partition has up to the position that the other generation was filled to is in it, so its checkpoint is that
 /// of the log. A partition that was further than that (its log went back in time) is not carried: it is read anew.
 async fn carry_offsets(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     model: ModelName,
     from: GenerationId,
     to: GenerationId,

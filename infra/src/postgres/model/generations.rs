@@ -16,32 +16,29 @@ use socialhub_projections::{
     runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
     verify::{Entity, ModelSnapshot},
 };
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use tokio::sync::{Mutex, OnceCell, watch};
 
 use crate::postgres::{
-    connect::missing_peers,
+    connect::{Access, missing_peers},
     model::{
         PgModel, PgModelStore, catalogue, execute,
         fault::{is_missing, outside},
         locks::{Key, Purpose},
         tables,
     },
+    pool::{Pool, retrying},
+    session::Session,
 };
 
 /// How often the pointer is read anew: another process may have moved it.
 const FOLLOW_EVERY: Duration = Duration::from_millis(400);
-/// How long a connection is waited for.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a query waits for a connection: whoever asks is better told at once that the server is away.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a look at the pointer may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a query of a reader may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
 /// How many connections the readers of a process share.
-const READERS: u32 = 12;
-/// A connection that has rested this long is tried before it is used: the server may have restarted.
-const TRY_AFTER: Duration = Duration::from_secs(1);
+const READERS: usize = 12;
 /// How long a fence waits for the batches in hand.
 const GATE_TIMEOUT: &str = "30s";
 /// How long a session may do nothing in an open transaction before the server ends it. Longer than the last mile of a
@@ -73,11 +70,12 @@ struct Shared<M> {
     model: Arc<M>,
     options: PgConnectOptions,
     clock: Arc<dyn Clock>,
-    catalogue: PgPool,
+    /// For looks; what takes longer has a connection of its own.
+    catalogue: Pool,
     ready: OnceCell<()>,
     pointer: watch::Sender<GenerationId>,
     /// The readers of the generation that the pointer says; none before somebody asked for them.
-    readers: RwLock<Option<PgPool>>,
+    readers: RwLock<Option<Pool>>,
     /// One look at the pointer at a time.
     looking: Mutex<()>,
 }
@@ -102,10 +100,8 @@ impl<M: PgModel> PgGenerations<M> {
         let options = missing_peers(PgConnectOptions::from_str(url)?, FENCE_IDLE)
             .application_name(&format!("socialhub-{}", M::Projection::NAME))
             .disable_statement_logging();
-        let catalogue = PgPoolOptions::new()
-            .max_connections(3)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(options.clone().options([("jit", "off")]));
+        let looks = Access::watched(options.clone()).limited(LOOK_TIMEOUT);
+        let catalogue = Pool::new(looks, 3);
         let shared = Shared {
             model: Arc::new(model),
             options,
@@ -126,7 +122,7 @@ impl<M: PgModel> PgGenerations<M> {
     ///
     /// # Errors
     /// [`StoreError`] as long as it is not known which generation is current.
-    pub async fn readers(&self) -> Result<PgPool, StoreError> {
+    pub async fn readers(&self) -> Result<Pool, StoreError> {
         self.follow();
         if let Some(readers) = self.shared.readers.read().clone() {
             return Ok(readers);
@@ -140,7 +136,7 @@ impl<M: PgModel> PgGenerations<M> {
     /// [`StoreError`].
     pub async fn current_checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
         let readers = self.readers().await?;
-        tables::checkpoints(&readers)
+        retrying(|| tables::checkpoints(&readers))
             .await
             .map_err(|error| outside(&error))
     }
@@ -176,14 +172,15 @@ impl<M: PgModel> Shared<M> {
     /// Makes the catalogue where it is not there yet.
     async fn ready(&self) -> sqlx::Result<()> {
         let prepare = || async {
-            let mut connection = self.catalogue.acquire().await?;
-            match catalogue::current(&mut connection, Self::NAME).await {
+            match retrying(|| catalogue::current(&self.catalogue, Self::NAME)).await {
                 Ok(Some(_)) => return Ok(()),
                 Ok(None) => {}
                 Err(error) if is_missing(&error) => {}
                 Err(error) => return Err(error),
             }
-            catalogue::prepare::<M>(&mut connection, self.clock.now()).await?;
+            let mut session = self.session().await?;
+            catalogue::prepare::<M>(&mut session, self.clock.now()).await?;
+            session.close().await;
             Ok(())
         };
         self.ready.get_or_try_init(prepare).await.map(|_| ())
@@ -192,8 +189,7 @@ impl<M: PgModel> Shared<M> {
     async fn read_pointer(&self) -> Result<GenerationId, StoreError> {
         let read = async {
             self.ready().await?;
-            let mut connection = self.catalogue.acquire().await?;
-            catalogue::current(&mut connection, Self::NAME).await
+            retrying(|| catalogue::current(&self.catalogue, Self::NAME)).await
         };
         read.await
             .map_err(|error| outside(&error))?
@@ -220,7 +216,7 @@ impl<M: PgModel> Shared<M> {
         Ok(current)
     }
 
-    async fn start_readers(&self) -> Result<PgPool, StoreError> {
+    async fn start_readers(&self) -> Result<Pool, StoreError> {
         self.refresh().await?;
         let _one = self.looking.lock().await;
         let current = *self.pointer.borrow();
@@ -237,41 +233,33 @@ impl<M: PgModel> Shared<M> {
             .options([("search_path", catalogue::schema_of(Self::NAME, id))])
     }
 
-    fn reader_pool(&self, id: GenerationId) -> PgPool {
-        PgPoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(READ_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, rest| {
-                Box::pin(async move {
-                    if rest.idle_for > TRY_AFTER {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(self.options_of(id))
+    fn reader_pool(&self, id: GenerationId) -> Pool {
+        let access = Access::watched(self.options_of(id)).limited(READ_TIMEOUT);
+        Pool::new(access, READERS)
     }
 
-    /// A transaction on the catalogue's connections that sees one state throughout.
-    async fn look(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
+    /// A connection for what may take its time.
+    async fn session(&self) -> sqlx::Result<Session> {
+        Session::connect(&Access::watched(self.options.clone())).await
+    }
+
+    /// A connection in a transaction that sees one state throughout; it ends with the connection.
+    async fn look(&self) -> sqlx::Result<Session> {
         self.ready().await?;
-        self.catalogue
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await
+        let mut session = self.session().await?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off";
+        execute(&mut session, begin).await?;
+        Ok(session)
     }
 
     /// As [`Shared::look`], in a generation's schema.
-    async fn look_into(
-        &self,
-        id: GenerationId,
-    ) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let mut transaction = self.look().await.map_err(|error| outside(&error))?;
-        let there = catalogue::enter(&mut transaction, Self::NAME, id)
+    async fn look_into(&self, id: GenerationId) -> Result<Session, StoreError> {
+        let mut session = self.look().await.map_err(|error| outside(&error))?;
+        let there = catalogue::enter(&mut session, Self::NAME, id)
             .await
             .map_err(|error| outside(&error))?;
         if there {
-            Ok(transaction)
+            Ok(session)
         } else {
             Err(no_generation(id))
         }
@@ -279,14 +267,12 @@ impl<M: PgModel> Shared<M> {
 
     async fn create(&self) -> sqlx::Result<GenerationId> {
         self.ready().await?;
-        let mut transaction = self.catalogue.begin().await?;
-        let id = catalogue::insert::<M>(
-            &mut transaction,
-            GenerationState::Building,
-            self.clock.now(),
-        )
-        .await?;
-        transaction.commit().await?;
+        let mut session = self.session().await?;
+        execute(&mut session, "BEGIN").await?;
+        let (state, now) = (GenerationState::Building, self.clock.now());
+        let id = catalogue::insert::<M>(&mut session, state, now).await?;
+        execute(&mut session, "COMMIT").await?;
+        session.close().await;
         Ok(id)
     }
 
@@ -294,38 +280,40 @@ impl<M: PgModel> Shared<M> {
     async fn remove(&self, id: GenerationId) -> sqlx::Result<bool> {
         self.ready().await?;
         let gate = Key::new(Purpose::Gate, Self::NAME, id);
-        let mut transaction = self.catalogue.begin_with(closing(gate)).await?;
+        let mut session = self.session().await?;
+        execute(&mut session, &closing(gate)).await?;
         let removed = sqlx::query(
             "DELETE FROM read_models.generations
              WHERE model = $1 AND id = $2 AND state <> 'current'",
         )
         .bind(Self::NAME.0)
         .bind(id.0.cast_signed())
-        .execute(&mut *transaction)
+        .execute(&mut session)
         .await?;
         if removed.rows_affected() == 0 {
             return Ok(false);
         }
         let schema = catalogue::schema_of(Self::NAME, id);
         execute(
-            &mut transaction,
+            &mut session,
             &format!(
                 "SET LOCAL client_min_messages = warning; DROP SCHEMA IF EXISTS {schema} CASCADE"
             ),
         )
         .await?;
-        transaction.commit().await?;
+        execute(&mut session, "COMMIT").await?;
+        session.close().await;
         Ok(true)
     }
 
     async fn claim(&self) -> sqlx::Result<Option<Claim>> {
         let key = Key::new(Purpose::Claim, Self::NAME, GenerationId(0));
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut session = self.session().await?;
         let taken: bool = sqlx::query_scalar(&format!("SELECT pg_try_advisory_lock({key})"))
-            .fetch_one(&mut connection)
+            .fetch_one(&mut session)
             .await?;
         // The lock is the connection's: it goes when the claim is dropped, and the connection with it.
-        Ok(taken.then(|| Claim::new(parking_lot::Mutex::new(connection))))
+        Ok(taken.then(|| Claim::new(parking_lot::Mutex::new(session))))
     }
 }
 
@@ -343,7 +331,7 @@ pub(super) fn no_generation(id: GenerationId) -> StoreError {
 /// A transaction that has the current generation's gate alone: as long as it is open, no batch goes in.
 struct PgFence<M: PgModel> {
     model: PhantomData<fn() -> M>,
-    connection: PgConnection,
+    connection: Session,
     id: GenerationId,
     position: Position,
 }
@@ -358,7 +346,7 @@ impl<M: PgModel> PgFence<M> {
 
     async fn close_gate(shared: &Shared<M>, id: GenerationId) -> sqlx::Result<Self> {
         let model = Shared::<M>::NAME;
-        let mut connection = PgConnection::connect_with(&shared.options).await?;
+        let mut connection = shared.session().await?;
         // Its end is the connection's: a fence that is dropped leaves nothing to be rolled back by hand.
         let gate = Key::new(Purpose::Gate, model, id);
         execute(&mut connection, &closing(gate)).await?;
@@ -431,8 +419,8 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
 
     async fn list(&self) -> Result<Vec<Generation>, StoreError> {
         let read = async {
-            let mut transaction = self.shared.look().await?;
-            catalogue::list(&mut transaction, M::Projection::NAME).await
+            let mut session = self.shared.look().await?;
+            catalogue::list(&mut session, M::Projection::NAME).await
         };
         read.await.map_err(|error| outside(&error))
     }
@@ -444,8 +432,7 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
     ) -> Result<Arc<dyn ReadModelStore<M::Projection>>, StoreError> {
         let read = async {
             self.shared.ready().await?;
-            let mut connection = self.shared.catalogue.acquire().await?;
-            catalogue::entry(&mut connection, M::Projection::NAME, id).await
+            retrying(|| catalogue::entry(&self.shared.catalogue, M::Projection::NAME, id)).await
         };
         let entry = read
             .await
@@ -481,24 +468,24 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
     }
 
     async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
-        let mut transaction = self.shared.look_into(id).await?;
+        let mut session = self.shared.look_into(id).await?;
         let read = async {
             Ok(Snapshot {
                 model: ModelSnapshot {
-                    checkpoints: tables::checkpoints(&mut *transaction).await?,
-                    rows: M::rows(&mut transaction).await?,
+                    checkpoints: tables::checkpoints(&mut session).await?,
+                    rows: M::rows(&mut session).await?,
                     effects_first: false,
                     derived: &[],
                 },
-                parked: tables::letters(&mut *transaction).await?,
+                parked: tables::letters(&mut session).await?,
             })
         };
         read.await.map_err(|error| outside(&error))
     }
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
-        let mut transaction = self.shared.look_into(id).await?;
-        tables::letters(&mut *transaction)
+        let mut session = self.shared.look_into(id).await?;
+        tables::letters(&mut session)
             .await
             .map_err(|error| outside(&error))
     }

@@ -30,8 +30,10 @@ use socialhub_projections::{
     runtime::WriteMode,
     verify::{Entity, ModelFold, ModelRow},
 };
-use sqlx::{Executor, PgConnection, Row};
+use sqlx::{Executor, Row};
 use uuid::Uuid;
+
+use super::session::Session;
 
 pub use generations::PgGenerations;
 pub use store::PgModelStore;
@@ -58,7 +60,7 @@ pub trait PgModel: Send + Sync + Sized + 'static {
     /// What Postgres says; the transaction is rolled back.
     async fn apply(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         mode: WriteMode,
         batch: &[Projected<Change<Self>>],
     ) -> sqlx::Result<()>;
@@ -72,7 +74,7 @@ pub trait PgModel: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// What Postgres says.
-    async fn rows(connection: &mut PgConnection) -> sqlx::Result<Vec<ModelRow>>;
+    async fn rows(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>>;
 
     /// The kinds of entity, in the order in which they are mended.
     const KINDS: &'static [&'static str];
@@ -82,12 +84,12 @@ pub trait PgModel: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// What Postgres says.
-    async fn mend(connection: &mut PgConnection, other: &str, entity: &Entity) -> sqlx::Result<()>;
+    async fn mend(connection: &mut Session, other: &str, entity: &Entity) -> sqlx::Result<()>;
 }
 
 /// Makes the rows of a table for which `of` is true those that the schema `other` has. `$1` and `$2` are the ids.
 pub(crate) async fn copy_rows(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     other: &str,
     table: &str,
     of: &str,
@@ -107,12 +109,12 @@ pub(crate) async fn copy_rows(
 }
 
 /// Runs statements that have no values, one after another, in one round trip.
-async fn execute(connection: &mut PgConnection, statements: &str) -> sqlx::Result<()> {
+async fn execute(connection: &mut Session, statements: &str) -> sqlx::Result<()> {
     connection.execute(statements).await.map(|_| ())
 }
 
 /// Runs statements that have no values, one after another, in one round trip; what the last one answers.
-async fn last_answer(connection: &mut PgConnection, statements: &str) -> sqlx::Result<bool> {
+async fn last_answer(connection: &mut Session, statements: &str) -> sqlx::Result<bool> {
     let answers = connection.fetch_all(statements).await?;
     answers.last().map_or(Ok(false), |row| row.try_get(0))
 }

@@ -1,9 +1,12 @@
 //! The generic store of one generation of a read model: the model's effects, its checkpoint, its letters and its attempts
 //! in the same transaction.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,20 +19,24 @@ use socialhub_projections::{
     runtime::{GenerationState, WriteMode},
     store::WriteBatch,
 };
-use sqlx::{
-    PgConnection, PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
-use crate::postgres::model::{
-    Change, PgModel, catalogue, execute, fault, from_sql, last_answer,
-    locks::{Key, Purpose},
-    tables, to_sql,
+use crate::postgres::{
+    connect::Access,
+    model::{
+        Change, PgModel, catalogue, fault, from_sql, last_answer,
+        locks::{Key, Purpose},
+        tables, to_sql,
+    },
+    pool::{Pool, Transaction, retrying},
+    session::Session,
 };
 
 /// How many sources of a process are written at the same time; others wait for a connection.
-const WRITERS: u32 = 4;
+const WRITERS: usize = 4;
+/// How long a source waits for a connection: others may be waiting for a fence.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a batch waits for locks: a fence, another partition's batch on the same rows.
 const LOCK_TIMEOUT: &str = "30s";
 
@@ -37,7 +44,7 @@ const LOCK_TIMEOUT: &str = "30s";
 pub struct PgModelStore<M: PgModel> {
     model: Arc<M>,
     mode: WriteMode,
-    pool: PgPool,
+    pool: Pool,
     id: GenerationId,
     /// How often the generation had been retired when it was opened.
     retired: i32,
@@ -80,18 +87,15 @@ impl<M: PgModel> PgModelStore<M> {
                 ("synchronous_commit", "off"),
                 ("lock_timeout", LOCK_TIMEOUT),
             ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(WRITERS)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    let hold = format!("SELECT pg_advisory_lock_shared({writer})");
-                    execute(connection, &hold).await?;
-                    Ok(())
-                })
-            })
-            .connect_with(options)
+        // A batch of a rebuild takes the time it takes.
+        let pool = Pool::greeting(
+            Access::watched(options),
+            WRITERS,
+            PLACE_TIMEOUT,
+            format!("SELECT pg_advisory_lock_shared({writer})"),
+        );
+        // From here on there is a writer.
+        pool.acquire()
             .await
             .map_err(|error| fault::outside(&error))?;
         Ok(Self {
@@ -105,14 +109,13 @@ impl<M: PgModel> PgModelStore<M> {
     }
 
     /// A transaction behind the gate; refused when the generation has been retired since it was opened.
-    async fn begin(&self, gate: Gate) -> Result<Transaction<'static, Postgres>, StoreError> {
+    async fn begin(&self, gate: Gate) -> Result<Transaction, StoreError> {
         let lock = match gate {
             Gate::Shared => "pg_advisory_xact_lock_shared",
             Gate::Alone => "pg_advisory_xact_lock",
         };
         let key = Key::new(Purpose::Gate, Self::NAME, self.id);
-        // Statements of their own, so that the second sees what happened while the gate was closed. Not in one call with the
-        // `BEGIN`: when that is given up half way, nobody rolls back, and an idle connection would hold the gate.
+        // Statements of their own, so that the second sees what happened while the gate was closed.
         let pass = format!(
             "SELECT {lock}({key})::text IS NULL;
              SELECT EXISTS (SELECT FROM read_models.generations
@@ -121,12 +124,12 @@ impl<M: PgModel> PgModelStore<M> {
             self.id.0,
             self.retired
         );
-        let begin = async {
+        let begin = || async {
             let mut transaction = self.pool.begin().await?;
             let held = last_answer(&mut transaction, &pass).await?;
             Ok((transaction, held))
         };
-        match begin.await {
+        match retrying(begin).await {
             Ok((transaction, true)) => Ok(transaction),
             Ok((_, false)) => Err(retired()),
             Err(error) => Err(fault::outside(&error)),
@@ -136,7 +139,7 @@ impl<M: PgModel> PgModelStore<M> {
     /// Everything of a batch that is not there yet; answers whether anything was written.
     async fn write(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         batch: &WriteBatch<Change<M>>,
     ) -> sqlx::Result<Written> {
         let checkpoint = &batch.checkpoint;
@@ -173,7 +176,7 @@ fn retired() -> StoreError {
 }
 
 /// Locks the checkpoint of a source, making it if it is not there, and says how far what comes from it has been handled.
-async fn lock_position(connection: &mut PgConnection, source: &Source) -> sqlx::Result<Position> {
+async fn lock_position(connection: &mut Session, source: &Source) -> sqlx::Result<Position> {
     let log = Source::log();
     let mut own = read_own(connection, source).await?;
     if own.is_none() {
@@ -198,7 +201,7 @@ async fn lock_position(connection: &mut PgConnection, source: &Source) -> sqlx::
     Ok(from_sql(own.unwrap_or(0).max(floor.unwrap_or(0))))
 }
 
-async fn read_own(connection: &mut PgConnection, source: &Source) -> sqlx::Result<Option<i64>> {
+async fn read_own(connection: &mut Session, source: &Source) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar(
         "SELECT position FROM checkpoint WHERE source = $1 AND partition = $2 FOR UPDATE",
     )
@@ -208,10 +211,7 @@ async fn read_own(connection: &mut PgConnection, source: &Source) -> sqlx::Resul
     .await
 }
 
-async fn write_checkpoint(
-    connection: &mut PgConnection,
-    checkpoint: &Checkpoint,
-) -> sqlx::Result<()> {
+async fn write_checkpoint(connection: &mut Session, checkpoint: &Checkpoint) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE checkpoint SET position = $3, event_id = $4, next_offset = $5, partitions = $6
          WHERE source = $1 AND partition = $2",
@@ -229,7 +229,7 @@ async fn write_checkpoint(
 
 /// Forgets the attempts of a source at records up to a position.
 async fn forget_attempts(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     source: &Source,
     upto: Position,
 ) -> sqlx::Result<()> {
@@ -245,7 +245,7 @@ async fn forget_attempts(
 #[async_trait]
 impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
-        tables::checkpoints(&self.pool)
+        retrying(|| tables::checkpoints(&self.pool))
             .await
             .map_err(|error| fault::outside(&error))
     }
@@ -271,7 +271,7 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
-        tables::letters(&self.pool)
+        retrying(|| tables::letters(&self.pool))
             .await
             .map_err(|error| fault::outside(&error))
     }
@@ -309,7 +309,7 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        tables::sequences(&self.pool)
+        retrying(|| tables::sequences(&self.pool))
             .await
             .map_err(|error| fault::outside(&error))
     }
@@ -332,13 +332,15 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
-        let clean: Option<bool> =
+        let clean = || {
             sqlx::query_scalar("SELECT clean FROM writer_end WHERE source = $1 AND partition = $2")
                 .bind(&source.name)
                 .bind(source.partition)
                 .fetch_optional(&self.pool)
-                .await
-                .map_err(|error| fault::outside(&error))?;
+        };
+        let clean: Option<bool> = retrying(clean)
+            .await
+            .map_err(|error| fault::outside(&error))?;
         Ok(clean.unwrap_or(true))
     }
 
@@ -363,12 +365,7 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn close(&self) {
-        // The pool's close waits for the connections that are out, but one that comes back at its very end (its return is a
-        // round trip of its own) stays idle, and with it the lock that says there is a writer. Closing again ends it.
+        // With the connections goes the lock that says there is a writer.
         self.pool.close().await;
-        while self.pool.size() > 0 {
-            self.pool.close().await;
-            tokio::task::yield_now().await;
-        }
     }
 }

@@ -3,9 +3,12 @@
 
 use socialhub_domain::Timestamp;
 use socialhub_projections::{Checkpoint, ParkedLetter, Source, record::SequenceKey};
-use sqlx::{PgConnection, PgExecutor, Row, postgres::PgRow};
+use sqlx::{PgExecutor, Row, postgres::PgRow};
 
-use crate::postgres::model::{from_sql, to_sql};
+use crate::postgres::{
+    model::{from_sql, to_sql},
+    session::Session,
+};
 
 /// Makes them.
 pub(super) const SCHEMA: &str = r#"
@@ -95,7 +98,7 @@ fn storable(text: &str) -> String {
 
 /// Parks letters.
 pub(super) async fn insert_letters(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     letters: &[ParkedLetter],
 ) -> sqlx::Result<()> {
     for letter in letters {
