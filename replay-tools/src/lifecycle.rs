@@ -4,12 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::json;
-use socialhub_projections::runtime::{Filling, rebuild::rebuild};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ReplayError, ReplayTarget, Selection, Verdict, progress,
-    rebuild::{Outcomes, Room, report, verdict},
+    ReplayError, ReplayTarget, Selection, Verdict,
+    rebuild::{Begun, Room, report, verdict},
     show,
 };
 
@@ -44,23 +43,11 @@ pub(crate) async fn roll_back(
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> Result<Verdict, ReplayError> {
-    let (mut outcomes, mut fillings): (Outcomes, Vec<Box<dyn Filling>>) = Default::default();
+    let mut begun = Begun::default();
     for model in target.select(&options.selection)? {
-        match model.begin_rollback(&target.log).await {
-            Ok(filling) => fillings.push(filling),
-            Err(error) => outcomes.push((model.name(), Err(error))),
-        }
+        begun.add(model.name(), model.begin_rollback(&target.log).await);
     }
-    outcomes.extend(
-        rebuild(
-            &target.log,
-            fillings,
-            options.room.pace(),
-            progress::suitable(),
-            stop,
-        )
-        .await,
-    );
+    let outcomes = begun.fill(target, options.room.pace(), stop).await;
     report(&outcomes, options.json, out)?;
     Ok(verdict(&outcomes))
 }

@@ -42,30 +42,46 @@ impl Room {
 
 pub(crate) type Outcomes = Vec<(ModelName, Result<RebuildReport, RebuildError>)>;
 
+/// Fillings that could be begun, and why others could not.
+#[derive(Default)]
+pub(crate) struct Begun {
+    fillings: Vec<Box<dyn Filling>>,
+    refused: Outcomes,
+}
+
+impl Begun {
+    pub(crate) fn add(&mut self, model: ModelName, begun: Result<Box<dyn Filling>, RebuildError>) {
+        match begun {
+            Ok(filling) => self.fillings.push(filling),
+            Err(error) => self.refused.push((model, Err(error))),
+        }
+    }
+
+    /// Fills them, and lets each take the current generation's place.
+    pub(crate) async fn fill(
+        self,
+        target: &ReplayTarget,
+        pace: Pace,
+        stop: CancellationToken,
+    ) -> Outcomes {
+        let progress = progress::suitable();
+        let filled = rebuild(&target.log, self.fillings, pace, progress, stop).await;
+        self.refused.into_iter().chain(filled).collect()
+    }
+}
+
 pub(crate) async fn run(
     options: &Options,
     target: &ReplayTarget,
     out: &mut (dyn Write + Send),
     stop: CancellationToken,
 ) -> Result<Verdict, ReplayError> {
-    let (mut outcomes, mut fillings): (Outcomes, Vec<Box<dyn Filling>>) = Default::default();
-    for model in target.select(&options.selection)? {
-        match model.begin_rebuild(&target.log).await {
-            Ok(filling) => fillings.push(filling),
-            Err(error) => outcomes.push((model.name(), Err(error))),
-        }
-    }
     let started = Instant::now();
-    outcomes.extend(
-        rebuild(
-            &target.log,
-            fillings,
-            options.room.pace(),
-            progress::suitable(),
-            stop,
-        )
-        .await,
-    );
+    let mut begun = Begun::default();
+    for model in target.select(&options.selection)? {
+        begun.add(model.name(), model.begin_rebuild(&target.log).await);
+    }
+    let outcomes = begun.fill(target, options.room.pace(), stop).await;
     report(&outcomes, options.json, out)?;
     if !options.json && outcomes.len() > 1 {
         let seconds = started.elapsed().as_secs_f64();

@@ -211,26 +211,27 @@ async fn keep(mut client: TcpStream, number: u32, shared: Arc<Shared>) {
         // First: what has come and was not passed on is not, when the way is over.
         biased;
         _ = way.wait_for(|way| way.is_over(number)) => true,
-        _ = carry(&mut client, &shared) => false,
+        _ = carry(&mut client, number, &shared) => false,
     };
-    if over {
+    if over || way.borrow().is_over(number) {
         let _ = way.wait_for(|way| way.is_cut(number)).await;
     }
 }
 
-async fn carry(client: &mut TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn carry(client: &mut TcpStream, number: u32, shared: &Shared) -> std::io::Result<()> {
     let mut server = TcpStream::connect(&shared.server).await?;
     let (mut from_client, to_client) = client.split();
     let (from_server, mut to_server) = server.split();
     tokio::select! {
         done = tokio::io::copy(&mut from_client, &mut to_server) => done.map(|_| ()),
-        done = carry_back(from_server, to_client, shared) => done,
+        done = carry_back(from_server, to_client, number, shared) => done,
     }
 }
 
 async fn carry_back(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
+    number: u32,
     shared: &Shared,
 ) -> std::io::Result<()> {
     let mut heard = shared.way.subscribe();
@@ -246,8 +247,9 @@ async fn carry_back(
                 .way
                 .send_if_modified(|way| way.is_used_up(shared.holds));
         }
-        let passed_on = heard.wait_for(|way| way.heard || way.gone).await;
-        if passed_on.is_ok_and(|way| way.gone) {
+        // Who cuts lets others be heard at the same moment: what was held back until then is never passed on.
+        let way = heard.wait_for(|way| way.heard || way.is_over(number)).await;
+        if way.is_ok_and(|way| way.is_over(number)) {
             return Ok(());
         }
         to.write_all(&buffer[..read]).await?;
