@@ -105,10 +105,13 @@ impl Pacer {
         self.growth.head
     }
 
-    /// Looks at the log's head.
+    /// Looks at the log's head. How fast that grows is told from looks that lie apart: within a moment every log stands still.
     pub(super) async fn look(&mut self) -> Result<Position, LogError> {
         let head = self.log.head().await?;
-        self.growth.saw(head, Instant::now());
+        let now = Instant::now();
+        if now - self.growth.looked >= LOOK_EVERY {
+            self.growth.saw(head, now);
+        }
         Ok(head)
     }
 
@@ -133,7 +136,7 @@ impl Pacer {
     }
 
     /// Rests after what was read before, and reads and decodes what comes after a position: at most so many events, none at
-    /// the end of the log or when `stop` is cancelled meanwhile.
+    /// the end of the log. A cancelled `stop` ends the rest; what it means for the work is the caller's to say.
     pub(super) async fn read(
         &mut self,
         after: Position,
@@ -154,7 +157,9 @@ impl Pacer {
     }
 
     async fn rest(&mut self, stop: &CancellationToken) -> Result<(), LogError> {
-        let Some(Stroke { began, events }) = self.stroke.take() else {
+        let stroke = self.stroke.take();
+        // Whoever is in a hurry, behind a fence too, asks nobody how the log grows.
+        let Some(Stroke { began, events }) = stroke.filter(|_| self.pace == Pace::Gentle) else {
             return Ok(());
         };
         let worked = began.elapsed();
