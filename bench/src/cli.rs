@@ -200,7 +200,7 @@ async fn measure_limits(args: &RunArgs, rows: &[Row]) -> Result<Limits, BenchErr
     {
         eprintln!("limit: an indexed find");
         let (each, page) = (crate::rows::NOTIFICATIONS, crate::rows::PAGE);
-        let clients = args.connections.max(1);
+        let clients = args.connections.clamp(1, crate::rows::LISTS);
         let finds = crate::documents::indexed_finds(url, each, page, clients);
         found.indexed_finds = Some(finds.await.map_err(offline::usage)?);
     }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use mongodb::{
     Client,
     bson::{Document, doc},
@@ -37,7 +38,7 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
-    support::{eventually, free_port, servers},
+    support::{eventually, free_port, proxy::Proxy, servers, within},
 };
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -96,6 +97,7 @@ impl Subject for OnMongo {
     async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {
         let reader = MongoNotificationReader::new(self.generations().await);
         check_against_sqlite(&reader, log, rows).await;
+        check_against_sqlite(&reader.by_index(), log, rows).await;
     }
 }
 
@@ -261,6 +263,27 @@ async fn a_process_starts_while_the_server_is_away_and_recovers() {
         1
     );
     forwarding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queries_that_were_given_up_keep_nobody_from_the_server_afterwards() {
+    let subject = OnMongo::new();
+    let proxy = Proxy::to(&subject.url, u64::MAX).await;
+    let url = proxy.through(&subject.url);
+    let generations = MongoGenerations::open(&url, &subject.database, Arc::new(SystemClock))
+        .await
+        .unwrap();
+    let reader = MongoNotificationReader::new(generations);
+    let page = PageRequest::first(5);
+    reader.list(user(0), false, &page).await.unwrap();
+    proxy.deafen();
+    let given_up = join_all((0..300).map(|_| reader.list(user(0), false, &page))).await;
+    assert!(given_up.iter().all(Result::is_err));
+    proxy.let_go();
+    within(20, "the list is there again", || async {
+        reader.list(user(0), false, &page).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use self::table::{counted, report};
 pub use self::{
-    reads::{NOTIFICATIONS, PAGE},
+    reads::{LISTS, NOTIFICATIONS, PAGE},
     table::{LimitKind, Row, needs},
 };
 use crate::{

@@ -10,6 +10,9 @@ use crate::{
 /// Notifications of the person whose page is read.
 pub const NOTIFICATIONS: usize = 2_000;
 
+/// Connections that read the list: a server that goes through all of it for each page answers no more of them in time.
+pub const LISTS: usize = 8;
+
 /// Entries of a page.
 pub const PAGE: usize = 20;
 
@@ -48,7 +51,7 @@ impl Bench {
         self.expect_page(&path, token, position, "notifications")
             .await?;
         let requests = vec![self.target.get(&path, token)];
-        let mut scripts = Rotation::spread(requests, self.shape.connections);
+        let mut scripts = Rotation::spread(requests, LISTS.min(self.shape.connections));
         self.repeat(&mut scripts).await
     }
 

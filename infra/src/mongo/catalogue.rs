@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use socialhub_projections::{GenerationId, StoreError, runtime::GenerationState};
 use tokio::time::Instant;
 
-use crate::mongo::connection::{Fault, find_all, insert_one, write};
+use crate::mongo::{access::Access, connection::Fault};
 
 /// What documents of the model look like. Raised when a new program cannot go on with what an old one wrote.
 pub(super) const LAYOUT: i32 = 2;
@@ -121,6 +121,7 @@ fn version_id(model: &str, version: i64) -> String {
 /// The collections behind the catalogue of one model.
 pub(super) struct Catalogues {
     model: &'static str,
+    access: Access,
     versions: Collection<Catalogue>,
     beats: Collection<Beat>,
     /// The fence that writers of this process meet, with its beat, and since when that has not moved.
@@ -128,9 +129,10 @@ pub(super) struct Catalogues {
 }
 
 impl Catalogues {
-    pub(super) fn new(database: &Database, model: &'static str) -> Self {
+    pub(super) fn new(access: &Access, database: &Database, model: &'static str) -> Self {
         Self {
             model,
+            access: access.clone(),
             versions: database.collection("read_model_generations"),
             beats: database.collection("read_model_rights"),
             met: Mutex::new(None),
@@ -140,17 +142,18 @@ impl Catalogues {
     /// The newest version; none in an empty database.
     pub(super) async fn newest(&self) -> Result<Option<Catalogue>, Fault> {
         let filter = doc! { "model": self.model };
-        write(async {
-            let found = self
-                .versions
-                .find(filter)
-                .sort(doc! { "_id": -1 })
-                .limit(1)
-                .await?;
-            found.try_collect::<Vec<_>>().await
-        })
-        .await
-        .map(|found| found.into_iter().next())
+        self.access
+            .write(async {
+                let found = self
+                    .versions
+                    .find(filter)
+                    .sort(doc! { "_id": -1 })
+                    .limit(1)
+                    .await?;
+                found.try_collect::<Vec<_>>().await
+            })
+            .await
+            .map(|found| found.into_iter().next())
     }
 
     /// The newest version; makes the first one, with an empty generation, when there is none.
@@ -159,7 +162,9 @@ impl Catalogues {
             if let Some(found) = self.newest().await? {
                 return Ok(found);
             }
-            insert_one(&self.versions, &Catalogue::first(self.model, now)).await?;
+            self.access
+                .insert_one(&self.versions, &Catalogue::first(self.model, now))
+                .await?;
         }
     }
 
@@ -174,7 +179,7 @@ impl Catalogues {
             let answer = change(&mut next)?;
             next.version += 1;
             next.id = version_id(self.model, next.version);
-            if insert_one(&self.versions, &next).await? {
+            if self.access.insert_one(&self.versions, &next).await? {
                 return Ok(answer);
             }
         }
@@ -187,15 +192,17 @@ impl Catalogues {
         };
         let old =
             doc! { "model": self.model, "version": { "$lt": newest.version - KEPT_VERSIONS } };
-        write(self.versions.delete_many(old)).await?;
-        for beat in find_all(&self.beats, doc! {}).await? {
+        self.access.write(self.versions.delete_many(old)).await?;
+        for beat in self.access.find_all(&self.beats, doc! {}).await? {
             let held = [&newest.claim, &newest.fence];
             if !held
                 .into_iter()
                 .flatten()
                 .any(|holder| *holder == beat.holder)
             {
-                write(self.beats.delete_one(doc! { "_id": &beat.holder })).await?;
+                self.access
+                    .write(self.beats.delete_one(doc! { "_id": &beat.holder }))
+                    .await?;
             }
         }
         Ok(())
@@ -209,23 +216,29 @@ impl Catalogues {
     /// Moves the beat of a holder. Nobody else writes it.
     pub(super) async fn beat(&self, holder: &str) -> Result<(), Fault> {
         let moved = doc! { "$inc": { "count": 1_i64 } };
-        write(
-            self.beats
-                .update_one(doc! { "_id": holder }, moved)
-                .upsert(true),
-        )
-        .await?;
+        self.access
+            .write(
+                self.beats
+                    .update_one(doc! { "_id": holder }, moved)
+                    .upsert(true),
+            )
+            .await?;
         Ok(())
     }
 
     /// Forgets the beat of a holder.
     pub(super) async fn forget(&self, holder: &str) -> Result<(), Fault> {
-        write(self.beats.delete_one(doc! { "_id": holder })).await?;
+        self.access
+            .write(self.beats.delete_one(doc! { "_id": holder }))
+            .await?;
         Ok(())
     }
 
     async fn count(&self, holder: &str) -> Result<i64, Fault> {
-        let found = write(self.beats.find_one(doc! { "_id": holder })).await?;
+        let found = self
+            .access
+            .write(self.beats.find_one(doc! { "_id": holder }))
+            .await?;
         // One without a beat does not move either.
         Ok(found.map_or(-1, |beat| beat.count))
     }

@@ -21,8 +21,9 @@ use socialhub_projections::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::mongo::{
+    access::Access,
     catalogue::{Catalogue, Catalogues, Entry, LAYOUT},
-    connection::{Keys, MongoAddressError, connect},
+    connection::{MongoAddressError, connect},
     fence::{Kind, MongoFence, Right},
     notifications::{MongoNotificationStore, Role, Tables, rows},
 };
@@ -48,7 +49,7 @@ pub struct MongoGenerations {
 /// What stores, readers and fences share.
 pub(super) struct Shared {
     database: Database,
-    keys: Keys,
+    access: Access,
     clock: Arc<dyn Clock>,
     pub(super) catalogues: Catalogues,
     /// Generation 0 until the server has been asked for the first time.
@@ -68,10 +69,11 @@ impl MongoGenerations {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, MongoAddressError> {
         let database = connect(url, database).await?;
-        let catalogues = Catalogues::new(&database, Notifications::NAME.0);
+        let access = Access::new(&database);
+        let catalogues = Catalogues::new(&access, &database, Notifications::NAME.0);
         Ok(Arc::new(Self {
             shared: Arc::new(Shared {
-                keys: Keys::new(&database),
+                access,
                 database,
                 clock,
                 catalogues,
@@ -136,7 +138,7 @@ impl Shared {
     }
 
     pub(super) fn tables(&self, id: GenerationId) -> Tables {
-        Tables::new(&self.database, &self.keys, id)
+        Tables::new(&self.database, &self.access, id)
     }
 
     /// Reads the pointer and tells whoever watches when it has moved.
@@ -207,7 +209,7 @@ impl Shared {
     /// Drops the collections of generations that the catalogue does not know (any more).
     async fn sweep(&self) -> Result<(), StoreError> {
         let catalogue = self.catalogues.read(self.now()).await?;
-        for id in Tables::all_in(&self.database).await? {
+        for id in Tables::all_in(&self.access, &self.database).await? {
             // A number that is still to be given belongs to a creation by somebody else.
             if id.0 < catalogue.next && catalogue.entry(id).is_none() {
                 self.tables(id).drop_all().await?;

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod access;
 mod catalogue;
 mod connection;
 mod fence;

@@ -18,7 +18,7 @@ use super::{
     documents::{Announcement, ERASED, READ, REMOVED, Told, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, find_all, insert_new, insert_one, write};
+use crate::mongo::connection::Fault;
 
 /// If there are so many notes, facts are looked up one by one after all.
 const NOTES: i64 = 4_000;
@@ -60,16 +60,21 @@ impl Tables {
     /// Notes that facts are ahead. They are inserted already.
     pub(super) async fn note(&self, facts: impl IntoIterator<Item = String>) -> Result<(), Fault> {
         let notes: Vec<_> = facts.into_iter().map(|id| Note { id }).collect();
-        insert_new(&self.ahead, &notes).await.map(|_| ())
+        self.access
+            .insert_new(&self.ahead, &notes)
+            .await
+            .map(|_| ())
     }
 
     /// All notes; none when there are too many of them.
     pub(super) async fn noted(&self) -> Result<Option<Noted>, Fault> {
-        let found: Vec<Note> = write(async {
-            let found = self.ahead.find(doc! {}).limit(NOTES);
-            found.await?.try_collect().await
-        })
-        .await?;
+        let found: Vec<Note> = self
+            .access
+            .write(async {
+                let found = self.ahead.find(doc! {}).limit(NOTES);
+                found.await?.try_collect().await
+            })
+            .await?;
         let all = i64::try_from(found.len()).is_ok_and(|count| count < NOTES);
         Ok(all.then(|| Noted(found.into_iter().map(|note| note.id).collect())))
     }
@@ -88,7 +93,7 @@ impl Tables {
 
     /// Removes the notes of marks whose notification is there and says what the facts say.
     pub(super) async fn forget(&self, marks: &HashSet<String>) -> Result<(), Fault> {
-        self.keys.delete_ids(&self.ahead, marks).await
+        self.access.delete_ids(&self.ahead, marks).await
     }
 
     /// Says how far announcements will reach, before they are inserted.
@@ -103,13 +108,13 @@ impl Tables {
             id: ObjectId::new().to_hex(),
             position,
         };
-        insert_one(&self.reach, &reach).await?;
+        self.access.insert_one(&self.reach, &reach).await?;
         Ok(Some(reach))
     }
 
     /// How far the announcements reach that are not of this batch. The batch's wishes are inserted already.
     pub(super) async fn reach_of_others(&self, own: Option<&Reach>) -> Result<i64, Fault> {
-        let found = find_all(&self.reach, doc! {}).await?;
+        let found = self.access.find_all(&self.reach, doc! {}).await?;
         let others = found
             .iter()
             .filter(|reach| own.is_none_or(|own| own.id != reach.id));
@@ -119,6 +124,9 @@ impl Tables {
     /// Removes what reaches less far: this one says it, too.
     pub(super) async fn has_reached(&self, own: &Reach) -> Result<(), Fault> {
         let lower = doc! { "position": { "$lt": own.position } };
-        write(self.reach.delete_many(lower)).await.map(|_| ())
+        self.access
+            .write(self.reach.delete_many(lower))
+            .await
+            .map(|_| ())
     }
 }

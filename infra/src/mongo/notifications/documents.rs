@@ -159,6 +159,11 @@ impl Told {
         from_stored(self.position)
     }
 
+    /// Whether its owner has not read it, if everything up to a position counts as read.
+    pub(super) fn is_unread(&self, read_up_to: Position) -> bool {
+        !self.read && self.position() > read_up_to
+    }
+
     pub(super) fn notice(&self) -> Result<Notice, Fault> {
         let actor = UserId(parse(&self.actor)?);
         let post = || parse(self.post.as_deref().unwrap_or_default()).map(PostId);
@@ -195,7 +200,7 @@ impl Told {
     /// What its owner sees; everything up to a position counts as read.
     pub(super) fn view(&self, read_up_to: Position) -> Result<NotificationView, Fault> {
         let position = self.position();
-        let read = self.read || position <= read_up_to;
+        let read = !self.is_unread(read_up_to);
         Ok(self.notice()?.into_view(position, read))
     }
 }

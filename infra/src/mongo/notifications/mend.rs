@@ -12,7 +12,10 @@ use super::{
     documents::{ERASED, GONE, READ, REMOVED, Told, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, Keys, id_of, insert_new, write};
+use crate::mongo::{
+    access::Access,
+    connection::{Fault, id_of},
+};
 
 /// The keys of documents that some entities are made of.
 #[derive(Default)]
@@ -61,26 +64,26 @@ impl Tables {
         entities: &[Entity],
     ) -> Result<(), Fault> {
         let mut parts = Parts::of(entities);
-        let keys = &self.keys;
+        let access = &self.access;
         let ids = &parts.facts;
-        copy(keys, &self.facts, &other.facts, "_id", ids, |_| true).await?;
-        copy(keys, &self.ahead, &other.ahead, "_id", ids, |_| true).await?;
+        copy(access, &self.facts, &other.facts, "_id", ids, |_| true).await?;
+        copy(access, &self.ahead, &other.ahead, "_id", ids, |_| true).await?;
 
         let (mine, theirs, ids) = (
             &self.notifications,
             &other.notifications,
             &parts.notifications,
         );
-        copy(keys, mine, theirs, "_id", ids, |_| true).await?;
+        copy(access, mine, theirs, "_id", ids, |_| true).await?;
         // The announcement of a post goes with its author's own notification.
-        let told: Vec<Told> = keys.find_in(theirs, "_id", ids, &doc! {}).await?;
+        let told: Vec<Told> = access.find_in(theirs, "_id", ids, &doc! {}).await?;
         let own = told.into_iter().filter(Told::is_of_own_post);
         parts.posts.extend(own.filter_map(|told| told.post));
         let (mine, theirs, ids) = (&self.announcements, &other.announcements, &parts.posts);
-        copy(keys, mine, theirs, "_id", ids, |_| true).await?;
+        copy(access, mine, theirs, "_id", ids, |_| true).await?;
 
         let (mine, theirs, people) = (&self.read_up_to, &other.read_up_to, &parts.people);
-        copy(keys, mine, theirs, "user", people, |_| true).await?;
+        copy(access, mine, theirs, "user", people, |_| true).await?;
 
         let authors = parts.wishes.iter().map(|(author, _)| author.clone());
         let is_wanted = |wish: &Document| {
@@ -88,14 +91,14 @@ impl Tables {
             parts.wishes.contains(&(text("author"), text("follower")))
         };
         let (mine, theirs, authors) = (&self.wishes, &other.wishes, authors.collect());
-        copy(keys, mine, theirs, "author", &authors, is_wanted).await
+        copy(access, mine, theirs, "author", &authors, is_wanted).await
     }
 }
 
 /// Makes the documents in which a field is one of some values, as far as they are wanted, those that another collection
 /// has. Untyped: what is to be replaced may be anything.
 async fn copy<T: Send + Sync>(
-    keys: &Keys,
+    access: &Access,
     mine: &Collection<T>,
     other: &Collection<T>,
     field: &str,
@@ -106,8 +109,8 @@ async fn copy<T: Send + Sync>(
         mine.clone_with_type::<Document>(),
         other.clone_with_type::<Document>(),
     );
-    let mut right = keys.find_in(&other, field, values, &doc! {}).await?;
-    let mut found = keys.find_in(&mine, field, values, &doc! {}).await?;
+    let mut right = access.find_in(&other, field, values, &doc! {}).await?;
+    let mut found = access.find_in(&mine, field, values, &doc! {}).await?;
     right.retain(&is_wanted);
     found.retain(&is_wanted);
 
@@ -123,16 +126,18 @@ async fn copy<T: Send + Sync>(
     }
     for document in &wrong {
         let id = doc! { "_id": id(document) };
-        write(mine.replace_one(id, document)).await?;
+        access.write(mine.replace_one(id, document)).await?;
     }
     let surplus = there.into_values();
     let (text, other): (Vec<_>, Vec<_>) = surplus.partition(|document| id_of(document).is_some());
     let text = text.into_iter().filter_map(id_of).collect();
-    keys.delete_ids(&mine, &text).await?;
+    access.delete_ids(&mine, &text).await?;
     for document in other {
-        write(mine.delete_one(doc! { "_id": id(document) })).await?;
+        access
+            .write(mine.delete_one(doc! { "_id": id(document) }))
+            .await?;
     }
-    insert_new(&mine, &missing).await.map(|_| ())
+    access.insert_new(&mine, &missing).await.map(|_| ())
 }
 
 fn id(document: &Document) -> Bson {

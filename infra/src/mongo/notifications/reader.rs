@@ -18,7 +18,7 @@ use super::{
     tables::Tables,
 };
 use crate::mongo::{
-    connection::{Fault, from_stored, read, to_stored},
+    connection::{Fault, from_stored, to_stored},
     generations::MongoGenerations,
 };
 
@@ -26,12 +26,23 @@ use crate::mongo::{
 #[derive(Clone)]
 pub struct MongoNotificationReader {
     generations: Arc<MongoGenerations>,
+    by_index: bool,
 }
 
 impl MongoNotificationReader {
     /// A reader of whichever generation is current.
     pub fn new(generations: Arc<MongoGenerations>) -> Self {
-        Self { generations }
+        Self {
+            generations,
+            by_index: false,
+        }
+    }
+
+    /// One that asks as MongoDB is asked, whatever the server is: what stands in for it in tests is asked in another way.
+    #[must_use]
+    pub fn by_index(mut self) -> Self {
+        self.by_index = true;
+        self
     }
 }
 
@@ -44,17 +55,20 @@ impl NotificationReader for MongoNotificationReader {
         page: &PageRequest,
     ) -> Result<NotificationPage, ReadError> {
         let tables = self.generations.current_tables().await?;
-        Ok(tables.list(user, unread_only, page).await?)
+        let by_index = self.by_index || !tables.access.lists_read_all().await?;
+        Ok(tables.list(user, unread_only, page, by_index).await?)
     }
 
     async fn owner(&self, id: NotificationId) -> Result<Option<UserId>, ReadError> {
         let tables = self.generations.current_tables().await?;
-        let found = read(
-            tables
-                .notifications
-                .find_one(doc! { "_id": id.to_string() }),
-        )
-        .await?;
+        let found = tables
+            .access
+            .read(
+                tables
+                    .notifications
+                    .find_one(doc! { "_id": id.to_string() }),
+            )
+            .await?;
         let owner = found
             .filter(|told| told.shown)
             .map(|told| parse(&told.user));
@@ -81,30 +95,136 @@ fn views(found: &[Told], read_up_to: Position) -> Result<Vec<NotificationView>, 
     found.iter().map(|told| told.view(read_up_to)).collect()
 }
 
+/// What a list is made of: the notifications of a page and one more, and what belongs to it.
+struct Found {
+    page: Vec<Told>,
+    read_up_to: Position,
+    unread: u64,
+}
+
+/// The newest of a list that a page may need, in no more memory than they take.
+struct Newest {
+    told: Vec<Told>,
+    /// Only what is below this position.
+    below: Position,
+    skipped: usize,
+    /// How many are needed, with those that are skipped.
+    needed: usize,
+}
+
+impl Newest {
+    fn of(page: &PageRequest) -> Self {
+        let skipped = usize::try_from(page.offset()).unwrap_or(usize::MAX);
+        Self {
+            told: Vec::new(),
+            below: page.beyond(Position::MAX),
+            skipped,
+            needed: skipped.saturating_add(page.one_more()),
+        }
+    }
+
+    fn add(&mut self, told: Told) {
+        if told.position() < self.below {
+            self.told.push(told);
+            if self.told.len() >= self.needed.saturating_mul(2) {
+                self.sort();
+            }
+        }
+    }
+
+    fn sort(&mut self) {
+        self.told
+            .sort_by_key(|told| std::cmp::Reverse(told.position));
+        self.told.truncate(self.needed);
+    }
+
+    fn cut(mut self) -> Vec<Told> {
+        self.sort();
+        self.told.into_iter().skip(self.skipped).collect()
+    }
+}
+
 impl Tables {
     async fn list(
         &self,
         user: UserId,
         unread_only: bool,
         page: &PageRequest,
+        by_index: bool,
     ) -> Result<NotificationPage, Fault> {
+        let found = if by_index {
+            self.list_by_index(user, unread_only, page).await?
+        } else {
+            self.list_at_once(user, unread_only, page).await?
+        };
+        let items = views(&found.page, found.read_up_to)?;
+        Ok(NotificationPage {
+            page: Page::cut(items, page.limit, |item| item.position.to_string()),
+            unread_count: found.unread,
+        })
+    }
+
+    /// A page by one query, and by another how much is unread: an index answers both.
+    async fn list_by_index(
+        &self,
+        user: UserId,
+        unread_only: bool,
+        page: &PageRequest,
+    ) -> Result<Found, Fault> {
         let (found, read_up_to) = if unread_only {
             let up_to = self.read_up_to(user).await?;
             (self.page(self.unread(user, up_to), page).await?, up_to)
         } else {
             tokio::try_join!(self.page(shown(user), page), self.read_up_to(user))?
         };
-        let items = views(&found, read_up_to)?;
         // Most lists are short: whoever sees all of one need not ask again how much of it is unread.
-        let is_all = page.start == PageStart::Page(1) && items.len() <= page.limit;
-        let unread_count = if is_all {
-            items.iter().filter(|item| !item.read).count() as u64
+        let is_all = page.start == PageStart::Page(1) && found.len() <= page.limit;
+        let unread = if is_all {
+            found
+                .iter()
+                .filter(|told| told.is_unread(read_up_to))
+                .count() as u64
         } else {
             self.count(self.unread(user, read_up_to)).await?
         };
-        Ok(NotificationPage {
-            page: Page::cut(items, page.limit, |item| item.position.to_string()),
-            unread_count,
+        Ok(Found {
+            page: found,
+            read_up_to,
+            unread,
+        })
+    }
+
+    /// Both in one go through a person's notifications, for a server that goes through all of them in any case, whatever it is
+    /// asked about them.
+    async fn list_at_once(
+        &self,
+        user: UserId,
+        unread_only: bool,
+        page: &PageRequest,
+    ) -> Result<Found, Fault> {
+        let read_up_to = self.read_up_to(user).await?;
+        let mut filter = shown(user);
+        if unread_only {
+            filter.insert("read", false);
+        }
+        let gone_through = async {
+            let mut newest = Newest::of(page);
+            let mut unread = 0;
+            let mut all = self.notifications.find(filter).await?;
+            while let Some(told) = all.try_next().await? {
+                let is_unread = told.is_unread(read_up_to);
+                unread += u64::from(is_unread);
+                if is_unread || !unread_only {
+                    newest.add(told);
+                }
+            }
+            Ok((newest.cut(), unread))
+        };
+        let (page, unread) = self.access.read(gone_through).await?;
+        Ok(Found {
+            page,
+            read_up_to,
+            unread,
         })
     }
 
@@ -116,13 +236,15 @@ impl Tables {
     }
 
     async fn count(&self, filter: Document) -> Result<u64, Fault> {
-        read(self.notifications.count_documents(filter)).await
+        self.access
+            .read(self.notifications.count_documents(filter))
+            .await
     }
 
     async fn read_up_to(&self, user: UserId) -> Result<Position, Fault> {
         let filter = doc! { "user": user.to_string() };
         let highest = self.read_up_to.find_one(filter).sort(doc! { "up_to": -1 });
-        let found = read(highest).await?;
+        let found = self.access.read(highest).await?;
         Ok(found.map_or(0, |found| from_stored(found.up_to)))
     }
 
@@ -145,7 +267,9 @@ impl Tables {
             .sort(doc! { "position": -1 })
             .skip(page.offset().min(i64::MAX as u64))
             .limit(to_stored(page.one_more() as u64));
-        read(async { found.await?.try_collect().await }).await
+        self.access
+            .read(async { found.await?.try_collect().await })
+            .await
     }
 
     async fn list_after(
@@ -161,7 +285,9 @@ impl Tables {
             .find(filter)
             .sort(doc! { "position": 1 })
             .limit(to_stored(limit as u64));
-        let found = read(async { found.await?.try_collect::<Vec<_>>().await });
+        let found = self
+            .access
+            .read(async { found.await?.try_collect::<Vec<_>>().await });
         let (found, up_to) = tokio::try_join!(found, self.read_up_to(user))?;
         views(&found, up_to)
     }

@@ -11,7 +11,7 @@ use super::{
     documents::{Announcement, ERASED, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, find_all, from_stored};
+use crate::mongo::connection::{Fault, from_stored};
 
 /// What marks of one notification say, and where the last one stands.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,12 +33,12 @@ fn lacks_note(lacks: bool, mut value: Value) -> Value {
 
 pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
     let (told, announcements, wishes, facts, read_up_to, ahead) = tokio::try_join!(
-        find_all(&tables.notifications, doc! {}),
-        find_all(&tables.announcements, doc! {}),
-        find_all(&tables.wishes, doc! {}),
-        find_all(&tables.facts, doc! {}),
-        find_all(&tables.read_up_to, doc! {}),
-        find_all(&tables.ahead, doc! {}),
+        tables.access.find_all(&tables.notifications, doc! {}),
+        tables.access.find_all(&tables.announcements, doc! {}),
+        tables.access.find_all(&tables.wishes, doc! {}),
+        tables.access.find_all(&tables.facts, doc! {}),
+        tables.access.find_all(&tables.read_up_to, doc! {}),
+        tables.access.find_all(&tables.ahead, doc! {}),
     )?;
     let noted: HashSet<&str> = ahead.iter().map(|note| &*note.id).collect();
     let there: HashSet<&str> = told.iter().map(|told| &*told.id).collect();

@@ -18,7 +18,10 @@ use super::{
     tables::Tables,
     wishes::Wishes,
 };
-use crate::mongo::connection::{Fault, INSERT, MANY, SIDE_BY_SIDE, find_all, insert_new, write};
+use crate::mongo::{
+    access::{INSERT, MANY, SIDE_BY_SIDE},
+    connection::Fault,
+};
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
@@ -39,7 +42,9 @@ impl Tables {
     }
 
     async fn tell_chunk(&self, told: &[Told]) -> Result<(), Fault> {
-        let known: HashSet<usize> = insert_new(&self.notifications, told)
+        let known: HashSet<usize> = self
+            .access
+            .insert_new(&self.notifications, told)
             .await?
             .into_iter()
             .collect();
@@ -93,7 +98,7 @@ impl Tables {
                 return Ok(missing.unwrap_or_default());
             }
             let found = self
-                .keys
+                .access
                 .find_in(&self.notifications, "_id", &ids, &doc! {})
                 .await?;
             missing.get_or_insert_with(|| {
@@ -138,7 +143,10 @@ impl Tables {
     }
 
     async fn told_about(&self, post: PostId) -> Result<(PostId, Vec<Told>), Fault> {
-        let found = find_all(&self.notifications, about(post)).await?;
+        let found = self
+            .access
+            .find_all(&self.notifications, about(post))
+            .await?;
         Ok((post, found))
     }
 
@@ -160,7 +168,7 @@ impl Tables {
                 let mut filter = doc! { "post": post.to_string(), "_id": { "$in": part } };
                 filter.extend(step.from.as_filter());
                 let update = self.notifications.update_many(filter, step.to.as_update());
-                write(update).await?;
+                self.access.write(update).await?;
                 changed = true;
             }
         }
@@ -200,7 +208,7 @@ impl Tables {
         ids: &HashSet<String>,
     ) -> Result<HashSet<String>, Fault> {
         let facts = self.facts.clone_with_type();
-        self.keys.which_exist(&facts, ids).await
+        self.access.which_exist(&facts, ids).await
     }
 
     /// Changes notifications to what they should say, and notes them to be looked at again.
@@ -211,7 +219,7 @@ impl Tables {
     ) -> Result<(), Fault> {
         for (step, ids) in wanting {
             let (from, update) = (step.from.as_filter(), step.to.as_update());
-            self.keys
+            self.access
                 .update_ids(&self.notifications, &ids, &from, &update)
                 .await?;
             changed.extend(ids);

@@ -18,9 +18,9 @@ use super::{
     ahead::{Note, Reach},
     documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
 };
-use crate::mongo::connection::{
-    Fault, Keys, SIDE_BY_SIDE, find_all, from_stored, insert_new, insert_one, number, to_stored,
-    write,
+use crate::mongo::{
+    access::{Access, SIDE_BY_SIDE},
+    connection::{Fault, from_stored, number, to_stored},
 };
 
 /// The names of the collections, without the generation's number. What lists are read from goes first when a generation
@@ -48,7 +48,7 @@ const NAMESPACE_EXISTS: i32 = 48;
 #[derive(Clone)]
 pub(in crate::mongo) struct Tables {
     database: Database,
-    pub(super) keys: Keys,
+    pub(super) access: Access,
     id: GenerationId,
     pub(super) notifications: Collection<Told>,
     pub(super) announcements: Collection<Announcement>,
@@ -121,11 +121,11 @@ fn collection_name(name: &str, id: GenerationId) -> String {
 }
 
 impl Tables {
-    pub(in crate::mongo) fn new(database: &Database, keys: &Keys, id: GenerationId) -> Self {
+    pub(in crate::mongo) fn new(database: &Database, access: &Access, id: GenerationId) -> Self {
         let name = |name| collection_name(name, id);
         Self {
             database: database.clone(),
-            keys: keys.clone(),
+            access: access.clone(),
             id,
             notifications: database.collection(&name("notifications")),
             announcements: database.collection(&name("announcements")),
@@ -142,9 +142,10 @@ impl Tables {
 
     /// The generations that have any collection in a database.
     pub(in crate::mongo) async fn all_in(
+        access: &Access,
         database: &Database,
     ) -> Result<BTreeSet<GenerationId>, Fault> {
-        let names = write(database.list_collection_names()).await?;
+        let names = access.write(database.list_collection_names()).await?;
         let number = |name: &String| {
             let (name, number) = name.rsplit_once('_')?;
             NAMES.contains(&name).then_some(number)?.parse().ok()
@@ -154,7 +155,10 @@ impl Tables {
 
     /// Makes what is not there of collections and indexes.
     pub(in crate::mongo) async fn prepare(&self) -> Result<(), Fault> {
-        let there = write(self.database.list_collection_names()).await?;
+        let there = self
+            .access
+            .write(self.database.list_collection_names())
+            .await?;
         let missing: Vec<_> = NAMES
             .iter()
             .map(|name| collection_name(name, self.id))
@@ -171,45 +175,62 @@ impl Tables {
         }
         let index = |keys| IndexModel::builder().keys(keys).build();
         let list = index(doc! { "user": 1, "shown": 1, "position": -1, "read": 1 });
-        write(self.notifications.create_index(list)).await?;
+        self.access
+            .write(self.notifications.create_index(list))
+            .await?;
         let of_actor = index(doc! { "actor": 1 });
-        write(self.notifications.create_index(of_actor)).await?;
-        if self.keys.lists_read_all().await? {
+        self.access
+            .write(self.notifications.create_index(of_actor))
+            .await?;
+        if self.access.lists_read_all().await? {
             // Where a range of ids is not looked up, either.
             let of_post = index(doc! { "post": 1 });
-            write(self.notifications.create_index(of_post)).await?;
+            self.access
+                .write(self.notifications.create_index(of_post))
+                .await?;
         }
         let of_author = index(doc! { "author": 1, "position": 1 });
-        write(self.announcements.create_index(of_author)).await?;
+        self.access
+            .write(self.announcements.create_index(of_author))
+            .await?;
         let of_pair = index(doc! { "author": 1, "follower": 1, "position": 1 });
-        write(self.wishes.create_index(of_pair)).await?;
+        self.access.write(self.wishes.create_index(of_pair)).await?;
         let of_user = index(doc! { "user": 1, "up_to": -1 });
-        write(self.read_up_to.create_index(of_user)).await?;
+        self.access
+            .write(self.read_up_to.create_index(of_user))
+            .await?;
         Ok(())
     }
 
     pub(in crate::mongo) async fn drop_all(&self) -> Result<(), Fault> {
         for name in NAMES {
             let name = collection_name(name, self.id);
-            write(self.database.collection::<Document>(&name).drop()).await?;
+            self.access
+                .write(self.database.collection::<Document>(&name).drop())
+                .await?;
         }
         Ok(())
     }
 
-    /// Bytes on disk, as far as the server says.
+    /// Bytes on disk, as far as the server says; of a few minutes ago where it works hard to say it.
     pub(in crate::mongo) async fn bytes(&self) -> Result<u64, Fault> {
+        if let Some(bytes) = self.access.bytes_known(self.id) {
+            return Ok(bytes);
+        }
         let sizes = NAMES.map(|name| async move {
             let stats = doc! { "collStats": collection_name(name, self.id) };
             let answer = self.database.run_command(stats).await.ok()?;
             number(&answer, "totalSize").or_else(|| number(&answer, "storageSize"))
         });
         let sizes: Vec<_> = stream::iter(sizes).buffered(SIDE_BY_SIDE).collect().await;
-        Ok(sizes.into_iter().flatten().map(from_stored).sum())
+        let bytes = sizes.into_iter().flatten().map(from_stored).sum();
+        self.access.bytes_found(self.id, bytes).await?;
+        Ok(bytes)
     }
 
     pub(in crate::mongo) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Fault> {
         let mut highest: BTreeMap<(String, i32), StoredCheckpoint> = BTreeMap::new();
-        for stored in find_all(&self.checkpoints, doc! {}).await? {
+        for stored in self.access.find_all(&self.checkpoints, doc! {}).await? {
             let source = (stored.source.clone(), stored.partition);
             match highest.get(&source) {
                 Some(known) if known.position >= stored.position => {}
@@ -248,32 +269,43 @@ impl Tables {
             next_offset: checkpoint.next_offset,
             partitions: checkpoint.partitions,
         };
-        insert_one(&self.checkpoints, &stored).await?;
+        self.access.insert_one(&self.checkpoints, &stored).await?;
         let lower = doc! {
             "source": stored.source, "partition": stored.partition, "position": { "$lt": stored.position },
         };
-        write(self.checkpoints.delete_many(lower)).await.map(|_| ())
+        self.access
+            .write(self.checkpoints.delete_many(lower))
+            .await
+            .map(|_| ())
     }
 
     pub(in crate::mongo) async fn letters(&self) -> Result<Vec<ParkedLetter>, Fault> {
-        let mut found = find_all(&self.letters, doc! {}).await?;
+        let mut found = self.access.find_all(&self.letters, doc! {}).await?;
         found.sort_by_key(|letter| letter.position);
         found.into_iter().map(StoredLetter::letter).collect()
     }
 
     pub(in crate::mongo) async fn count_letters(&self) -> Result<u64, Fault> {
-        write(self.letters.count_documents(doc! {})).await
+        self.access
+            .write(self.letters.count_documents(doc! {}))
+            .await
     }
 
     /// A letter that is there already stays as it is.
     pub(super) async fn park(&self, letters: &[ParkedLetter]) -> Result<(), Fault> {
         let stored: Vec<_> = letters.iter().map(StoredLetter::new).collect();
-        insert_new(&self.letters, &stored).await.map(|_| ())
+        self.access
+            .insert_new(&self.letters, &stored)
+            .await
+            .map(|_| ())
     }
 
     pub(super) async fn remove_letter(&self, position: Position) -> Result<(), Fault> {
         let filter = doc! { "_id": to_stored(position) };
-        write(self.letters.delete_one(filter)).await.map(|_| ())
+        self.access
+            .write(self.letters.delete_one(filter))
+            .await
+            .map(|_| ())
     }
 
     pub(super) async fn count_attempt(
@@ -288,7 +320,9 @@ impl Tables {
             .find_one_and_update(filter, update)
             .upsert(true)
             .return_document(ReturnDocument::After);
-        let tries = write(counted)
+        let tries = self
+            .access
+            .write(counted)
             .await?
             .and_then(|found| found.get_i64("tries").ok());
         Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
@@ -296,7 +330,7 @@ impl Tables {
 
     pub(super) async fn stopped_cleanly(&self, source: &Source) -> Result<bool, Fault> {
         let filter = doc! { "_id": format!("end/{source}") };
-        let found = write(self.writers.find_one(filter)).await?;
+        let found = self.access.write(self.writers.find_one(filter)).await?;
         Ok(found.is_none_or(|end| end.get_bool("clean").unwrap_or(true)))
     }
 
@@ -306,15 +340,17 @@ impl Tables {
         clean: bool,
     ) -> Result<(), Fault> {
         if clean {
-            write(
-                self.writers
-                    .delete_many(doc! { "attempt_of": source.to_string() }),
-            )
-            .await?;
+            self.access
+                .write(
+                    self.writers
+                        .delete_many(doc! { "attempt_of": source.to_string() }),
+                )
+                .await?;
         }
         let filter = doc! { "_id": format!("end/{source}") };
         let update = doc! { "$set": { "clean": clean } };
-        write(self.writers.update_one(filter, update).upsert(true))
+        self.access
+            .write(self.writers.update_one(filter, update).upsert(true))
             .await
             .map(|_| ())
     }
@@ -326,22 +362,25 @@ impl Tables {
             .writers
             .update_one(doc! { "_id": writer }, update)
             .upsert(true);
-        write(seen).await.map(|_| ())
+        self.access.write(seen).await.map(|_| ())
     }
 
     /// Says that a writer is no longer there.
     pub(super) async fn writer_has_left(&self, writer: &str) -> Result<(), Fault> {
-        write(self.writers.delete_one(doc! { "_id": writer }))
+        self.access
+            .write(self.writers.delete_one(doc! { "_id": writer }))
             .await
             .map(|_| ())
     }
 
     pub(in crate::mongo) async fn has_writer(&self, now: i64) -> Result<bool, Fault> {
-        let found: Vec<_> = write(async {
-            let found = self.writers.find(doc! { "writer": true }).await?;
-            found.try_collect().await
-        })
-        .await?;
+        let found: Vec<_> = self
+            .access
+            .write(async {
+                let found = self.writers.find(doc! { "writer": true }).await?;
+                found.try_collect().await
+            })
+            .await?;
         let seen_at = |writer: &Document| writer.get_i64("seen_at").ok();
         let mut seen = found.iter().filter_map(seen_at);
         Ok(seen.any(|at| now - at < WRITER_GONE))

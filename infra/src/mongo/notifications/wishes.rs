@@ -19,7 +19,10 @@ use super::{
     documents::{Announcement, Told, Wish},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, SIDE_BY_SIDE, write};
+use crate::mongo::{
+    access::{INSERT, SIDE_BY_SIDE},
+    connection::Fault,
+};
 
 /// How many authors, or pairs of author and follower, are looked at together.
 const TOGETHER: usize = 200;
@@ -70,7 +73,7 @@ impl Tables {
             let followers: HashSet<&str> = part.iter().map(|pair| pair.1).collect();
             let followers: Vec<&str> = followers.into_iter().collect();
             let also = doc! { "follower": { "$in": followers } };
-            let wishes = self.keys.find_in(&self.wishes, "author", &authors, &also);
+            let wishes = self.access.find_in(&self.wishes, "author", &authors, &also);
             found.extend(wishes.await?);
         }
         Ok(Wishes::collect(found))
@@ -86,11 +89,9 @@ impl Tables {
                 .push(announcement);
         }
         let authors: Vec<&str> = by_author.keys().copied().collect();
-        let together = if self.keys.lists_read_all().await? {
-            1
-        } else {
-            TOGETHER
-        };
+        let wishes = self.wishes.name();
+        let together = self.access.in_one_query(wishes, authors.len(), TOGETHER);
+        let together = together.await?;
         let mut parts = Vec::new();
         for part in authors.chunks(together) {
             let filter = match part {
@@ -118,10 +119,13 @@ impl Tables {
         by_author: &BTreeMap<&str, Vec<&Announcement>>,
     ) -> Result<Vec<Told>, Fault> {
         let sorted = doc! { "author": 1, "follower": 1, "position": 1 };
-        let mut wishes = write(self.wishes.find(filter).sort(sorted)).await?;
+        let mut wishes = self
+            .access
+            .write(self.wishes.find(filter).sort(sorted))
+            .await?;
         let (mut pair, mut told): (Vec<Wish>, Vec<Told>) = (Vec::new(), Vec::new());
         loop {
-            let next = write(wishes.try_next()).await?;
+            let next = self.access.write(wishes.try_next()).await?;
             let same = |wish: &Wish| {
                 let first = pair.first();
                 first.is_some_and(|one| one.author == wish.author && one.follower == wish.follower)
@@ -158,7 +162,7 @@ impl Tables {
             let authors = followers.keys().copied().map(str::to_owned).collect();
             let later = doc! { "position": { "$gt": first } };
             let found = self
-                .keys
+                .access
                 .find_in(&self.announcements, "author", &authors, &later);
             found.await?
         } else {

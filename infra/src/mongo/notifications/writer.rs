@@ -15,7 +15,10 @@ use super::{
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
     tables::Tables,
 };
-use crate::mongo::connection::{Fault, INSERT, id_of, insert_new, to_stored, write};
+use crate::mongo::{
+    access::INSERT,
+    connection::{Fault, id_of, to_stored},
+};
 
 /// The facts of a batch.
 #[derive(Debug, Default)]
@@ -116,10 +119,12 @@ impl Effects {
         let reach = tables.will_reach(&self.announced).await?;
         // All facts are there before anything is looked for: whoever is second sees both.
         tokio::try_join!(
-            insert_new(&tables.announcements, &self.announced),
-            insert_new(&tables.wishes, &self.wishes),
-            insert_new(&tables.facts, &self.facts),
-            insert_new(&tables.read_up_to, &read_up_to),
+            tables
+                .access
+                .insert_new(&tables.announcements, &self.announced),
+            tables.access.insert_new(&tables.wishes, &self.wishes),
+            tables.access.insert_new(&tables.facts, &self.facts),
+            tables.access.insert_new(&tables.read_up_to, &read_up_to),
         )?;
         let erasures = self.erased.iter().map(|user| fact_id(ERASED, user));
         tables.note(erasures).await?;
@@ -167,7 +172,7 @@ impl Tables {
         let renamed = self
             .announcements
             .update_many(doc! { "author": author }, rename);
-        write(renamed).await.map(|_| ())
+        self.access.write(renamed).await.map(|_| ())
     }
 
     /// The same for announcements that came after their author's erasure. They are inserted already.
@@ -187,15 +192,17 @@ impl Tables {
 
     /// The ids of some of the notifications that a filter finds.
     async fn ids_of(&self, filter: Document) -> Result<HashSet<String>, Fault> {
-        let found: Vec<Document> = write(async {
-            let ids = self.notifications.clone_with_type::<Document>();
-            let ids = ids.find(filter).projection(doc! { "_id": 1 });
-            ids.limit(to_stored(INSERT as u64))
-                .await?
-                .try_collect()
-                .await
-        })
-        .await?;
+        let found: Vec<Document> = self
+            .access
+            .write(async {
+                let ids = self.notifications.clone_with_type::<Document>();
+                let ids = ids.find(filter).projection(doc! { "_id": 1 });
+                ids.limit(to_stored(INSERT as u64))
+                    .await?
+                    .try_collect()
+                    .await
+            })
+            .await?;
         Ok(found.iter().filter_map(id_of).collect())
     }
 }

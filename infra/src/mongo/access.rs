@@ -1,0 +1,366 @@
+//! Operations on the server: whose turn it is, how long they may take, and how documents are found by many keys.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::{
+    Collection, Database,
+    bson::{Document, doc},
+    error::{Error, ErrorKind, WriteFailure},
+};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use socialhub_projections::GenerationId;
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    time::Instant,
+};
+
+use crate::mongo::connection::{CONNECTIONS, Fault, id_of, number};
+
+/// How long a query of a reader may take.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+/// How long one operation of a writer may take: a server that hangs must not hang its writers for ever.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
+/// How many of them may be queries of readers: whoever looks which generation is current always finds a turn.
+const READS: usize = 16;
+/// How long a query of a reader waits for its turn. Where so many are ahead of it, it is better refused than begun and given
+/// up half-way.
+const READ_TURN: Duration = Duration::from_secs(1);
+/// How many documents go into one insert.
+pub(super) const INSERT: usize = 1_000;
+/// How many operations of one writer run side by side.
+pub(super) const SIDE_BY_SIDE: usize = 4;
+/// Up to here many keys are asked for one by one of a server that reads everything for a list.
+const FEW: usize = 8;
+/// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
+const READ_FOR_ONE_KEY: usize = 12;
+/// How long the size of a collection is taken for the same: asking for it makes the server look at a sample. One that grows
+/// out of being read as a whole is noticed soon; one that is larger hardly shrinks, and its sample is larger, too.
+const SIZE_HOLDS: Duration = Duration::from_secs(10);
+/// What each document adds to that.
+const SIZE_HOLDS_EACH: Duration = Duration::from_millis(2);
+/// The longest that a size is taken for the same.
+const SIZE_HOLDS_MOST: Duration = Duration::from_mins(5);
+/// How long the bytes of a generation are taken for the same by such a server, which looks at a sample of each collection
+/// whenever it is asked for them: a second and a half of a core, measured.
+const BYTES_HOLD: Duration = Duration::from_mins(5);
+/// How many keys go into one query.
+pub(super) const MANY: usize = 4_000;
+
+/// The code of a duplicate key.
+const DUPLICATE: i32 = 11_000;
+
+/// Whose turn it is to use a connection.
+///
+/// Nobody waits in the driver's own queue: it does not notice when whoever waits there has gone, and gets rid of one of those
+/// in half a second, so that a burst of given-up queries would keep everybody from the server for a minute.
+struct Turns {
+    all: Semaphore,
+    /// Who reads for a client needs one of these, too.
+    reads: Semaphore,
+}
+
+/// The way to the server: everything that is asked of it goes through here. Clones share it.
+///
+/// MongoDB looks a list of keys up in an index. FerretDB 1.24 knows nothing to ask its own database for when it is given a
+/// list: it reads and decodes every document, 15 s for 210,000; one key it does look up. So there it depends on how many
+/// documents there are.
+#[derive(Clone)]
+pub(super) struct Access {
+    database: Database,
+    turns: Arc<Turns>,
+    reads_all: Arc<OnceCell<bool>>,
+    /// How many documents a collection had, and when it was asked.
+    sizes: Arc<Mutex<HashMap<String, (usize, Instant)>>>,
+    /// How many bytes a generation had, by its number, and when it was asked.
+    bytes: Arc<Mutex<HashMap<GenerationId, (u64, Instant)>>>,
+}
+
+impl Access {
+    pub(super) fn new(database: &Database) -> Self {
+        Self {
+            database: database.clone(),
+            turns: Arc::new(Turns {
+                all: Semaphore::new(CONNECTIONS as usize),
+                reads: Semaphore::new(READS),
+            }),
+            reads_all: Arc::default(),
+            sizes: Arc::default(),
+            bytes: Arc::default(),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        operation: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<Result<T, Error>, Fault> {
+        let in_turn = async {
+            // It is given back when the connection is: of what lives here the operation ends first, also when it is given up.
+            let _turn = self.turns.all.acquire().await;
+            operation.into_future().await
+        };
+        tokio::time::timeout(limit, in_turn)
+            .await
+            .map_err(|_| Fault::Unavailable(format!("MongoDB did not answer within {limit:?}")))
+    }
+
+    /// One operation of a writer.
+    pub(super) async fn write<T>(
+        &self,
+        operation: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        Ok(self.within(WRITE_LIMIT, operation).await??)
+    }
+
+    /// One query of a reader.
+    pub(super) async fn read<T>(
+        &self,
+        operation: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        let turn = tokio::time::timeout(READ_TURN, self.turns.reads.acquire()).await;
+        let _turn = turn.map_err(|_| {
+            Fault::Unavailable(format!(
+                "no query could begin on MongoDB within {READ_TURN:?}"
+            ))
+        })?;
+        Ok(self.within(READ_LIMIT, operation).await??)
+    }
+
+    /// All documents that a filter finds.
+    pub(super) async fn find_all<T>(
+        &self,
+        collection: &Collection<T>,
+        filter: Document,
+    ) -> Result<Vec<T>, Fault>
+    where
+        T: DeserializeOwned + Send + Sync + Unpin,
+    {
+        self.write(async { collection.find(filter).await?.try_collect().await })
+            .await
+    }
+
+    /// Inserts documents, those that are there already excepted; answers the places of these in the list.
+    pub(super) async fn insert_new<T: Serialize + Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        documents: &[T],
+    ) -> Result<Vec<usize>, Fault> {
+        let mut known = Vec::new();
+        for (index, chunk) in documents.chunks(INSERT).enumerate() {
+            let inserted = self
+                .within(WRITE_LIMIT, collection.insert_many(chunk).ordered(false))
+                .await?;
+            let Err(error) = inserted else { continue };
+            let ErrorKind::InsertMany(failure) = error.kind.as_ref() else {
+                return Err(error.into());
+            };
+            let errors = failure.write_errors.as_deref().unwrap_or_default();
+            let only_duplicates = errors.iter().all(|error| error.code == DUPLICATE);
+            if errors.is_empty() || !only_duplicates || failure.write_concern_error.is_some() {
+                return Err(error.into());
+            }
+            known.extend(errors.iter().map(|error| index * INSERT + error.index));
+        }
+        Ok(known)
+    }
+
+    /// Inserts one document; whether it was new.
+    pub(super) async fn insert_one<T: Serialize + Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        document: &T,
+    ) -> Result<bool, Fault> {
+        match self
+            .within(WRITE_LIMIT, collection.insert_one(document))
+            .await?
+        {
+            Ok(_) => Ok(true),
+            Err(error) if is_duplicate(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a generation's bytes were found to be a short while ago, where looking again is dear.
+    pub(super) fn bytes_known(&self, id: GenerationId) -> Option<u64> {
+        let (bytes, at) = self.bytes.lock().get(&id).copied()?;
+        (at.elapsed() < BYTES_HOLD).then_some(bytes)
+    }
+
+    /// Remembers them if this server is such a one.
+    pub(super) async fn bytes_found(&self, id: GenerationId, bytes: u64) -> Result<(), Fault> {
+        if self.lists_read_all().await? {
+            self.bytes.lock().insert(id, (bytes, Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// Whether the server reads everything when it is given a list of keys.
+    pub(super) async fn lists_read_all(&self) -> Result<bool, Fault> {
+        let asked = self.reads_all.get_or_try_init(|| async {
+            let about = self
+                .write(self.database.run_command(doc! { "buildInfo": 1 }))
+                .await?;
+            Ok(about.contains_key("ferretdbVersion"))
+        });
+        asked.await.copied()
+    }
+
+    /// Whether a list of so many keys is better than one after the other.
+    async fn as_list(&self, collection: &str, keys: usize) -> Result<bool, Fault> {
+        if keys <= 1 {
+            return Ok(false);
+        }
+        if !self.lists_read_all().await? {
+            return Ok(true);
+        }
+        // For a few it is not worth the question.
+        Ok(keys > FEW && self.size(collection).await? / READ_FOR_ONE_KEY < keys)
+    }
+
+    /// How many keys of so many should go into one query: all that it may hold, or each for itself.
+    pub(super) async fn in_one_query(
+        &self,
+        collection: &str,
+        keys: usize,
+        most: usize,
+    ) -> Result<usize, Fault> {
+        let list = self.as_list(collection, keys.min(most)).await?;
+        Ok(if list { most } else { 1 })
+    }
+
+    /// About how many documents there are in a collection.
+    async fn size(&self, collection: &str) -> Result<usize, Fault> {
+        if let Some(size) = self.size_known(collection) {
+            return Ok(size);
+        }
+        let about = self
+            .write(self.database.run_command(doc! { "collStats": collection }))
+            .await?;
+        let size = number(&about, "count").and_then(|count| usize::try_from(count).ok());
+        let size = size.unwrap_or_default();
+        let mut sizes = self.sizes.lock();
+        sizes.insert(collection.to_owned(), (size, Instant::now()));
+        Ok(size)
+    }
+
+    /// What it was found to be a short while ago. Whoever finds that it was too long ago asks anew; the others go on with
+    /// what is known until they have the answer.
+    fn size_known(&self, collection: &str) -> Option<usize> {
+        let mut sizes = self.sizes.lock();
+        let (size, at) = sizes.get_mut(collection)?;
+        if at.elapsed() < size_holds(*size) {
+            return Some(*size);
+        }
+        *at = Instant::now();
+        None
+    }
+
+    /// Runs an operation for filters that together are "the field is one of these values".
+    async fn each<T, F: Future<Output = Result<Vec<T>, Fault>>>(
+        &self,
+        collection: &str,
+        field: &str,
+        values: &HashSet<String>,
+        run: impl Fn(Document) -> F,
+    ) -> Result<Vec<T>, Fault> {
+        let keys: Vec<&str> = values.iter().map(String::as_str).collect();
+        let together = self.in_one_query(collection, keys.len(), MANY).await?;
+        let mut parts = Vec::new();
+        for part in keys.chunks(together) {
+            parts.push(run(match part {
+                [one] => doc! { field: *one },
+                many => doc! { field: { "$in": many.to_vec() } },
+            }));
+        }
+        let found = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
+        found.try_concat().await
+    }
+
+    /// All documents in which a field is one of some values, and what else is asked for is so.
+    pub(super) async fn find_in<T>(
+        &self,
+        collection: &Collection<T>,
+        field: &str,
+        values: &HashSet<String>,
+        also: &Document,
+    ) -> Result<Vec<T>, Fault>
+    where
+        T: DeserializeOwned + Send + Sync + Unpin,
+    {
+        let find = |mut filter: Document| {
+            filter.extend(also.clone());
+            self.find_all(collection, filter)
+        };
+        self.each(collection.name(), field, values, find).await
+    }
+
+    /// Which of some ids have a document.
+    pub(super) async fn which_exist(
+        &self,
+        collection: &Collection<Document>,
+        ids: &HashSet<String>,
+    ) -> Result<HashSet<String>, Fault> {
+        let find = |filter| {
+            self.write(async {
+                let found = collection
+                    .find(filter)
+                    .projection(doc! { "_id": 1 })
+                    .await?;
+                found.try_collect::<Vec<_>>().await
+            })
+        };
+        let found = self.each(collection.name(), "_id", ids, find).await?;
+        Ok(found.iter().filter_map(id_of).collect())
+    }
+
+    /// Changes the documents with these ids of which something else is so, too. Never many statements in one command:
+    /// FerretDB keeps a connection for each and stops for ever when it has no more.
+    pub(super) async fn update_ids<T: Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        ids: &HashSet<String>,
+        also: &Document,
+        update: &Document,
+    ) -> Result<(), Fault> {
+        let change = |mut filter: Document| async move {
+            filter.extend(also.clone());
+            self.write(collection.update_many(filter, update.clone()))
+                .await?;
+            Ok(Vec::<()>::new())
+        };
+        let changed = self.each(collection.name(), "_id", ids, change);
+        changed.await.map(|_| ())
+    }
+
+    /// Removes the documents with these ids.
+    pub(super) async fn delete_ids<T: Send + Sync>(
+        &self,
+        collection: &Collection<T>,
+        ids: &HashSet<String>,
+    ) -> Result<(), Fault> {
+        let remove = |filter| async move {
+            self.write(collection.delete_many(filter)).await?;
+            Ok(Vec::<()>::new())
+        };
+        let removed = self.each(collection.name(), "_id", ids, remove);
+        removed.await.map(|_| ())
+    }
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    matches!(
+        error.kind.as_ref(),
+        ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE
+    )
+}
+
+fn size_holds(size: usize) -> Duration {
+    let each = SIZE_HOLDS_EACH.saturating_mul(u32::try_from(size).unwrap_or(u32::MAX));
+    SIZE_HOLDS.saturating_add(each).min(SIZE_HOLDS_MOST)
+}
