@@ -17,8 +17,9 @@ use crate::{
 
 /// Connections that the commands beside come over.
 pub(super) const COMMANDERS: usize = 16;
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Between two looks: often enough for what takes hundreds of milliseconds, seldom enough that looking is not the load. (A look
+/// at a list on FerretDB takes milliseconds of a core.)
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What has not shown by then never will.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -46,8 +46,8 @@ impl Default for RelaySettings {
         Self {
             batch: 2_000,
             gather: Gather {
-                least: Duration::from_millis(20),
-                each: Duration::from_millis(1),
+                least: Duration::from_millis(50),
+                each: Duration::from_millis(5),
                 most: Duration::from_millis(100),
             },
             lease: Duration::from_secs(5),
