@@ -177,8 +177,15 @@ async fn whole_list(
 ) -> Vec<NotificationView> {
     let mut found = Vec::new();
     let mut page = PageRequest::first(7);
+    let far = PageRequest {
+        start: PageStart::Page(1_000_000),
+        ..page.clone()
+    };
+    let beyond = reader.list(person, unread, &far).await.unwrap();
+    assert!(beyond.page.items.is_empty());
     for number in 2.. {
         let answer = reader.list(person, unread, &page).await.unwrap();
+        assert_eq!(answer.unread_count, beyond.unread_count);
         assert!(answer.page.items.len() == page.limit || answer.page.next.is_none());
         found.extend(answer.page.items);
         let Some(next) = answer.page.next else { break };

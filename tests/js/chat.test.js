@@ -343,20 +343,24 @@ test("a flood is refused with 429, then disconnected; others go on", async () =>
   const [ann, eve] = [await person("ann"), await person("eve")];
   const roomId = room();
   const [a, e] = [await joined(ann, roomId), await joined(eve, roomId)];
+  // Each answer of these is waited for: who only pours reads nothing until the end, and may find the way closed then.
+  const refused = async () => {
+    const asked = Array.from({ length: 500 }, () => ask(e, "typing", { roomId }));
+    return (await Promise.all(asked)).find((answer) => answer.error);
+  };
+  let refusal;
+  while (!refusal) refusal = await refused();
+  assert.equal(refusal.error.status, 429);
   const ended = event(e, "disconnect");
-  let refused = 0;
   let sent = 0;
   const pour = () => {
     if (!e.connected || sent > 200_000) return;
-    for (let i = 0; i < 500; i++, sent++) {
-      e.emit("typing", { roomId }, (ack) => { if (ack?.error?.status === 429) refused++; });
-    }
+    for (let i = 0; i < 500; i++, sent++) e.emit("typing", { roomId }, () => {});
     setImmediate(pour);
   };
   pour();
   // The server says goodbye and closes; a client busy with its own flood may see the closing first.
   assert.match(await ended, /^(io server disconnect|transport close)$/);
-  assert.ok(refused > 0, "some were refused before");
   assert.equal((await ask(a, "send_message", { roomId, message: "peace" })).ok, true);
 });
 

@@ -26,7 +26,8 @@ use crate::mongo::connection::{CONNECTIONS, Fault, id_of, number};
 const READ_LIMIT: Duration = Duration::from_secs(3);
 /// How long one operation of a writer may take: a server that hangs must not hang its writers for ever.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
-/// How many of them may be queries of readers: whoever looks which generation is current always finds a turn.
+/// How many of the operations under way may be queries of readers, so that those of writers and looks at the catalogue find
+/// turns.
 const READS: usize = 16;
 /// How long a query of a reader waits for its turn. Where so many are ahead of it, it is better refused than begun and given
 /// up half-way.
@@ -40,12 +41,10 @@ const FEW: usize = 8;
 /// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
 const READ_FOR_ONE_KEY: usize = 12;
 /// How long the size of a collection is taken for the same: asking for it makes the server look at a sample. One that grows
-/// out of being read as a whole is noticed soon; one that is larger hardly shrinks, and its sample is larger, too.
+/// out of being read as a whole is noticed soon.
 const SIZE_HOLDS: Duration = Duration::from_secs(10);
-/// What each document adds to that.
-const SIZE_HOLDS_EACH: Duration = Duration::from_millis(2);
-/// The longest that a size is taken for the same.
-const SIZE_HOLDS_MOST: Duration = Duration::from_mins(5);
+/// The same for one that is too large for that, however many keys there are: collections hardly shrink.
+const LARGE_HOLDS: Duration = Duration::from_mins(5);
 /// How long the bytes of a generation are taken for the same by such a server, which looks at a sample of each collection
 /// whenever it is asked for them: a second and a half of a core, measured.
 const BYTES_HOLD: Duration = Duration::from_mins(5);
@@ -57,7 +56,7 @@ const DUPLICATE: i32 = 11_000;
 
 /// Whose turn it is to use a connection.
 ///
-/// Nobody waits in the driver's own queue: it does not notice when whoever waits there has gone, and gets rid of one of those
+/// Hardly anybody waits in the driver's own queue, only for as long as connections are made: it does not notice when whoever waits there has gone, and gets rid of one of those
 /// in half a second, so that a burst of given-up queries would keep everybody from the server for a minute.
 struct Turns {
     all: Semaphore,
@@ -65,7 +64,7 @@ struct Turns {
     reads: Semaphore,
 }
 
-/// The way to the server: everything that is asked of it goes through here. Clones share it.
+/// The way to the server, by which everything goes that the adapter asks of it. Clones share it.
 ///
 /// MongoDB looks a list of keys up in an index. FerretDB 1.24 knows nothing to ask its own database for when it is given a
 /// list: it reads and decodes every document, 15 s for 210,000; one key it does look up. So there it depends on how many
@@ -95,6 +94,7 @@ impl Access {
         }
     }
 
+    /// One operation, in its turn. The limit is for both, so who did not get a turn in time has asked the server nothing.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -118,18 +118,32 @@ impl Access {
         Ok(self.within(WRITE_LIMIT, operation).await??)
     }
 
-    /// One query of a reader.
+    /// Queries of a reader, in one turn.
     pub(super) async fn read<T>(
         &self,
-        operation: impl IntoFuture<Output = Result<T, Error>>,
+        queries: impl IntoFuture<Output = Result<T, Error>>,
     ) -> Result<T, Fault> {
-        let turn = tokio::time::timeout(READ_TURN, self.turns.reads.acquire()).await;
+        self.read_in(READ_TURN, queries).await
+    }
+
+    /// The same for whoever has time to wait for it.
+    pub(super) async fn read_in_time<T>(
+        &self,
+        queries: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        self.read_in(READ_LIMIT, queries).await
+    }
+
+    async fn read_in<T>(
+        &self,
+        limit: Duration,
+        queries: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        let turn = tokio::time::timeout(limit, self.turns.reads.acquire()).await;
         let _turn = turn.map_err(|_| {
-            Fault::Unavailable(format!(
-                "no query could begin on MongoDB within {READ_TURN:?}"
-            ))
+            Fault::Unavailable(format!("no query could begin on MongoDB within {limit:?}"))
         })?;
-        Ok(self.within(READ_LIMIT, operation).await??)
+        Ok(self.within(READ_LIMIT, queries).await??)
     }
 
     /// All documents that a filter finds.
@@ -243,7 +257,8 @@ impl Access {
             .write(self.database.run_command(doc! { "collStats": collection }))
             .await?;
         let size = number(&about, "count").and_then(|count| usize::try_from(count).ok());
-        let size = size.unwrap_or_default();
+        // One that is not told is taken for large: that costs less if it is wrong.
+        let size = size.unwrap_or(usize::MAX);
         let mut sizes = self.sizes.lock();
         sizes.insert(collection.to_owned(), (size, Instant::now()));
         Ok(size)
@@ -361,6 +376,9 @@ fn is_duplicate(error: &Error) -> bool {
 }
 
 fn size_holds(size: usize) -> Duration {
-    let each = SIZE_HOLDS_EACH.saturating_mul(u32::try_from(size).unwrap_or(u32::MAX));
-    SIZE_HOLDS.saturating_add(each).min(SIZE_HOLDS_MOST)
+    if size / READ_FOR_ONE_KEY < MANY {
+        SIZE_HOLDS
+    } else {
+        LARGE_HOLDS
+    }
 }

@@ -16,6 +16,8 @@ const SELECTION: Duration = Duration::from_millis(1_500);
 /// How many operations a client has under way at once. FerretDB keeps one of its 50 connections to its own database for
 /// each.
 pub(super) const CONNECTIONS: u32 = 24;
+/// Connections for what the driver does by itself.
+const SPARE: u32 = 8;
 /// Codes that say that a document will never go in: bad value, failed to parse, type mismatch, document validation,
 /// too large, key too long.
 const NEVER: [i32; 6] = [2, 9, 14, 121, 10_334, 17_280];
@@ -94,9 +96,9 @@ pub(super) async fn connect(url: &str, database: &str) -> Result<Database, Mongo
         .get_or_insert_with(|| "socialhub".to_owned());
     options.server_selection_timeout.get_or_insert(SELECTION);
     options.connect_timeout.get_or_insert(SELECTION);
-    // With fewer than turns there would be waiting in the driver's queue.
+    // With fewer than turns there would be waiting in the driver's queue. It closes cursors without a turn.
     let asked = options.max_pool_size.unwrap_or_default();
-    options.max_pool_size = Some(asked.max(CONNECTIONS));
+    options.max_pool_size = Some(asked.max(CONNECTIONS + SPARE));
     be_certain(&mut options)?;
     let client = Client::with_options(options).map_err(unusable)?;
     Ok(client.database(database))

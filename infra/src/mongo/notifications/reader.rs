@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    bson::{Document, doc},
+    error::Error,
+};
 use socialhub_domain::{NotificationId, UserId};
 use socialhub_event_log::Position;
 use socialhub_projections::{
@@ -21,6 +24,9 @@ use crate::mongo::{
     connection::{Fault, from_stored, to_stored},
     generations::MongoGenerations,
 };
+
+/// From so far into a list on it is not gone through at once: all before the page would be kept in memory.
+const DEEP: u64 = 2_000;
 
 /// Reads the current generation of the `notifications` model.
 #[derive(Clone)]
@@ -102,7 +108,7 @@ struct Found {
     unread: u64,
 }
 
-/// The newest of a list that a page may need, in no more memory than they take.
+/// The newest of a list that a page may need, and for a while at most as many more.
 struct Newest {
     told: Vec<Told>,
     /// Only what is below this position.
@@ -152,7 +158,7 @@ impl Tables {
         page: &PageRequest,
         by_index: bool,
     ) -> Result<NotificationPage, Fault> {
-        let found = if by_index {
+        let found = if by_index || page.offset() > DEEP {
             self.list_by_index(user, unread_only, page).await?
         } else {
             self.list_at_once(user, unread_only, page).await?
@@ -202,12 +208,12 @@ impl Tables {
         unread_only: bool,
         page: &PageRequest,
     ) -> Result<Found, Fault> {
-        let read_up_to = self.read_up_to(user).await?;
         let mut filter = shown(user);
         if unread_only {
             filter.insert("read", false);
         }
         let gone_through = async {
+            let read_up_to = self.marked_up_to(user).await?;
             let mut newest = Newest::of(page);
             let mut unread = 0;
             let mut all = self.notifications.find(filter).await?;
@@ -218,14 +224,13 @@ impl Tables {
                     newest.add(told);
                 }
             }
-            Ok((newest.cut(), unread))
+            Ok(Found {
+                page: newest.cut(),
+                read_up_to,
+                unread,
+            })
         };
-        let (page, unread) = self.access.read(gone_through).await?;
-        Ok(Found {
-            page,
-            read_up_to,
-            unread,
-        })
+        self.access.read(gone_through).await
     }
 
     fn unread(&self, user: UserId, read_up_to: Position) -> Document {
@@ -242,10 +247,13 @@ impl Tables {
     }
 
     async fn read_up_to(&self, user: UserId) -> Result<Position, Fault> {
+        self.access.read(self.marked_up_to(user)).await
+    }
+
+    async fn marked_up_to(&self, user: UserId) -> Result<Position, Error> {
         let filter = doc! { "user": user.to_string() };
         let highest = self.read_up_to.find_one(filter).sort(doc! { "up_to": -1 });
-        let found = self.access.read(highest).await?;
-        Ok(found.map_or(0, |found| from_stored(found.up_to)))
+        Ok(highest.await?.map_or(0, |found| from_stored(found.up_to)))
     }
 
     /// One more than the page holds, to know whether there is another.
@@ -285,10 +293,12 @@ impl Tables {
             .find(filter)
             .sort(doc! { "position": 1 })
             .limit(to_stored(limit as u64));
-        let found = self
-            .access
-            .read(async { found.await?.try_collect::<Vec<_>>().await });
-        let (found, up_to) = tokio::try_join!(found, self.read_up_to(user))?;
+        let asked = async {
+            let found: Vec<Told> = found.await?.try_collect().await?;
+            Ok((found, self.marked_up_to(user).await?))
+        };
+        // Whoever listens has time: what is refused would end their stream.
+        let (found, up_to) = self.access.read_in_time(asked).await?;
         views(&found, up_to)
     }
 }

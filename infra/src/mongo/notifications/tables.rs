@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use mongodb::{
     Collection, Database, IndexModel,
     bson::{Document, doc},
@@ -168,10 +168,12 @@ impl Tables {
             return Ok(());
         }
         for name in missing {
-            match self.database.create_collection(name).await {
-                Err(error) if !is_there(&error) => return Err(error.into()),
-                _ => {}
-            }
+            let making = self.database.create_collection(name).into_future();
+            let made = making.map(|made| match made {
+                Err(error) if is_there(&error) => Ok(()),
+                made => made,
+            });
+            self.access.write(made).await?;
         }
         let index = |keys| IndexModel::builder().keys(keys).build();
         let list = index(doc! { "user": 1, "shown": 1, "position": -1, "read": 1 });
@@ -219,12 +221,17 @@ impl Tables {
         }
         let sizes = NAMES.map(|name| async move {
             let stats = doc! { "collStats": collection_name(name, self.id) };
-            let answer = self.database.run_command(stats).await.ok()?;
-            number(&answer, "totalSize").or_else(|| number(&answer, "storageSize"))
+            let answer = self.access.write(self.database.run_command(stats)).await?;
+            let bytes = number(&answer, "totalSize").or_else(|| number(&answer, "storageSize"));
+            Ok::<_, Fault>(bytes.map_or(0, from_stored))
         });
-        let sizes: Vec<_> = stream::iter(sizes).buffered(SIDE_BY_SIDE).collect().await;
-        let bytes = sizes.into_iter().flatten().map(from_stored).sum();
-        self.access.bytes_found(self.id, bytes).await?;
+        let sizes = stream::iter(sizes).buffered(SIDE_BY_SIDE);
+        // What no server says is no reason to say nothing of the rest, but is not remembered.
+        let sizes: Vec<_> = sizes.collect().await;
+        let bytes = sizes.iter().flatten().sum();
+        if sizes.iter().all(Result::is_ok) {
+            self.access.bytes_found(self.id, bytes).await?;
+        }
         Ok(bytes)
     }
 

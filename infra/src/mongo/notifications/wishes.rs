@@ -11,8 +11,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::{Document, doc};
+use futures::{TryStreamExt, future::try_join_all};
+use mongodb::{
+    Cursor,
+    bson::{Document, doc},
+};
 
 use super::{
     ahead::Reach,
@@ -92,18 +95,21 @@ impl Tables {
         let wishes = self.wishes.name();
         let together = self.access.in_one_query(wishes, authors.len(), TOGETHER);
         let together = together.await?;
-        let mut parts = Vec::new();
-        for part in authors.chunks(together) {
-            let filter = match part {
-                [one] => doc! { "author": *one },
-                many => doc! { "author": { "$in": many } },
-            };
-            parts.push(self.announce_to(filter, &by_author));
-        }
         let mut told = Vec::new();
-        let mut rest = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
-        while let Some(more) = rest.try_next().await? {
-            told.extend(more);
+        let parts: Vec<&[&str]> = authors.chunks(together).collect();
+        // Each group to its end before anything is told: who waits half-way with a turn in hand keeps others from theirs.
+        for group in parts.chunks(SIDE_BY_SIDE) {
+            let mut reading = Vec::new();
+            for part in group {
+                let filter = match *part {
+                    [one] => doc! { "author": *one },
+                    many => doc! { "author": { "$in": many } },
+                };
+                reading.push(self.announce_to(filter, &by_author));
+            }
+            for more in try_join_all(reading).await? {
+                told.extend(more);
+            }
             if told.len() >= INSERT {
                 self.tell(std::mem::take(&mut told)).await?;
             }
@@ -119,28 +125,43 @@ impl Tables {
         by_author: &BTreeMap<&str, Vec<&Announcement>>,
     ) -> Result<Vec<Told>, Fault> {
         let sorted = doc! { "author": 1, "follower": 1, "position": 1 };
-        let mut wishes = self
-            .access
-            .write(self.wishes.find(filter).sort(sorted))
-            .await?;
+        let found = self.wishes.find(filter).sort(sorted);
+        let mut wishes = self.access.write(found).await?;
         let (mut pair, mut told): (Vec<Wish>, Vec<Told>) = (Vec::new(), Vec::new());
         loop {
-            let next = self.access.write(wishes.try_next()).await?;
-            let same = |wish: &Wish| {
-                let first = pair.first();
-                first.is_some_and(|one| one.author == wish.author && one.follower == wish.follower)
-            };
-            if !next.as_ref().is_some_and(same) {
-                told_by(&std::mem::take(&mut pair), by_author, &mut told)?;
-                if told.len() >= INSERT {
-                    self.tell(std::mem::take(&mut told)).await?;
+            let some = self.some_of(&mut wishes).await?;
+            let is_end = some.len() < INSERT;
+            for wish in some {
+                let same = pair.first().is_some_and(|one: &Wish| {
+                    one.author == wish.author && one.follower == wish.follower
+                });
+                if !same {
+                    told_by(&std::mem::take(&mut pair), by_author, &mut told)?;
+                    if told.len() >= INSERT {
+                        self.tell(std::mem::take(&mut told)).await?;
+                    }
                 }
+                pair.push(wish);
             }
-            match next {
-                Some(wish) => pair.push(wish),
-                None => return Ok(told),
+            if is_end {
+                told_by(&pair, by_author, &mut told)?;
+                return Ok(told);
             }
         }
+    }
+
+    /// The next wishes of a query, in one turn; fewer than [`INSERT`] at the end.
+    async fn some_of(&self, wishes: &mut Cursor<Wish>) -> Result<Vec<Wish>, Fault> {
+        let taking = async {
+            let mut some = Vec::new();
+            while some.len() < INSERT
+                && let Some(wish) = wishes.try_next().await?
+            {
+                some.push(wish);
+            }
+            Ok(some)
+        };
+        self.access.write(taking).await
     }
 
     /// Finds the posts that come after these wishes in the log, but came here before, and tells or untells them. The
