@@ -14,13 +14,12 @@ use mongodb::{
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
-use socialhub_projections::GenerationId;
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::Instant,
 };
 
-use crate::mongo::connection::{CONNECTIONS, Fault, id_of, number};
+use crate::mongo::connection::{CONNECTIONS, Fault, from_stored, id_of, number};
 
 /// How long a query of a reader may take.
 const READ_LIMIT: Duration = Duration::from_secs(3);
@@ -45,8 +44,8 @@ const READ_FOR_ONE_KEY: usize = 12;
 const SIZE_HOLDS: Duration = Duration::from_secs(10);
 /// The same for one that is too large for that, however many keys there are: collections hardly shrink.
 const LARGE_HOLDS: Duration = Duration::from_mins(5);
-/// How long the bytes of a generation are taken for the same by such a server, which looks at a sample of each collection
-/// whenever it is asked for them: a second and a half of a core, measured.
+/// How long the bytes of a collection are taken for the same, where asking is dear: a second and a half of a core for all of a
+/// generation, measured.
 const BYTES_HOLD: Duration = Duration::from_mins(5);
 /// How many keys go into one query.
 pub(super) const MANY: usize = 4_000;
@@ -56,8 +55,9 @@ const DUPLICATE: i32 = 11_000;
 
 /// Whose turn it is to use a connection.
 ///
-/// Hardly anybody waits in the driver's own queue, only for as long as connections are made: it does not notice when whoever waits there has gone, and gets rid of one of those
-/// in half a second, so that a burst of given-up queries would keep everybody from the server for a minute.
+/// Hardly anybody waits in the driver's own queue, only for as long as connections are made: it does not notice when whoever
+/// waits there has gone, and gets rid of one of those in half a second, so that a burst of given-up queries would keep
+/// everybody from the server for a minute.
 struct Turns {
     all: Semaphore,
     /// Who reads for a client needs one of these, too.
@@ -71,13 +71,20 @@ struct Turns {
 /// documents there are.
 #[derive(Clone)]
 pub(super) struct Access {
-    database: Database,
+    pub(super) database: Database,
     turns: Arc<Turns>,
     reads_all: Arc<OnceCell<bool>>,
-    /// How many documents a collection had, and when it was asked.
-    sizes: Arc<Mutex<HashMap<String, (usize, Instant)>>>,
-    /// How many bytes a generation had, by its number, and when it was asked.
-    bytes: Arc<Mutex<HashMap<GenerationId, (u64, Instant)>>>,
+    /// What was said of collections.
+    stats: Arc<Mutex<HashMap<String, Stats>>>,
+}
+
+/// How large a collection was.
+#[derive(Clone, Copy)]
+struct Stats {
+    documents: usize,
+    bytes: u64,
+    /// When somebody last set out to ask.
+    asked: Instant,
 }
 
 impl Access {
@@ -89,8 +96,7 @@ impl Access {
                 reads: Semaphore::new(READS),
             }),
             reads_all: Arc::default(),
-            sizes: Arc::default(),
-            bytes: Arc::default(),
+            stats: Arc::default(),
         }
     }
 
@@ -200,20 +206,6 @@ impl Access {
         }
     }
 
-    /// What a generation's bytes were found to be a short while ago, where looking again is dear.
-    pub(super) fn bytes_known(&self, id: GenerationId) -> Option<u64> {
-        let (bytes, at) = self.bytes.lock().get(&id).copied()?;
-        (at.elapsed() < BYTES_HOLD).then_some(bytes)
-    }
-
-    /// Remembers them if this server is such a one.
-    pub(super) async fn bytes_found(&self, id: GenerationId, bytes: u64) -> Result<(), Fault> {
-        if self.lists_read_all().await? {
-            self.bytes.lock().insert(id, (bytes, Instant::now()));
-        }
-        Ok(())
-    }
-
     /// Whether the server reads everything when it is given a list of keys.
     pub(super) async fn lists_read_all(&self) -> Result<bool, Fault> {
         let asked = self.reads_all.get_or_try_init(|| async {
@@ -250,29 +242,52 @@ impl Access {
 
     /// About how many documents there are in a collection.
     async fn size(&self, collection: &str) -> Result<usize, Fault> {
-        if let Some(size) = self.size_known(collection) {
-            return Ok(size);
+        let stats = self.stats(collection, |stats| size_holds(stats.documents));
+        Ok(stats.await?.documents)
+    }
+
+    /// The bytes of a collection on disk, as far as the server says; of a few minutes ago where it works hard to say it.
+    pub(super) async fn bytes(&self, collection: &str) -> Result<u64, Fault> {
+        let holds = match self.lists_read_all().await? {
+            true => BYTES_HOLD,
+            false => Duration::ZERO,
+        };
+        Ok(self.stats(collection, |_| holds).await?.bytes)
+    }
+
+    async fn stats(
+        &self,
+        collection: &str,
+        holds: impl Fn(&Stats) -> Duration,
+    ) -> Result<Stats, Fault> {
+        if let Some(known) = self.stats_known(collection, holds) {
+            return Ok(known);
         }
+        let asked = Instant::now();
         let about = self
             .write(self.database.run_command(doc! { "collStats": collection }))
             .await?;
-        let size = number(&about, "count").and_then(|count| usize::try_from(count).ok());
-        // One that is not told is taken for large: that costs less if it is wrong.
-        let size = size.unwrap_or(usize::MAX);
-        let mut sizes = self.sizes.lock();
-        sizes.insert(collection.to_owned(), (size, Instant::now()));
-        Ok(size)
+        let documents = number(&about, "count").and_then(|count| usize::try_from(count).ok());
+        let bytes = number(&about, "totalSize").or_else(|| number(&about, "storageSize"));
+        let stats = Stats {
+            // One that is not told is taken for large: that costs less if it is wrong.
+            documents: documents.unwrap_or(usize::MAX),
+            bytes: bytes.map_or(0, from_stored),
+            asked,
+        };
+        self.stats.lock().insert(collection.to_owned(), stats);
+        Ok(stats)
     }
 
-    /// What it was found to be a short while ago. Whoever finds that it was too long ago asks anew; the others go on with
-    /// what is known until they have the answer.
-    fn size_known(&self, collection: &str) -> Option<usize> {
-        let mut sizes = self.sizes.lock();
-        let (size, at) = sizes.get_mut(collection)?;
-        if at.elapsed() < size_holds(*size) {
-            return Some(*size);
+    /// What was said a short while ago. Whoever finds that it was too long ago asks anew; the others go on with what is known
+    /// until they have the answer.
+    fn stats_known(&self, collection: &str, holds: impl Fn(&Stats) -> Duration) -> Option<Stats> {
+        let mut stats = self.stats.lock();
+        let known = stats.get_mut(collection)?;
+        if known.asked.elapsed() < holds(known) {
+            return Some(*known);
         }
-        *at = Instant::now();
+        known.asked = Instant::now();
         None
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use mongodb::{
-    Collection, Database,
+    Collection,
     bson::{doc, oid::ObjectId},
 };
 use parking_lot::Mutex;
@@ -129,12 +129,12 @@ pub(super) struct Catalogues {
 }
 
 impl Catalogues {
-    pub(super) fn new(access: &Access, database: &Database, model: &'static str) -> Self {
+    pub(super) fn new(access: &Access, model: &'static str) -> Self {
         Self {
             model,
             access: access.clone(),
-            versions: database.collection("read_model_generations"),
-            beats: database.collection("read_model_rights"),
+            versions: access.database.collection("read_model_generations"),
+            beats: access.database.collection("read_model_rights"),
             met: Mutex::new(None),
         }
     }

@@ -9,7 +9,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mongodb::Database;
 use parking_lot::Mutex;
 use socialhub_domain::Clock;
 use socialhub_projections::{
@@ -48,7 +47,6 @@ pub struct MongoGenerations {
 
 /// What stores, readers and fences share.
 pub(super) struct Shared {
-    database: Database,
     access: Access,
     clock: Arc<dyn Clock>,
     pub(super) catalogues: Catalogues,
@@ -70,11 +68,10 @@ impl MongoGenerations {
     ) -> Result<Arc<Self>, MongoAddressError> {
         let database = connect(url, database).await?;
         let access = Access::new(&database);
-        let catalogues = Catalogues::new(&access, &database, Notifications::NAME.0);
+        let catalogues = Catalogues::new(&access, Notifications::NAME.0);
         Ok(Arc::new(Self {
             shared: Arc::new(Shared {
                 access,
-                database,
                 clock,
                 catalogues,
                 pointer: watch::Sender::new(GenerationId(0)),
@@ -138,7 +135,7 @@ impl Shared {
     }
 
     pub(super) fn tables(&self, id: GenerationId) -> Tables {
-        Tables::new(&self.database, &self.access, id)
+        Tables::new(&self.access, id)
     }
 
     /// Reads the pointer and tells whoever watches when it has moved.
@@ -175,11 +172,12 @@ impl Shared {
         let id = GenerationId(entry.id);
         let tables = self.tables(id);
         let now = self.now();
+        let bytes = async { Ok(tables.bytes().await) };
         let (checkpoints, parked, has_writer, bytes) = tokio::try_join!(
             tables.checkpoints(),
             tables.count_letters(),
             tables.has_writer(now),
-            tables.bytes(),
+            bytes,
         )?;
         Ok(Generation {
             id,
@@ -209,7 +207,7 @@ impl Shared {
     /// Drops the collections of generations that the catalogue does not know (any more).
     async fn sweep(&self) -> Result<(), StoreError> {
         let catalogue = self.catalogues.read(self.now()).await?;
-        for id in Tables::all_in(&self.access, &self.database).await? {
+        for id in Tables::all_in(&self.access).await? {
             // A number that is still to be given belongs to a creation by somebody else.
             if id.0 < catalogue.next && catalogue.entry(id).is_none() {
                 self.tables(id).drop_all().await?;

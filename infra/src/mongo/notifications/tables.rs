@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use mongodb::{
-    Collection, Database, IndexModel,
+    Collection, IndexModel,
     bson::{Document, doc},
     error::{Error, ErrorKind},
     options::ReturnDocument,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::mongo::{
     access::{Access, SIDE_BY_SIDE},
-    connection::{Fault, from_stored, number, to_stored},
+    connection::{Fault, from_stored, to_stored},
 };
 
 /// The names of the collections, without the generation's number. What lists are read from goes first when a generation
@@ -47,7 +47,6 @@ const NAMESPACE_EXISTS: i32 = 48;
 /// The collections of one generation.
 #[derive(Clone)]
 pub(in crate::mongo) struct Tables {
-    database: Database,
     pub(super) access: Access,
     id: GenerationId,
     pub(super) notifications: Collection<Told>,
@@ -121,10 +120,9 @@ fn collection_name(name: &str, id: GenerationId) -> String {
 }
 
 impl Tables {
-    pub(in crate::mongo) fn new(database: &Database, access: &Access, id: GenerationId) -> Self {
-        let name = |name| collection_name(name, id);
+    pub(in crate::mongo) fn new(access: &Access, id: GenerationId) -> Self {
+        let (database, name) = (&access.database, |name| collection_name(name, id));
         Self {
-            database: database.clone(),
             access: access.clone(),
             id,
             notifications: database.collection(&name("notifications")),
@@ -141,11 +139,10 @@ impl Tables {
     }
 
     /// The generations that have any collection in a database.
-    pub(in crate::mongo) async fn all_in(
-        access: &Access,
-        database: &Database,
-    ) -> Result<BTreeSet<GenerationId>, Fault> {
-        let names = access.write(database.list_collection_names()).await?;
+    pub(in crate::mongo) async fn all_in(access: &Access) -> Result<BTreeSet<GenerationId>, Fault> {
+        let names = access
+            .write(access.database.list_collection_names())
+            .await?;
         let number = |name: &String| {
             let (name, number) = name.rsplit_once('_')?;
             NAMES.contains(&name).then_some(number)?.parse().ok()
@@ -157,7 +154,7 @@ impl Tables {
     pub(in crate::mongo) async fn prepare(&self) -> Result<(), Fault> {
         let there = self
             .access
-            .write(self.database.list_collection_names())
+            .write(self.access.database.list_collection_names())
             .await?;
         let missing: Vec<_> = NAMES
             .iter()
@@ -168,7 +165,7 @@ impl Tables {
             return Ok(());
         }
         for name in missing {
-            let making = self.database.create_collection(name).into_future();
+            let making = self.access.database.create_collection(name).into_future();
             let made = making.map(|made| match made {
                 Err(error) if is_there(&error) => Ok(()),
                 made => made,
@@ -208,31 +205,21 @@ impl Tables {
         for name in NAMES {
             let name = collection_name(name, self.id);
             self.access
-                .write(self.database.collection::<Document>(&name).drop())
+                .write(self.access.database.collection::<Document>(&name).drop())
                 .await?;
         }
         Ok(())
     }
 
-    /// Bytes on disk, as far as the server says; of a few minutes ago where it works hard to say it.
-    pub(in crate::mongo) async fn bytes(&self) -> Result<u64, Fault> {
-        if let Some(bytes) = self.access.bytes_known(self.id) {
-            return Ok(bytes);
-        }
+    /// Bytes on disk, as far as the server says.
+    pub(in crate::mongo) async fn bytes(&self) -> u64 {
         let sizes = NAMES.map(|name| async move {
-            let stats = doc! { "collStats": collection_name(name, self.id) };
-            let answer = self.access.write(self.database.run_command(stats)).await?;
-            let bytes = number(&answer, "totalSize").or_else(|| number(&answer, "storageSize"));
-            Ok::<_, Fault>(bytes.map_or(0, from_stored))
+            let name = collection_name(name, self.id);
+            // What is not said is no reason to say nothing of the rest.
+            self.access.bytes(&name).await.unwrap_or_default()
         });
-        let sizes = stream::iter(sizes).buffered(SIDE_BY_SIDE);
-        // What no server says is no reason to say nothing of the rest, but is not remembered.
-        let sizes: Vec<_> = sizes.collect().await;
-        let bytes = sizes.iter().flatten().sum();
-        if sizes.iter().all(Result::is_ok) {
-            self.access.bytes_found(self.id, bytes).await?;
-        }
-        Ok(bytes)
+        let sizes: Vec<_> = stream::iter(sizes).buffered(SIDE_BY_SIDE).collect().await;
+        sizes.into_iter().sum()
     }
 
     pub(in crate::mongo) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Fault> {
