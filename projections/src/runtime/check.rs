@@ -3,7 +3,8 @@
 //! The generation is read at one moment, in one read transaction of its store, so a system at work shows no false
 //! differences. A store without transactions may show a batch that is half there: what its rows are ahead of the
 //! checkpoints is folded, too, and only what differs in every one of some looks counts. A busy store has half a batch in
-//! each of them, but never the same. Parked events have not been applied and are left out of the fold.
+//! each of them, but never the same, and what is half written is waited for while its writer comes on. Parked events have
+//! not been applied and are left out of the fold.
 //!
 //! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
 //! erasure. So one that has not is looked at again, and in the end not judged.
@@ -27,13 +28,15 @@ use crate::{
         tail::{Chunk, read_chunk},
         writer::{MAX_BATCH, check_alignment},
     },
-    store::{GenerationId, ModelName, ParkedLetter, StoreError},
+    store::{Checkpoint, GenerationId, ModelName, ParkedLetter, StoreError},
     verify::{Difference, ModelFold},
 };
 
 /// How long a store without transactions may take to complete a batch: a killed projector's partitions are dealt out anew
 /// after its session. Where nobody writes, nobody will.
 const SECOND_LOOKS: Duration = Duration::from_secs(12);
+/// At least so many looks there are in that time, however long one takes on a machine that is hard at work.
+const LOOKS: u32 = 3;
 /// Between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
@@ -105,28 +108,66 @@ pub async fn verify<P: Projection, F: ModelFold>(
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<VerifyReport, RebuildError> {
     let id = current(generations).await?.id;
-    let give_up = Instant::now() + SECOND_LOOKS;
+    let mut patience = Patience::default();
     let mut suspects: Option<Suspects> = None;
     loop {
         let snapshot = generations.snapshot(id).await?;
         let moving = snapshot.model.effects_first;
-        let (mut report, erasure_ahead) =
-            compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
+        let checkpoints = snapshot.model.checkpoints.clone();
+        let mut look = compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
         if moving {
             suspects
-                .get_or_insert_with(|| Suspects::of(&report))
-                .clear(&mut report);
+                .get_or_insert_with(|| Suspects::of(&look.report))
+                .clear(&mut look.report);
         }
-        if report.is_clean() {
-            return Ok(report);
+        if look.report.is_clean() {
+            return Ok(look.report);
         }
         // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash.
         let is_written = current(generations).await?.has_writer;
-        let final_look = !is_written || Instant::now() >= give_up;
-        match erasure_ahead {
+        let final_look = patience.is_over_after(checkpoints, &look) || !is_written;
+        match look.erasure_ahead {
             Some(position) if final_look => return Err(not_judged(position, is_written).into()),
-            None if final_look || !moving => return Ok(report),
+            None if final_look || !moving => return Ok(look.report),
             _ => sleep(BETWEEN_LOOKS).await,
+        }
+    }
+}
+
+/// What one look found.
+struct Look {
+    report: VerifyReport,
+    /// The erasure that explains what differs, if the generation has not come to it.
+    erasure_ahead: Option<Position>,
+    /// The events whose effects are there in part or as a whole, and which are beyond the checkpoints.
+    early: HashSet<Position>,
+}
+
+/// How often, and for how long, it is looked again.
+#[derive(Default)]
+struct Patience {
+    looks: u32,
+    checkpoints: Vec<Checkpoint>,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// Whether there was time enough for whoever writes. Where what differs is still being written, they have it for as long
+    /// as they come on: how long a batch takes depends on what else the machine does.
+    fn is_over_after(&mut self, checkpoints: Vec<Checkpoint>, look: &Look) -> bool {
+        let comes_on = self.checkpoints != checkpoints;
+        self.checkpoints = checkpoints;
+        self.looks += 1;
+        let mut differing = look.report.differences.iter();
+        let is_written_now = differing.any(|found| look.early.contains(&found.position));
+        match self.until {
+            Some(until) if !(comes_on && is_written_now) => {
+                self.looks >= LOOKS && Instant::now() >= until
+            }
+            _ => {
+                self.until = Some(Instant::now() + SECOND_LOOKS);
+                false
+            }
         }
     }
 }
@@ -180,14 +221,13 @@ async fn current<P: Projection>(
         .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))
 }
 
-/// Compares what a generation held at one moment with the log. When they differ, answers also the erasure that explains
-/// it, if the generation has not come to it.
+/// Compares what a generation held at one moment with the log.
 async fn compare_with_log<P: Projection, F: ModelFold>(
     id: GenerationId,
     snapshot: Snapshot,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
-) -> Result<(VerifyReport, Option<Position>), RebuildError> {
+) -> Result<Look, RebuildError> {
     check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
     let handled = Handled::by(P::NAME, &snapshot.model.checkpoints, frontier).await?;
     let position = handled.last();
@@ -209,6 +249,7 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
     let Folded {
         fold,
         handled,
+        early,
         unreadable,
         ..
     } = folded;
@@ -227,7 +268,11 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         unreadable,
         differences,
     };
-    Ok((report, erasure_ahead))
+    Ok(Look {
+        report,
+        erasure_ahead,
+        early,
+    })
 }
 
 /// The first erasure in the log that a generation has not come to.
@@ -258,16 +303,21 @@ struct Folded<F> {
     parked: HashSet<Position>,
     /// Events beyond the checkpoints whose effects are there already.
     ahead: HashSet<Position>,
+    /// Those of them that are in the log.
+    early: HashSet<Position>,
     unreadable: Vec<Position>,
 }
 
 impl<F: ModelFold> Folded<F> {
     fn apply(mut self, chunk: &Chunk) -> Self {
         for record in chunk.records() {
-            let upto = self.handled.upto(&record.sequence);
-            let there = record.position <= upto || self.ahead.contains(&record.position);
-            if !there || self.parked.contains(&record.position) {
+            let is_handled = record.position <= self.handled.upto(&record.sequence);
+            let is_there = is_handled || self.ahead.contains(&record.position);
+            if !is_there || self.parked.contains(&record.position) {
                 continue;
+            }
+            if !is_handled {
+                self.early.insert(record.position);
             }
             match &record.event {
                 Ok(event) => self.fold.apply(record.position, event),
@@ -291,6 +341,7 @@ async fn fold_log<F: ModelFold>(
         handled,
         parked,
         ahead,
+        early: HashSet::new(),
         unreadable: Vec::new(),
     };
     let mut after = 0;

@@ -21,6 +21,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use serde_json::json;
 use socialhub_domain::{
     Clock, StreamId, Timestamp, UserId, event::UserProfileUpdated, topic::Topic,
 };
@@ -28,12 +29,13 @@ use socialhub_event_log::{
     Append, EventLog, FrontierReader, MemoryEventLog, Metadata, NewEvent, Position,
 };
 use socialhub_projections::{
-    ModelPosition, ParkedLetter, Projection, ProjectorState, PublicRecord,
+    Checkpoint, ModelPosition, ParkedLetter, Projection, ProjectorState, PublicRecord, Source,
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
-        StorePosition, check::verify,
+        StorePosition, VerifyReport, check::verify,
     },
+    verify::{ModelRow, ModelSnapshot},
 };
 use store::{Model, StoreFault, Toy, ToyFold};
 use tokio::time::{sleep, timeout};
@@ -416,6 +418,77 @@ async fn partitions_of_topics_that_were_divided_anew_are_not_taken_on() {
     let error = refusal(&world.processes[0]).await;
     assert!(error.contains("socialhub replay rebuild toy"), "{error}");
     assert_eq!(world.model.checkpoints(), before);
+}
+
+/// What a look at a store without transactions sees: how far it has come, and whether the row of the second event is
+/// there as a whole.
+fn look(position: u64, whole: bool) -> ModelSnapshot {
+    let key = |nth: u64| Uuid::from_u128(u128::from(nth * nth % 11)).to_string();
+    let row = |nth, value| ModelRow {
+        table: "person",
+        key: key(nth),
+        value,
+        position: nth,
+    };
+    let second = if whole { json!([2]) } else { json!("half") };
+    ModelSnapshot {
+        checkpoints: vec![Checkpoint {
+            source: Source::log(),
+            position,
+            event_id: Uuid::from_u128(u128::from(position)),
+            next_offset: None,
+            partitions: None,
+        }],
+        rows: vec![row(1, json!([1]).into()), row(2, second.into())],
+        effects_first: true,
+        derived: &[],
+    }
+}
+
+async fn looked_at(looks: impl IntoIterator<Item = ModelSnapshot>) -> (VerifyReport, usize) {
+    let world = World::new(0);
+    world.append(2).await;
+    *world.model.looks.lock() = looks.into_iter().collect();
+    let (generations, log) = (world.model.seen_by(Arc::default()), world.log());
+    let report = verify::<Toy, ToyFold>(&*generations, &log, None).await;
+    let left = world.model.looks.lock().len();
+    (report.unwrap(), left)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_half_written_is_waited_for_however_long_a_look_takes() {
+    let looks = [look(1, false), look(1, false), look(2, true), look(2, true)];
+    let (report, left) = looked_at(looks).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_stays_half_written_differs_in_the_end() {
+    let looks = [
+        look(1, false),
+        look(1, false),
+        look(1, false),
+        look(1, false),
+    ];
+    let (report, left) = looked_at(looks).await;
+    assert_eq!(report.differences.len(), 1, "{report:?}");
+    assert_eq!(left, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_on_has_more_time_to_write_what_is_half_written() {
+    // It comes to the second event when three looks have been, and is not done with it yet.
+    let looks = [
+        look(0, false),
+        look(0, false),
+        look(1, false),
+        look(2, true),
+        look(2, true),
+    ];
+    let (report, left) = looked_at(looks).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
 //! A read model in memory that several writers may write, as the stores of a cluster are.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ use socialhub_projections::{
     store::WriteBatch,
     verify::{Entity, ModelFold, ModelRow, ModelSnapshot},
 };
-use tokio::{sync::watch, task::yield_now};
+use tokio::{sync::watch, task::yield_now, time::sleep};
 
 /// Notes where each person's events stand, in the order they came.
 pub struct Toy;
@@ -93,7 +94,12 @@ pub struct Model {
     pub moved: Mutex<u64>,
     /// A letter that somebody removes just before more is parked.
     pub leaving: Mutex<Option<Position>>,
+    /// What the next looks see, of a store that somebody writes without transactions.
+    pub looks: Mutex<VecDeque<ModelSnapshot>>,
 }
+
+/// How long such a look takes, on a machine that is hard at work.
+const LOOK: Duration = Duration::from_secs(15);
 
 impl Model {
     pub fn new() -> Arc<Self> {
@@ -104,6 +110,7 @@ impl Model {
             faults: Mutex::default(),
             moved: Mutex::default(),
             leaving: Mutex::default(),
+            looks: Mutex::default(),
         })
     }
 
@@ -373,7 +380,7 @@ impl Generations<Toy> for SeenBy {
             created_at: Timestamp(0),
             checkpoints: tables.checkpoints.values().cloned().collect(),
             parked: tables.letters.len() as u64,
-            has_writer: false,
+            has_writer: !self.model.looks.lock().is_empty(),
             bytes: 0,
         });
         Ok(list.collect())
@@ -428,6 +435,12 @@ impl Generations<Toy> for SeenBy {
     }
 
     async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+        let seen = self.model.looks.lock().pop_front();
+        if let Some(model) = seen {
+            sleep(LOOK).await;
+            let parked = Vec::new();
+            return Ok(Snapshot { model, parked });
+        }
         let generations = self.model.generations.lock();
         let tables = &generations[&id];
         Ok(Snapshot {

@@ -24,9 +24,21 @@ use std::{
     time::Duration,
 };
 
+/// So many lines of what a command said are shown when it fails.
+const LAST_LINES: usize = 20;
+
 /// Everything a command printed.
 pub fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// What a command said last, which is where it says how it ended: long output is cut in its middle by whoever keeps it.
+pub fn last_lines(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().collect();
+    match lines.len().saturating_sub(LAST_LINES) {
+        0 => said.to_owned(),
+        left_out => format!("[{left_out} lines]\n{}", lines[left_out..].join("\n")),
+    }
 }
 
 /// Fails the test when a process has ended that it still needs: what it waits for would never come.

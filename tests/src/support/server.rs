@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Client, Profile, eventually, free_port, printed, running};
+use crate::support::{Client, Profile, eventually, free_port, last_lines, printed, running};
 
 /// A running server.
 pub struct Server {
@@ -255,8 +255,9 @@ impl Server {
             let code = output.status.code();
             assert!(
                 code.is_some_and(|code| codes.contains(&code)),
-                "{place}: {arguments:?}: {}: {said}",
-                output.status
+                "{place}: {arguments:?}: {}: {}",
+                output.status,
+                last_lines(&said)
             );
             said
         }
