@@ -12,6 +12,8 @@ mod counter_sums;
 mod event_rows;
 mod feed;
 #[cfg(feature = "distributed")]
+mod gathering;
+#[cfg(feature = "distributed")]
 pub mod kafka;
 pub mod mail;
 pub mod media;

@@ -14,7 +14,7 @@ use mongodb::{
     Client,
     bson::{Document, doc},
 };
-use socialhub_domain::{NotificationId, Timestamp, UserId, event::UserFollowed};
+use socialhub_domain::{Event, NotificationId, Timestamp, UserId, event::UserFollowed};
 use socialhub_infra::{
     clock::SystemClock,
     mongo::{MongoGenerations, MongoNotificationReader},
@@ -291,6 +291,40 @@ async fn queries_that_were_given_up_keep_nobody_from_the_server_afterwards() {
         reader.list(user(0), false, &page).await.ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_cannot_hold_keeps_nothing_out_that_comes_with_it() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    // FerretDB keeps documents where no text may hold this; MongoDB holds it.
+    let unfit = UserFollowed {
+        follower_id: user(1),
+        following_id: user(0),
+        follower_username: "nul\0".to_owned(),
+        notify: false,
+        timestamp: Timestamp(1),
+    };
+    let mut batches = vec![(1, unfit.into())];
+    batches.extend((2..12).map(|n| (n, followed(n, 0, Timestamp(1)))));
+    let write = async |(position, event): (u8, Event)| {
+        let source = Source::partition("USER_TOPIC", position.into());
+        let log = vec![(position.into(), event)];
+        loop {
+            match store.apply(batch(source.clone(), 0, &log)).await {
+                // They were written together with the one that is to blame; a projector tries again, too.
+                Err(StoreError::Unavailable(_)) if position > 1 => {}
+                outcome => return outcome,
+            }
+        }
+    };
+    let outcomes = join_all(batches.into_iter().map(write)).await;
+    let (unfit, others) = outcomes.split_first().unwrap();
+    assert!(others.iter().all(Result::is_ok), "{others:?}");
+    let checkpoints = store.checkpoints().await.unwrap();
+    assert_eq!(checkpoints.len(), 10 + usize::from(unfit.is_ok()));
 }
 
 #[tokio::test]

@@ -35,8 +35,6 @@ const READ_TURN: Duration = Duration::from_secs(1);
 pub(super) const INSERT: usize = 1_000;
 /// How many operations of one writer run side by side.
 pub(super) const SIDE_BY_SIDE: usize = 4;
-/// Up to here many keys are asked for one by one of a server that reads everything for a list.
-const FEW: usize = 8;
 /// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
 const READ_FOR_ONE_KEY: usize = 12;
 /// How long the size of a collection is taken for the same: asking for it makes the server look at a sample. One that grows
@@ -47,6 +45,8 @@ const LARGE_HOLDS: Duration = Duration::from_mins(5);
 /// How long the bytes of a collection are taken for the same, where asking is dear: a second and a half of a core for all of a
 /// generation, measured.
 const BYTES_HOLD: Duration = Duration::from_mins(5);
+/// After so many times as long it says nothing any more.
+const FORGOTTEN: u32 = 6;
 /// How many keys go into one query.
 pub(super) const MANY: usize = 4_000;
 
@@ -225,8 +225,7 @@ impl Access {
         if !self.lists_read_all().await? {
             return Ok(true);
         }
-        // For a few it is not worth the question.
-        Ok(keys > FEW && self.size(collection).await? / READ_FOR_ONE_KEY < keys)
+        Ok(self.size(collection).await? / READ_FOR_ONE_KEY < keys)
     }
 
     /// How many keys of so many should go into one query: all that it may hold, or each for itself.
@@ -255,14 +254,28 @@ impl Access {
         Ok(self.stats(collection, |_| holds).await?.bytes)
     }
 
+    /// What was said of a collection, not long ago. Whoever needs it often does not wait for it but the first time: the server
+    /// may take a second and more to say it.
     async fn stats(
         &self,
         collection: &str,
         holds: impl Fn(&Stats) -> Duration,
     ) -> Result<Stats, Fault> {
-        if let Some(known) = self.stats_known(collection, holds) {
-            return Ok(known);
+        let Some((known, is_due)) = self.stats_known(collection, holds) else {
+            return self.ask_stats(collection).await;
+        };
+        if is_due {
+            let (access, collection) = (self.clone(), collection.to_owned());
+            tokio::spawn(async move {
+                if let Err(error) = access.ask_stats(&collection).await {
+                    tracing::debug!(?error, collection, "its size is not known anew");
+                }
+            });
         }
+        Ok(known)
+    }
+
+    async fn ask_stats(&self, collection: &str) -> Result<Stats, Fault> {
         let asked = Instant::now();
         let about = self
             .write(self.database.run_command(doc! { "collStats": collection }))
@@ -279,16 +292,23 @@ impl Access {
         Ok(stats)
     }
 
-    /// What was said a short while ago. Whoever finds that it was too long ago asks anew; the others go on with what is known
-    /// until they have the answer.
-    fn stats_known(&self, collection: &str, holds: impl Fn(&Stats) -> Duration) -> Option<Stats> {
+    /// What was said, unless that is forgotten, and whether it was so long ago that whoever finds it should ask anew.
+    fn stats_known(
+        &self,
+        collection: &str,
+        holds: impl Fn(&Stats) -> Duration,
+    ) -> Option<(Stats, bool)> {
         let mut stats = self.stats.lock();
         let known = stats.get_mut(collection)?;
-        if known.asked.elapsed() < holds(known) {
-            return Some(*known);
+        let (age, holds) = (known.asked.elapsed(), holds(known));
+        if age >= holds * FORGOTTEN {
+            return None;
         }
-        known.asked = Instant::now();
-        None
+        let is_due = age >= holds;
+        if is_due {
+            known.asked = Instant::now();
+        }
+        Some((*known, is_due))
     }
 
     /// Runs an operation for filters that together are "the field is one of these values".

@@ -99,10 +99,10 @@ async fn give_back(shared: &Shared, kind: Kind, holder: &str) {
     }
 }
 
+const FALLEN: &str = "the fence has fallen, since its holder was not heard of for too long";
+
 fn fallen() -> StoreError {
-    StoreError::Unusable(
-        "the fence has fallen, since its holder was not heard of for too long".to_owned(),
-    )
+    StoreError::Unusable(FALLEN.to_owned())
 }
 
 /// A fence around the current generation.
@@ -145,17 +145,16 @@ impl MongoFence {
             // An empty generation: its partitions are read from their beginning.
             return Ok(());
         };
-        for mut checkpoint in self.shared.tables(self.fenced).checkpoints().await? {
-            if checkpoint.next_offset.is_none() {
-                continue;
-            }
+        let mut copied = self.shared.tables(self.fenced).checkpoints().await?;
+        copied.retain(|checkpoint| checkpoint.next_offset.is_some());
+        for checkpoint in &mut copied {
             if checkpoint.position > filled.position {
                 checkpoint.position = filled.position;
                 checkpoint.event_id = filled.event_id;
             }
-            target.move_checkpoint(&checkpoint).await?;
         }
-        Ok(())
+        let copied: Vec<_> = copied.iter().collect();
+        Ok(target.move_checkpoints(&copied).await?)
     }
 }
 
@@ -218,7 +217,8 @@ impl Fence for MongoFence {
         for part in entities.chunks(AT_ONCE) {
             let held = self.shared.catalogues.read(self.shared.now()).await?;
             if held.fence.as_deref() != Some(&self.right.holder) {
-                return Err(fallen());
+                // Nothing is lost by trying it again.
+                return Err(StoreError::Unavailable(FALLEN.to_owned()));
             }
             mine.mend(&other, part).await?;
         }

@@ -1,6 +1,7 @@
 //! The store of one generation, as one of its writers sees it.
 //!
-//! A batch is its effects, then its letters, then its checkpoint. Whatever breaks off in between is repeated from the old
+//! A batch is its effects, then its letters, then its checkpoint; several batches of different partitions are all their
+//! effects, then all their letters, then all their checkpoints. Whatever breaks off in between is repeated from the old
 //! checkpoint and comes to the same, and so does a batch that two processes write at once, both believing that a partition
 //! is theirs. That is why it is enough to look before the effects whether another writer has moved the checkpoint.
 
@@ -23,7 +24,16 @@ use socialhub_projections::{
 use tokio_util::sync::CancellationToken;
 
 use super::{tables::Tables, writer::Effects};
-use crate::mongo::{catalogue::BEAT_EVERY, generations::Shared};
+use crate::{
+    gathering::{Gathering, WriteTogether},
+    mongo::{catalogue::BEAT_EVERY, generations::Shared},
+};
+
+type Batch = WriteBatch<NotificationChange>;
+
+/// How many groups of batches are written side by side: one is at work at the server while what the other brought is looked
+/// through here.
+const GROUPS: usize = 2;
 
 /// What a generation was when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +53,7 @@ pub(in crate::mongo) struct MongoNotificationStore {
     /// The name under which it says that it is there.
     writer: String,
     closed: AtomicBool,
+    gathering: Gathering<NotificationChange>,
     /// Ends the task that says so.
     gone: CancellationToken,
 }
@@ -65,6 +76,7 @@ impl MongoNotificationStore {
             role,
             writer: writer.clone(),
             closed: AtomicBool::new(false),
+            gathering: Gathering::new(GROUPS),
             gone: gone.clone(),
         };
         tokio::spawn(async move {
@@ -126,6 +138,69 @@ impl MongoNotificationStore {
     }
 }
 
+#[async_trait]
+impl WriteTogether<NotificationChange> for MongoNotificationStore {
+    async fn write_together(&self, group: &[Arc<Batch>]) -> Vec<Result<(), StoreError>> {
+        let stored = async { Ok(self.tables.checkpoints().await?) };
+        let stored = match tokio::try_join!(self.admit(), stored) {
+            Ok(((), stored)) => stored,
+            Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut outcomes = Vec::with_capacity(group.len());
+        let mut due = Vec::with_capacity(group.len());
+        for batch in group {
+            let known = known_outcome(batch, &stored);
+            if known.is_none() {
+                due.push(&**batch);
+            }
+            outcomes.push(known);
+        }
+        let written = self.write(&due).await;
+        let is_to_blame = matches!(written, Err(StoreError::Rejected { .. })) && due.len() > 1;
+        for (batch, outcome) in group.iter().zip(&mut outcomes) {
+            if outcome.is_some() {
+                continue;
+            }
+            *outcome = Some(if is_to_blame {
+                self.write(&[batch]).await
+            } else {
+                written.clone()
+            });
+        }
+        outcomes.into_iter().flatten().collect()
+    }
+}
+
+impl MongoNotificationStore {
+    /// All effects, then all letters, then all checkpoints.
+    async fn write(&self, batches: &[&Batch]) -> Result<(), StoreError> {
+        let mut records: Vec<_> = batches.iter().flat_map(|batch| &batch.projected).collect();
+        records.sort_by_key(|projected| projected.position);
+        let first = match (records.first(), batches.first()) {
+            (Some(first), _) => first.position,
+            (None, Some(batch)) => batch.checkpoint.position,
+            (None, None) => return Ok(()),
+        };
+        let written = Effects::of(records).write(&self.tables).await;
+        written.map_err(|fault| fault.of_batch(first))?;
+        let parked = batches.iter().flat_map(|batch| &batch.parked);
+        self.tables.park(parked).await?;
+        let checkpoints: Vec<_> = batches.iter().map(|batch| &batch.checkpoint).collect();
+        Ok(self.tables.move_checkpoints(&checkpoints).await?)
+    }
+}
+
+/// What becomes of a batch that is not to be written.
+fn known_outcome(batch: &Batch, stored: &[Checkpoint]) -> Option<Result<(), StoreError>> {
+    let stored = source_position(stored, &batch.checkpoint.source);
+    if batch.checkpoint.position <= stored {
+        return Some(Ok(()));
+    }
+    // Another writer that moves it after this look has handled the same records, or parked them: then a letter is kept of
+    // what was applied, and retrying it changes nothing.
+    (batch.after != stored).then_some(Err(StoreError::Moved))
+}
+
 impl Drop for MongoNotificationStore {
     fn drop(&mut self) {
         self.gone.cancel();
@@ -139,24 +214,7 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
     }
 
     async fn apply(&self, batch: WriteBatch<NotificationChange>) -> Result<(), StoreError> {
-        let stored = async { Ok(self.tables.checkpoints().await?) };
-        let ((), stored) = tokio::try_join!(self.admit(), stored)?;
-        let stored = source_position(&stored, &batch.checkpoint.source);
-        if batch.checkpoint.position <= stored {
-            return Ok(());
-        }
-        // Another writer that moves it after this look has handled the same records, or parked them: then a letter is kept
-        // of what was applied, and retrying it changes nothing.
-        if batch.after != stored {
-            return Err(StoreError::Moved);
-        }
-        let first = batch.projected.first();
-        let first = first.map_or(batch.checkpoint.position, |projected| projected.position);
-        let effects = Effects::of(&batch.projected);
-        let written = effects.write(&self.tables).await;
-        written.map_err(|fault| fault.of_batch(first))?;
-        self.tables.park(&batch.parked).await?;
-        Ok(self.tables.move_checkpoint(&batch.checkpoint).await?)
+        self.gathering.write(batch, self).await
     }
 
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {

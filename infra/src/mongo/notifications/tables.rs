@@ -87,6 +87,20 @@ struct StoredLetter {
     parked_at: i64,
 }
 
+impl StoredCheckpoint {
+    fn new(checkpoint: &Checkpoint) -> Self {
+        Self {
+            id: format!("{}/{}", checkpoint.source, checkpoint.position),
+            source: checkpoint.source.name.clone(),
+            partition: checkpoint.source.partition,
+            position: to_stored(checkpoint.position),
+            event_id: checkpoint.event_id.to_string(),
+            next_offset: checkpoint.next_offset,
+            partitions: checkpoint.partitions,
+        }
+    }
+}
+
 impl StoredLetter {
     fn new(letter: &ParkedLetter) -> Self {
         Self {
@@ -248,27 +262,31 @@ impl Tables {
         highest.into_values().map(read).collect()
     }
 
-    /// Moves a checkpoint forward, never back: each is a document of its own, the highest counts, and lower ones are
-    /// removed. An update in place could be lost to one that began earlier.
-    pub(in crate::mongo) async fn move_checkpoint(
+    /// Moves checkpoints forward, never back: each is a document of its own, the highest counts, and lower ones are removed.
+    /// An update in place could be lost to one that began earlier.
+    pub(in crate::mongo) async fn move_checkpoints(
         &self,
-        checkpoint: &Checkpoint,
+        checkpoints: &[&Checkpoint],
     ) -> Result<(), Fault> {
-        let stored = StoredCheckpoint {
-            id: format!("{}/{}", checkpoint.source, checkpoint.position),
-            source: checkpoint.source.name.clone(),
-            partition: checkpoint.source.partition,
-            position: to_stored(checkpoint.position),
-            event_id: checkpoint.event_id.to_string(),
-            next_offset: checkpoint.next_offset,
-            partitions: checkpoint.partitions,
-        };
-        self.access.insert_one(&self.checkpoints, &stored).await?;
-        let lower = doc! {
-            "source": stored.source, "partition": stored.partition, "position": { "$lt": stored.position },
-        };
+        let stored: Vec<_> = checkpoints
+            .iter()
+            .map(|checkpoint| StoredCheckpoint::new(checkpoint))
+            .collect();
+        if stored.is_empty() {
+            return Ok(());
+        }
+        self.access.insert_new(&self.checkpoints, &stored).await?;
+        let lower: Vec<_> = stored
+            .iter()
+            .map(|stored| {
+                doc! {
+                    "source": &stored.source, "partition": stored.partition,
+                    "position": { "$lt": stored.position },
+                }
+            })
+            .collect();
         self.access
-            .write(self.checkpoints.delete_many(lower))
+            .write(self.checkpoints.delete_many(doc! { "$or": lower }))
             .await
             .map(|_| ())
     }
@@ -286,8 +304,11 @@ impl Tables {
     }
 
     /// A letter that is there already stays as it is.
-    pub(super) async fn park(&self, letters: &[ParkedLetter]) -> Result<(), Fault> {
-        let stored: Vec<_> = letters.iter().map(StoredLetter::new).collect();
+    pub(super) async fn park<'l>(
+        &self,
+        letters: impl Iterator<Item = &'l ParkedLetter>,
+    ) -> Result<(), Fault> {
+        let stored: Vec<_> = letters.map(StoredLetter::new).collect();
         self.access
             .insert_new(&self.letters, &stored)
             .await

@@ -82,8 +82,9 @@ impl Tables {
         Ok(Wishes::collect(found))
     }
 
-    /// Tells those who want it at the position of each announcement. The announcements are inserted already.
-    pub(super) async fn announce(&self, announced: &[Announcement]) -> Result<(), Fault> {
+    /// Tells those who want it at the position of each announcement, which are inserted already. Answers the few that are
+    /// still to be told.
+    pub(super) async fn announce(&self, announced: &[Announcement]) -> Result<Vec<Told>, Fault> {
         let mut by_author: BTreeMap<&str, Vec<&Announcement>> = BTreeMap::new();
         for announcement in announced {
             by_author
@@ -114,7 +115,7 @@ impl Tables {
                 self.tell(std::mem::take(&mut told)).await?;
             }
         }
-        self.tell(told).await
+        Ok(told)
     }
 
     /// Goes through the wishes pair by pair: an author may have more followers than should be kept in memory. Answers the

@@ -39,9 +39,12 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn of(batch: &[Projected<NotificationChange>]) -> Self {
+    /// Of records in the order of the log.
+    pub(super) fn of<'p>(
+        records: impl IntoIterator<Item = &'p Projected<NotificationChange>>,
+    ) -> Self {
         let mut effects = Self::default();
-        for projected in batch {
+        for projected in records {
             let follows = projected.changes.iter().any(is_follow);
             for change in &projected.changes {
                 effects.add(projected.position, change, follows);
@@ -130,8 +133,9 @@ impl Effects {
         tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
         tables.rename_announcers(&self.announced).await?;
-        tables.tell(self.told).await?;
-        tables.announce(&self.announced).await?;
+        let mut told = self.told;
+        told.extend(tables.announce(&self.announced).await?);
+        tables.tell(told).await?;
         tables
             .look_back(&self.wishes, &self.announced, reach.as_ref())
             .await?;

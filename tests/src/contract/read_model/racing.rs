@@ -49,6 +49,8 @@ struct Writer<S: Subject> {
     source: Source,
     records: Records,
     rng: StdRng,
+    /// The store that all writers of its process use; none: it opens one of its own.
+    shared: Option<Store<S>>,
 }
 
 /// What became of one batch of a [`Writer`].
@@ -61,7 +63,7 @@ enum Tried {
 impl<S: Subject> Writer<S> {
     /// Writes until the source's last record is in.
     async fn run(mut self) {
-        let mut store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
+        let mut store = self.store().await;
         let end = self.records.last().map_or(0, |record| record.0);
         let mut at = self.look(&store).await;
         while at < end {
@@ -80,12 +82,25 @@ impl<S: Subject> Writer<S> {
                 Tried::Look => self.look(&store).await,
             };
             if self.rng.random_bool(0.05) {
-                store.close().await;
-                store = open::<S>(&self.generations, self.id, WriteMode::Live).await;
+                self.close(&store).await;
+                store = self.store().await;
                 at = self.look(&store).await;
             }
         }
-        store.close().await;
+        self.close(&store).await;
+    }
+
+    async fn store(&self) -> Store<S> {
+        match &self.shared {
+            Some(shared) => Arc::clone(shared),
+            None => open::<S>(&self.generations, self.id, WriteMode::Live).await,
+        }
+    }
+
+    async fn close(&self, store: &Store<S>) {
+        if self.shared.is_none() {
+            store.close().await;
+        }
     }
 
     async fn look(&self, store: &Store<S>) -> Position {
@@ -161,18 +176,29 @@ pub async fn any_history_equals_its_fold<S: Subject>(subject: &S) {
             source: Source::log(),
             records: Arc::new(log.clone()),
             rng,
+            shared: None,
         };
         all_of(vec![tokio::spawn(writer.run())]).await;
         assert_as_the_log_says(subject, &generations, id, &log, seed).await;
     }
 }
 
-/// Two writers for each source of a generation, each in a process of its own.
+/// Two writers for each source of a generation, each in a process of its own, write a log to its end. Those of the first
+/// process share a store, as those of a projector do; the others have one each.
+async fn race<S: Subject>(processes: &[Gens<S>], id: GenerationId, log: &Log, seed: u64) {
+    let store = open::<S>(&processes[0], id, WriteMode::Live).await;
+    let writers = rivals::<S>(processes, id, log, seed, &store);
+    let writing = writers.into_iter().map(|writer| tokio::spawn(writer.run()));
+    all_of(writing.collect()).await;
+    store.close().await;
+}
+
 fn rivals<S: Subject>(
     processes: &[Gens<S>],
     id: GenerationId,
     log: &Log,
     seed: u64,
+    shared: &Store<S>,
 ) -> Vec<Writer<S>> {
     let mut writers = Vec::new();
     for (index, (source, records)) in (0..).zip(by_source::<S>(log)) {
@@ -183,6 +209,7 @@ fn rivals<S: Subject>(
                 source: source.clone(),
                 records: Arc::clone(&records),
                 rng: StdRng::seed_from_u64(seed * 1_000 + index * 10 + rival),
+                shared: (rival == 0).then(|| Arc::clone(shared)),
             });
         }
     }
@@ -195,14 +222,7 @@ pub async fn partitions_in_any_order_equal_the_fold<S: Subject>(subject: &S) {
     for seed in 1..=S::HISTORIES {
         let id = start_over::<S>(&processes[0]).await;
         let log = history(seed + 500, 260);
-        let writers = rivals::<S>(&processes, id, &log, seed);
-        all_of(
-            writers
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
+        race::<S>(&processes, id, &log, seed).await;
         let ends = by_source::<S>(&log);
         let found = described::<S>(&processes[1], id).await.checkpoints;
         for (source, records) in &ends {
@@ -221,21 +241,9 @@ pub async fn a_rebuild_beside_writers_loses_nothing<S: Subject>(subject: &S) {
         let old = start_over::<S>(&processes[0]).await;
         let log = history(seed + 900, 260);
         let half = log[..log.len() / 2].to_vec();
-        all_of(
-            rivals::<S>(&processes, old, &half, seed)
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
+        race::<S>(&processes, old, &half, seed).await;
         let (new, _) = replace::<S>(&processes[0], &half).await;
-        all_of(
-            rivals::<S>(&processes, new, &log, seed)
-                .into_iter()
-                .map(|writer| tokio::spawn(writer.run()))
-                .collect(),
-        )
-        .await;
+        race::<S>(&processes, new, &log, seed).await;
         assert_as_the_log_says(subject, &processes[0], new, &log, seed).await;
         let held = claim::<S>(&processes[0]).await;
         patiently(|| processes[0].drop_generation(&held, old))
