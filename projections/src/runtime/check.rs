@@ -37,6 +37,8 @@ use crate::{
 const SECOND_LOOKS: Duration = Duration::from_secs(12);
 /// At least so many looks there are in that time, however long one takes on a machine that is hard at work.
 const LOOKS: u32 = 3;
+/// However others come on: a batch that is half written for so long stays so.
+const LONGEST: Duration = Duration::from_mins(2);
 /// Between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
@@ -149,6 +151,7 @@ struct Patience {
     looks: u32,
     checkpoints: Vec<Checkpoint>,
     until: Option<Instant>,
+    latest: Option<Instant>,
 }
 
 impl Patience {
@@ -160,12 +163,14 @@ impl Patience {
         self.looks += 1;
         let mut differing = look.report.differences.iter();
         let is_written_now = differing.any(|found| look.early.contains(&found.position));
+        let now = Instant::now();
+        let latest = *self.latest.get_or_insert(now + LONGEST);
         match self.until {
-            Some(until) if !(comes_on && is_written_now) => {
-                self.looks >= LOOKS && Instant::now() >= until
+            Some(until) if !(comes_on && is_written_now) || now >= latest => {
+                self.looks >= LOOKS && now >= until.min(latest)
             }
             _ => {
-                self.until = Some(Instant::now() + SECOND_LOOKS);
+                self.until = Some(now + SECOND_LOOKS);
                 false
             }
         }
