@@ -4,8 +4,9 @@
 //! each costs much the same whatever it holds. Here those that come while others are being written wait, and are then
 //! written as one: how many are gathered follows from how busy the store is, and a lone batch never waits.
 //!
-//! After a failure each is written alone for a while, and side by side: a batch that a store cannot take, and says of it that
-//! it will later, must not keep those of other sources out.
+//! What a group of them meets says nothing of any single one. So after a fault, a panic too, each is handed in again and
+//! written alone, and so is what comes in the time after it: a batch that a store cannot take must not keep those of other
+//! sources out.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ const ALONE: Duration = Duration::from_secs(10);
 /// A store that can write several batches as one.
 #[async_trait]
 pub(crate) trait WriteTogether<C>: Sync {
-    /// Writes batches of different sources; answers the outcome of each.
+    /// Writes batches, of different sources but for a moment after one has changed hands; answers the outcome of each.
     async fn write_together(&self, group: &[Arc<WriteBatch<C>>]) -> Vec<Result<(), StoreError>>;
 }
 
@@ -34,6 +35,20 @@ pub(crate) trait WriteTogether<C>: Sync {
 struct Waiting<C> {
     batch: Arc<WriteBatch<C>>,
     written: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Says that something has failed, unless it comes to its end.
+struct Attempt<'a> {
+    failed: &'a Mutex<Option<Instant>>,
+    well: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            *self.failed.lock() = Some(Instant::now());
+        }
+    }
 }
 
 /// Where the batches of one store gather.
@@ -68,8 +83,10 @@ impl<C> Gathering<C> {
         let batch = Arc::new(batch);
         loop {
             if self.has_failed_lately() {
-                let outcomes = self.write_group(&[Arc::clone(&batch)], store).await;
-                return outcomes.into_iter().collect();
+                let mut outcomes = self.write_group(&[Arc::clone(&batch)], store).await;
+                let unknown =
+                    || StoreError::Unavailable("nobody knows what became of it".to_owned());
+                return outcomes.pop().unwrap_or_else(|| Err(unknown()));
             }
             let (tell, mut written) = oneshot::channel();
             self.waiting.lock().push(Waiting {
@@ -101,10 +118,12 @@ impl<C> Gathering<C> {
         group: &[Arc<WriteBatch<C>>],
         store: &impl WriteTogether<C>,
     ) -> Vec<Result<(), StoreError>> {
+        let mut attempt = Attempt {
+            failed: &self.failed,
+            well: false,
+        };
         let outcomes = store.write_together(group).await;
-        if outcomes.iter().any(is_failure) {
-            *self.failed.lock() = Some(Instant::now());
-        }
+        attempt.well = !outcomes.iter().any(is_fault);
         outcomes
     }
 
@@ -117,7 +136,12 @@ impl<C> Gathering<C> {
             let group = mem::replace(&mut waiting, rest);
             let batches: Vec<_> = group.iter().map(|one| Arc::clone(&one.batch)).collect();
             let outcomes = self.write_group(&batches, store).await;
+            let is_group = group.len() > 1;
             for (one, outcome) in group.into_iter().zip(outcomes) {
+                if is_group && is_fault(&outcome) {
+                    // Without an answer it is handed in again, alone.
+                    continue;
+                }
                 // Who has gone meanwhile does not want to know.
                 let _ = one.written.send(outcome);
             }
@@ -125,8 +149,9 @@ impl<C> Gathering<C> {
     }
 }
 
-fn is_failure(outcome: &Result<(), StoreError>) -> bool {
-    matches!(outcome, Err(StoreError::Unavailable(_)))
+/// Whether something went wrong that may be another batch's doing.
+fn is_fault(outcome: &Result<(), StoreError>) -> bool {
+    !matches!(outcome, Ok(()) | Err(StoreError::Moved))
 }
 
 /// How many of those that wait are written together.
@@ -258,26 +283,27 @@ mod tests {
         assert_eq!(*store.groups.lock(), [vec![2]]);
     }
     #[tokio::test]
-    async fn after_a_failure_each_is_written_alone() {
+    async fn after_a_fault_each_is_written_alone() {
         let (gathering, store) = (Arc::new(Gathering::new(1)), Slow::new());
         let first = hand_in(&gathering, &store, 0).await;
         store.has_begun(1).await;
-        let unlucky = hand_in(&gathering, &store, 1).await;
+        let lucky = hand_in(&gathering, &store, 1).await;
         let to_blame = hand_in(&gathering, &store, 99).await;
         store.let_go.send_replace(true);
         first.await.unwrap().unwrap();
-        for failed in [unlucky, to_blame] {
-            assert!(is_failure(&failed.await.unwrap()));
-        }
-        store.let_go.send_replace(false);
-        let lucky = hand_in(&gathering, &store, 1).await;
-        let to_blame = hand_in(&gathering, &store, 99).await;
-        store.has_begun(4).await;
-        store.let_go.send_replace(true);
         lucky.await.unwrap().unwrap();
-        assert!(is_failure(&to_blame.await.unwrap()));
+        assert!(is_fault(&to_blame.await.unwrap()));
         let mut groups = store.groups.lock().clone();
         groups.sort();
         assert_eq!(groups, [vec![0], vec![1], vec![1, 99], vec![99]]);
+        // Side by side, too.
+        store.let_go.send_replace(false);
+        let again = [2, 3].map(|partition| hand_in(&gathering, &store, partition));
+        let again = futures::future::join_all(again).await;
+        store.has_begun(6).await;
+        store.let_go.send_replace(true);
+        for one in again {
+            one.await.unwrap().unwrap();
+        }
     }
 }

@@ -99,10 +99,10 @@ async fn give_back(shared: &Shared, kind: Kind, holder: &str) {
     }
 }
 
-const FALLEN: &str = "the fence has fallen, since its holder was not heard of for too long";
-
 fn fallen() -> StoreError {
-    StoreError::Unusable(FALLEN.to_owned())
+    StoreError::Unusable(
+        "the fence has fallen, since its holder was not heard of for too long".to_owned(),
+    )
 }
 
 /// A fence around the current generation.
@@ -217,8 +217,7 @@ impl Fence for MongoFence {
         for part in entities.chunks(AT_ONCE) {
             let held = self.shared.catalogues.read(self.shared.now()).await?;
             if held.fence.as_deref() != Some(&self.right.holder) {
-                // Nothing is lost by trying it again.
-                return Err(StoreError::Unavailable(FALLEN.to_owned()));
+                return Err(fallen());
             }
             mine.mend(&other, part).await?;
         }

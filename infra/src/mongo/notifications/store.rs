@@ -156,18 +156,10 @@ impl WriteTogether<NotificationChange> for MongoNotificationStore {
             outcomes.push(known);
         }
         let written = self.write(&due).await;
-        let is_to_blame = matches!(written, Err(StoreError::Rejected { .. })) && due.len() > 1;
-        for (batch, outcome) in group.iter().zip(&mut outcomes) {
-            if outcome.is_some() {
-                continue;
-            }
-            *outcome = Some(if is_to_blame {
-                self.write(&[batch]).await
-            } else {
-                written.clone()
-            });
-        }
-        outcomes.into_iter().flatten().collect()
+        let outcomes = outcomes
+            .into_iter()
+            .map(|known| known.unwrap_or_else(|| written.clone()));
+        outcomes.collect()
     }
 }
 
