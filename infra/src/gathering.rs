@@ -21,7 +21,7 @@ use tokio::{
 /// How many records are written together: with more, the first would wait long for the last.
 const MOST: usize = 4_096;
 
-/// For how long each is written alone after a failure: longer than whoever failed waits before it tries again.
+/// For how long each is written alone after a fault: longer than whoever failed waits before it tries again.
 const ALONE: Duration = Duration::from_secs(10);
 
 /// A store that can write several batches as one.
@@ -54,6 +54,7 @@ impl Drop for Attempt<'_> {
 /// Where the batches of one store gather.
 pub(crate) struct Gathering<C> {
     waiting: Mutex<Vec<Waiting<C>>>,
+    /// When something last went wrong.
     failed: Mutex<Option<Instant>>,
     /// Whose turn it is to write for all.
     turns: Semaphore,
@@ -136,7 +137,7 @@ impl<C> Gathering<C> {
             let group = mem::replace(&mut waiting, rest);
             let batches: Vec<_> = group.iter().map(|one| Arc::clone(&one.batch)).collect();
             let outcomes = self.write_group(&batches, store).await;
-            let is_group = group.len() > 1;
+            let is_group = batches.len() > 1;
             for (one, outcome) in group.into_iter().zip(outcomes) {
                 if is_group && is_fault(&outcome) {
                     // Without an answer it is handed in again, alone.
@@ -282,6 +283,7 @@ mod tests {
         third.await.unwrap().unwrap();
         assert_eq!(*store.groups.lock(), [vec![2]]);
     }
+
     #[tokio::test]
     async fn after_a_fault_each_is_written_alone() {
         let (gathering, store) = (Arc::new(Gathering::new(1)), Slow::new());

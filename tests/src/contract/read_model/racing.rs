@@ -193,6 +193,7 @@ async fn race<S: Subject>(processes: &[Gens<S>], id: GenerationId, log: &Log, se
     store.close().await;
 }
 
+/// The writers of a race; `shared` is the store of the first process.
 fn rivals<S: Subject>(
     processes: &[Gens<S>],
     id: GenerationId,
