@@ -10,7 +10,9 @@ use socialhub_projections::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, advice, reading, show, verify};
+use crate::{
+    ReplayError, ReplayTarget, Selection, Verdict, advice, progress, reading, show, verify,
+};
 
 /// What is found after a repair is repaired, too, so often: some damage shows only when other damage is gone.
 const ROUNDS: u32 = 3;
@@ -78,7 +80,7 @@ async fn look(
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<Verdict, ReplayError> {
-    let found = model.verify(&target.log).await?;
+    let found = verify::compared(model, target).await?;
     if json {
         verify::print_json(&found, out)?;
     } else {
@@ -125,7 +127,8 @@ async fn repair(
         if found.is_clean() {
             break;
         }
-        model.repair(&target.log, &found, stop).await?;
+        let what = format!("{}: being repaired", model.name());
+        progress::at_work(what, model.repair(&target.log, &found, stop)).await?;
         let after = verified(model, target, stop).await?;
         for difference in gone(&found, &after) {
             repaired += 1;
@@ -149,7 +152,7 @@ async fn verified(
     target: &ReplayTarget,
     stop: &CancellationToken,
 ) -> Result<VerifyReport, ReplayError> {
-    reading(stop, async { Ok(model.verify(&target.log).await?) }).await
+    reading(stop, async { Ok(verify::compared(model, target).await?) }).await
 }
 
 /// What differed and does so no more.

@@ -336,8 +336,8 @@ async fn generations(
             lag_seconds: lag_seconds(target, *position, now.head).await?,
             rate,
             parked: generation.parked,
-            parked_sequences: if current && generation.parked > 0 {
-                parked_sequences(&model.letters().await?)
+            parked_sequences: if generation.parked > 0 {
+                parked_sequences(&model.letters_of(generation.id).await?)
             } else {
                 0
             },

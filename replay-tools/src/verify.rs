@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    runtime::{VerifyReport, VerifySummary},
+    runtime::{ModelControl, RebuildError, VerifyReport, VerifySummary},
     verify::Difference,
 };
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, progress, show};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) async fn run(
 ) -> Result<Verdict, ReplayError> {
     let mut verdict = Verdict::Clean;
     for model in target.select(&options.selection)? {
-        let report = match model.verify(&target.log).await {
+        let report = match compared(&**model, target).await {
             Ok(report) => report,
             Err(error) => {
                 // The other models are still worth a look.
@@ -51,6 +51,15 @@ pub(crate) async fn run(
         }
     }
     Ok(verdict)
+}
+
+/// Verifies a model, and shows that this goes on.
+pub(crate) async fn compared(
+    model: &dyn ModelControl,
+    target: &ReplayTarget,
+) -> Result<VerifyReport, RebuildError> {
+    let what = format!("{}: being compared with the log", model.name());
+    progress::at_work(what, model.verify(&target.log)).await
 }
 
 /// A report in numbers, beside the log as it is.

@@ -139,7 +139,7 @@ impl Story {
     }
 }
 
-async fn post_with_file(eve: &Client) -> (String, String) {
+pub async fn post_with_file(eve: &Client) -> (String, String) {
     let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0".to_vec();
     png.extend_from_slice(WORDS[5].as_bytes());
     let file = Part::bytes(png).file_name(WORDS[6]);

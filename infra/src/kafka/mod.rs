@@ -5,6 +5,7 @@
 mod consumer;
 mod publisher;
 mod tails;
+mod topics;
 
 use std::time::Duration;
 
@@ -33,8 +34,7 @@ pub struct KafkaSettings {
     pub partitions: i32,
     /// How many copies of it there are; -1 leaves it to the broker.
     pub replication: i32,
-    /// How long a record is kept in a topic that is made. Topics hold clear text: an erasure is complete there when this
-    /// has passed.
+    /// How long a record is kept in the topics. They hold clear text: an erasure is complete there when this has passed.
     pub retention: Duration,
     /// The name under which relays shut each other out.
     pub transactional_id: String,

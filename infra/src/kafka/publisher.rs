@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
@@ -22,7 +22,10 @@ use socialhub_domain::topic::Topic;
 use socialhub_event_log::{Outgoing, PartitionTail, PublishError, Publisher};
 use tokio::sync::oneshot;
 
-use crate::kafka::{KafkaSettings, complain, millis, tails};
+use crate::kafka::{
+    KafkaSettings, complain, millis, tails,
+    topics::{self, TopicsError},
+};
 
 /// How long giving up a transaction may take; whoever begins next ends it anyway.
 const ABORT_WITHIN: Duration = Duration::from_secs(5);
@@ -309,36 +312,12 @@ impl Publisher for KafkaPublisher {
             .client("socialhub-relay-topics")
             .create()
             .map_err(|error| PublishError::Refused(error.to_string()))?;
-        let names = Topic::ALL.map(|topic| settings.topic(topic.name()));
-        let (retention, segment) = (millis(settings.retention), millis(settings.segment()));
-        let missing = names.iter().map(|name| {
-            let replication = TopicReplication::Fixed(settings.replication);
-            NewTopic::new(name, settings.partitions, replication)
-                .set("cleanup.policy", "delete")
-                .set("retention.ms", &retention)
-                .set("segment.ms", &segment)
-        });
-        let missing: Vec<NewTopic<'_>> = missing.collect();
-        let options = AdminOptions::new().request_timeout(Some(settings.request_timeout));
-        let made = admin
-            .create_topics(&missing, &options)
+        topics::prepare(&admin, settings)
             .await
-            .map_err(|error| failed(&error))?;
-        for outcome in made {
-            match outcome {
-                Ok(name) => tracing::info!(
-                    topic = name,
-                    partitions = settings.partitions,
-                    "made a topic"
-                ),
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((name, error)) => {
-                    return Err(PublishError::Failed(format!(
-                        "{name} cannot be made: {error}"
-                    )));
-                }
-            }
-        }
+            .map_err(|error| match error {
+                TopicsError::Kafka(error) => failed(&error),
+                not_made @ TopicsError::NotMade(..) => PublishError::Failed(not_made.to_string()),
+            })?;
         // Its end waits for a thread: not here.
         self.run(move |worker| worker.counts(&admin)).await
     }

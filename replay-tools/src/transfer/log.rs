@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -253,9 +254,35 @@ impl Part for PeoplesCredentials {
     }
 }
 
-/// Lines of events: their positions have no gap, and what is JSON is JSON.
+/// How far each stream has come. A stream is known by two hashes of its name, which only this process knows: names of
+/// millions would take much memory.
+#[derive(Debug, Default)]
+struct Streams {
+    hashers: [RandomState; 2],
+    last: HashMap<[u64; 2], u64>,
+}
+
+impl Streams {
+    /// Refuses an event that is not the next one of its stream.
+    fn take(&mut self, row: &EventRow) -> Result<(), PartError> {
+        let name = (&row.stream_type, &row.stream_id);
+        let key = self.hashers.each_ref().map(|hasher| hasher.hash_one(name));
+        let last = self.last.entry(key).or_default();
+        if row.sequence != *last + 1 {
+            return Err(PartError::Bad(format!(
+                "event {} is number {} of its stream, which has {last}",
+                row.position, row.sequence
+            )));
+        }
+        *last = row.sequence;
+        Ok(())
+    }
+}
+
+/// Lines of events: neither the log nor a stream has a gap, and what is JSON is JSON.
 #[derive(Debug, Default)]
 pub struct EventLines {
+    streams: Mutex<Streams>,
     /// Whose keys those that were checked need, and the first of them that does.
     sealed_for: Mutex<HashMap<UserId, Position>>,
 }
@@ -273,6 +300,10 @@ impl Lines for EventLines {
                 let gap = format!("event {} comes after event {last}", row.position);
                 return Err(PartError::Bad(gap));
             }
+            self.streams
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(&row)?;
             for (what, text) in [("payload", &row.payload), ("metadata", &row.metadata)] {
                 serde_json::from_str::<IgnoredAny>(text).map_err(|error| {
                     PartError::Bad(format!("the {what} of event {}: {error}", row.position))
@@ -338,7 +369,7 @@ mod tests {
             command_id: uuid::Uuid::from_u128(2),
             stream_type: "post".to_owned(),
             stream_id: "1".to_owned(),
-            sequence: position,
+            sequence: position - 3,
             event_type: "post.created".to_owned(),
             event_version: "1".to_owned(),
             payload: payload.to_owned(),
@@ -365,5 +396,10 @@ mod tests {
         let unknown = check("3", &more).await.unwrap_err();
         assert!(unknown.to_string().contains("unknown field"), "{unknown}");
         assert!(check("x", &text).await.is_err());
+        let hole = check("4", &line(5, "{}")).await.unwrap_err();
+        assert_eq!(
+            hole.to_string(),
+            "event 5 is number 2 of its stream, which has 0"
+        );
     }
 }

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use socialhub_domain::{Event, PostId, upcast};
+use socialhub_domain::{
+    Event, PostId,
+    upcast::{self, DecodeError},
+};
 use socialhub_event_log::{
     EventRow, FieldCipher, LogArchive, Over, Position, is_sealed, open_rows,
 };
@@ -205,15 +208,14 @@ impl Media {
 }
 
 /// The files that an event names.
-fn named(row: &EventRow) -> Result<Vec<(MediaFile, u64)>, PartError> {
+fn named(row: &EventRow) -> Result<Vec<(MediaFile, u64)>, DecodeError> {
     if !row.payload.contains(ADDRESS) {
         return Ok(Vec::new());
     }
-    let bad =
-        |error: &dyn std::fmt::Display| PartError::Bad(format!("event {}: {error}", row.position));
-    let version = row.event_version.parse().map_err(|error| bad(&error))?;
-    let event = upcast::decode(&row.event_type, version, &row.payload);
-    let Event::PostCreated(post) = event.map_err(|error| bad(&error))? else {
+    // No version that is no number is known.
+    let version = row.event_version.parse().unwrap_or_default();
+    let event = upcast::decode(&row.event_type, version, &row.payload)?;
+    let Event::PostCreated(post) = event else {
         return Ok(Vec::new());
     };
     // Addresses elsewhere are not ours to copy.
@@ -245,15 +247,19 @@ impl Part for Media {
         open_rows(&*self.log, &*self.cipher, &mut events).await?;
         let (mut lines, mut remarks) = (Vec::new(), Vec::new());
         for row in &events {
+            let position = row.position;
+            let remark = |why: &str| {
+                format!("the event at position {position} {why}: what files it names is not known")
+            };
             if is_sealed(row) {
-                let position = row.position;
-                let remark = format!(
-                    "the event at position {position} does not open: what files it names is not known"
-                );
-                remarks.push((position, remark));
+                remarks.push((position, remark("does not open")));
                 continue;
             }
-            for (file, size) in named(row)? {
+            let Ok(files) = named(row) else {
+                remarks.push((position, remark("cannot be read")));
+                continue;
+            };
+            for (file, size) in files {
                 let address = file.address();
                 match self.pass_on(row.position, file, size).await? {
                     Some(line) => lines.push(line),

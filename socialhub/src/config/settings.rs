@@ -79,7 +79,7 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_PARTITIONS", global = true, value_name = "COUNT")]
     pub kafka_partitions: Option<i32>,
 
-    /// Seconds that records stay in topics that the relay makes; an erasure is complete there after them [default: 604800]
+    /// Seconds that records stay in topics, which the relay sees to; an erasure is complete there after them [default: 604800]
     #[arg(
         long,
         env = "KAFKA_RETENTION_SECONDS",

@@ -1,15 +1,19 @@
 //! The places that hold something of people, beside the log: how each erases it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use socialhub_chat::{ChatLog, PresenceStore};
 use socialhub_commands::ports::{Mailer, OtpStore};
-use socialhub_event_log::{Erasable, NotErased, PendingErasure, credential_key};
+use socialhub_domain::{Event, PostId, Topic, UserId, post::Post};
+use socialhub_event_log::{
+    Erasable, EventLog, NotErased, PendingErasure, RecordedEvent, credential_key,
+};
 use socialhub_infra::media::Media;
 use socialhub_projections::{
-    feed::FeedReader,
+    Projection,
+    feed::{Feed, FeedReader},
     runtime::{GenerationState, ModelControl},
 };
 
@@ -99,11 +103,12 @@ impl Erasable for PresenceErasure {
     }
 }
 
-/// The files of their posts. Which posts there are, the feed knows once it has come to the erasure; whatever is posted
-/// later by a request that was under way, the sweeper finds.
+/// The files of their posts. Which posts there are, the feed knows once it has come to the erasure, but for those that are
+/// parked; whatever is posted later by a request that was under way, the sweeper finds.
 pub struct MediaErasure {
     media: Arc<dyn Media>,
     feed: Arc<dyn FeedReader>,
+    log: Arc<dyn EventLog>,
     /// Says when the feed has come to the erasure.
     models: Arc<ModelErasure>,
 }
@@ -113,13 +118,47 @@ impl MediaErasure {
     pub fn new(
         media: Arc<dyn Media>,
         feed: Arc<dyn FeedReader>,
+        log: Arc<dyn EventLog>,
         models: Arc<ModelErasure>,
     ) -> Self {
         Self {
             media,
             feed,
+            log,
             models,
         }
+    }
+
+    async fn remove(&self, posts: Vec<PostId>) -> Result<(), NotErased> {
+        stream::iter(posts)
+            .map(|post| self.media.remove_post(post))
+            .buffer_unordered(SIDE_BY_SIDE)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+            .map_err(not_erased)
+    }
+
+    /// Those posts of a person of which the feed has parked something: it may not know them.
+    async fn parked_posts_of(&self, user: UserId) -> Result<Vec<PostId>, NotErased> {
+        let mut posts = HashSet::new();
+        let models = self.models.0.iter();
+        for feed in models.filter(|model| model.name() == Feed::NAME) {
+            let letters = feed.letters().await.map_err(not_erased)?.into_iter();
+            let about_posts = letters.filter(|letter| letter.topic == Topic::Post.name());
+            posts.extend(about_posts.filter_map(|letter| letter.key.parse::<PostId>().ok()));
+        }
+        let mut theirs = Vec::new();
+        for post in posts {
+            let stream = self.log.read_stream(&Post::stream(post)).await;
+            let written_by = |event: &RecordedEvent| match event.decode() {
+                Ok(Event::PostCreated(post)) => Some(post.user_id),
+                _ => event.metadata.actor,
+            };
+            if stream.map_err(not_erased)?.first().and_then(written_by) == Some(user) {
+                theirs.push(post);
+            }
+        }
+        Ok(theirs)
     }
 }
 
@@ -131,6 +170,8 @@ impl Erasable for MediaErasure {
 
     async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
         self.models.erase(erasure).await?;
+        self.remove(self.parked_posts_of(erasure.user_id).await?)
+            .await?;
         let mut after = 0;
         loop {
             let posts = self
@@ -142,12 +183,8 @@ impl Erasable for MediaErasure {
                 return Ok(());
             };
             after = last.position;
-            stream::iter(posts)
-                .map(|post| self.media.remove_post(post.post_id))
-                .buffer_unordered(SIDE_BY_SIDE)
-                .try_for_each(|()| async { Ok(()) })
-                .await
-                .map_err(not_erased)?;
+            let posts: Vec<PostId> = posts.into_iter().map(|post| post.post_id).collect();
+            self.remove(posts).await?;
         }
     }
 }

@@ -105,7 +105,12 @@ fn eraser(parts: &Parts) -> Eraser {
         further,
     } = &parts.erasing;
     let models = Arc::new(ModelErasure(models.clone()));
-    let media = MediaErasure::new(parts.media.clone(), parts.feed.clone(), models.clone());
+    let media = MediaErasure::new(
+        parts.media.clone(),
+        parts.feed.clone(),
+        parts.log.clone(),
+        models.clone(),
+    );
     let places: Vec<Arc<dyn Erasable>> = vec![
         Arc::new(KeyErasure::new(keys.clone(), sealed.clone())),
         Arc::new(AnswerErasure(store.clone())),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
 };
 use serde_json::{Value, json};
@@ -232,13 +232,21 @@ async fn other_topics_under_the_same_name_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_keep_records_only_as_long_as_they_are_told() {
     let mut world = World::new();
-    world.settings.retention = Duration::from_secs(2);
-    world.publisher().topics().await.unwrap();
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", &world.settings.brokers)
         .create()
         .unwrap();
     let names = Topic::ALL.map(|topic| world.settings.topic(topic.name()));
+    // One is there already, made by somebody who had something else in mind.
+    let made = NewTopic::new(&names[0], 3, TopicReplication::Fixed(1))
+        .set("retention.ms", "-1")
+        .set("max.message.bytes", "2000000");
+    let made = admin.create_topics([&made], &AdminOptions::new()).await;
+    assert!(made.unwrap()[0].is_ok());
+    // The others are there with what was asked for before.
+    world.publisher().topics().await.unwrap();
+    world.settings.retention = Duration::from_secs(2);
+    world.publisher().topics().await.unwrap();
     let asked: Vec<_> = names
         .iter()
         .map(|name| ResourceSpecifier::Topic(name))
@@ -248,8 +256,10 @@ async fn topics_keep_records_only_as_long_as_they_are_told() {
         .await
         .unwrap();
     assert_eq!(told.len(), names.len());
+    let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
+    let by_hand = told[0].get("max.message.bytes").unwrap();
+    assert_eq!(by_hand.value.as_deref(), Some("2000000"), "it stays");
     for topic in told {
-        let topic = topic.unwrap();
         for setting in ["retention.ms", "segment.ms"] {
             let value = topic.get(setting).and_then(|entry| entry.value.as_deref());
             assert_eq!(value, Some("2000"), "{setting}");

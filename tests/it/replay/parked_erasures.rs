@@ -1,10 +1,12 @@
 //! Erasures and parked events: whatever is wrong with an event of somebody, they are forgotten.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually};
 
 use super::{letters::reject_rows, repair::seen};
-use crate::erasure::{erase, erased_everywhere};
+use crate::erasure::{erase, erased_everywhere, post_with_file, search};
 
 /// A server with somebody whose post another reads.
 struct World {
@@ -91,4 +93,24 @@ async fn an_erasure_that_is_parked_itself_is_not_complete() {
     erased_everywhere(&world.server, &world.eve.id).await;
     assert_eq!(world.read_post().await, ["[erased]", "[erased]"]);
     world.server.verify_all().await;
+}
+
+/// The feed does not know the post, and its file goes all the same.
+#[tokio::test]
+async fn the_file_of_a_parked_post_is_gone_when_the_erasure_is_complete() {
+    let world = World::new().await;
+    reject_rows(&world.server, "posts", true).await;
+    post_with_file(&world.eve).await;
+    eventually("the post is parked", || async {
+        let listed = ["replay", "dead-letters", "list", "feed", "--json"];
+        let listed = world.server.succeed(&listed).await;
+        listed.contains("post.created").then_some(())
+    })
+    .await;
+    let in_the_file = ["qlorfile".to_owned()];
+    let found = search(&world.server, &in_the_file).await;
+    assert!(!found.is_empty(), "the file is nowhere");
+    erase(&world.eve, PASSWORD).await.expect_status(204);
+    erased_everywhere(&world.server, &world.eve.id).await;
+    assert_eq!(search(&world.server, &in_the_file).await, BTreeMap::new());
 }

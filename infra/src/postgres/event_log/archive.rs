@@ -307,14 +307,9 @@ fn row(row: &PgRow) -> Result<EventRow, ArchiveError> {
 
 /// Inserts the rows but those whose place in their stream is taken.
 async fn insert(connection: &mut Session, rows: &[EventRow]) -> Result<(), ArchiveError> {
-    let mut actors = Vec::with_capacity(rows.len());
-    for row in rows {
-        let metadata = decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
-            position: row.position,
-            reason: error.to_string(),
-        })?;
-        actors.push(metadata.actor.map(|actor| actor.0));
-    }
+    // Who acted in an event whose metadata cannot be read is not known.
+    let actor = |row: &EventRow| decode_metadata(&row.metadata).ok()?.actor;
+    let actors: Vec<_> = rows.iter().map(|row| Some(actor(row)?.0)).collect();
     let sql = "INSERT INTO events (position, event_id, command_id, aggregate_type, aggregate_id, sequence, event_type,
              event_version, payload, metadata, recorded_at, actor)
          SELECT r.position, r.event_id, r.command_id, r.aggregate_type, r.aggregate_id, r.sequence, r.event_type,

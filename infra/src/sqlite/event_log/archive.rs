@@ -12,10 +12,7 @@ use socialhub_event_log::{
 };
 
 use super::{OpenError, copying, lock, people, read_head, schema, side, writer};
-use crate::{
-    event_rows::decode_metadata,
-    sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql},
-};
+use crate::sqlite::connection::{from_sql, id_bytes, open_reader, read_id, to_sql};
 
 /// The columns [`read_row`] reads, in its order.
 macro_rules! row_columns {
@@ -296,10 +293,6 @@ fn write_rows(transaction: &Transaction<'_>, rows: &[EventRow]) -> Result<(), Ar
         if version(transaction, row).map_err(unavailable)? + 1 != row.sequence {
             return Err(row.astray());
         }
-        decode_metadata(&row.metadata).map_err(|error| ArchiveError::Damaged {
-            position: row.position,
-            reason: error.to_string(),
-        })?;
         insert(transaction, row).map_err(unavailable)?;
         if let Some(user) = row.erases() {
             side::erase(transaction, user, row.position).map_err(unavailable)?;
