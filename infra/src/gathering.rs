@@ -18,8 +18,8 @@ use tokio::{
     time::Instant,
 };
 
-/// How many records are written together: with more, the first would wait long for the last.
-const MOST: usize = 4_096;
+/// How many records are written together. So many come together only when there is much to catch up with.
+const MOST: usize = 16_384;
 
 /// For how long each is written alone after a fault: longer than whoever failed waits before it tries again.
 const ALONE: Duration = Duration::from_secs(10);
@@ -191,7 +191,9 @@ mod tests {
 
         async fn has_begun(&self, groups: usize) {
             let mut begun = self.begun.subscribe();
-            begun.wait_for(|begun| *begun >= groups).await.unwrap();
+            at_once(begun.wait_for(|begun| *begun >= groups))
+                .await
+                .unwrap();
         }
     }
 
@@ -234,6 +236,12 @@ mod tests {
 
     type Outcome = tokio::task::JoinHandle<Result<(), StoreError>>;
 
+    /// Waits for what should come at once.
+    async fn at_once<T>(coming: impl Future<Output = T>) -> T {
+        let came = tokio::time::timeout(Duration::from_secs(10), coming).await;
+        came.expect("it never comes")
+    }
+
     /// Hands a batch in, and waits until it is there.
     async fn hand_in(gathering: &Arc<Gathering<()>>, store: &Arc<Slow>, partition: i32) -> Outcome {
         let before = gathering.waiting.lock().len();
@@ -243,9 +251,12 @@ mod tests {
             tokio::spawn(
                 async move { gathering_of_it.write(batch(partition), &*store_of_it).await },
             );
-        while gathering.waiting.lock().len() == before && *store.begun.borrow() == begun {
-            tokio::task::yield_now().await;
-        }
+        at_once(async {
+            while gathering.waiting.lock().len() == before && *store.begun.borrow() == begun {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         writing
     }
 
@@ -259,10 +270,10 @@ mod tests {
             others.push(hand_in(&gathering, &store, partition).await);
         }
         store.let_go.send_replace(true);
-        first.await.unwrap().unwrap();
+        at_once(first).await.unwrap().unwrap();
         let mut outcomes = Vec::new();
         for other in others {
-            outcomes.push(other.await.unwrap().is_ok());
+            outcomes.push(at_once(other).await.unwrap().is_ok());
         }
         assert_eq!(outcomes, [true, false, true]);
         assert_eq!(*store.groups.lock(), [vec![0], vec![1, 13, 2]]);
@@ -280,7 +291,7 @@ mod tests {
         store.has_begun(2).await;
         second.abort();
         store.let_go.send_replace(true);
-        third.await.unwrap().unwrap();
+        at_once(third).await.unwrap().unwrap();
         assert_eq!(*store.groups.lock(), [vec![2]]);
     }
 
@@ -292,9 +303,9 @@ mod tests {
         let lucky = hand_in(&gathering, &store, 1).await;
         let to_blame = hand_in(&gathering, &store, 99).await;
         store.let_go.send_replace(true);
-        first.await.unwrap().unwrap();
-        lucky.await.unwrap().unwrap();
-        assert!(is_fault(&to_blame.await.unwrap()));
+        at_once(first).await.unwrap().unwrap();
+        at_once(lucky).await.unwrap().unwrap();
+        assert!(is_fault(&at_once(to_blame).await.unwrap()));
         let mut groups = store.groups.lock().clone();
         groups.sort();
         assert_eq!(groups, [vec![0], vec![1], vec![1, 99], vec![99]]);
@@ -305,7 +316,7 @@ mod tests {
         store.has_begun(6).await;
         store.let_go.send_replace(true);
         for one in again {
-            one.await.unwrap().unwrap();
+            at_once(one).await.unwrap().unwrap();
         }
     }
 }

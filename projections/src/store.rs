@@ -220,6 +220,12 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// [`StoreError`].
     async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError>;
 
+    /// How often the record at `position` has been tried since the last clean stop.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError>;
+
     /// Whether the last writer of a source ended cleanly; the answer before the first writer is yes.
     ///
     /// # Errors

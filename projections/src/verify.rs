@@ -81,7 +81,7 @@ pub struct Difference {
     pub expected: Option<Value>,
     /// What the store says; none when it is not there.
     pub found: Option<Value>,
-    /// The position of the event behind it.
+    /// The position of the event behind it; 0 when there is none.
     pub position: Position,
 }
 

@@ -1,25 +1,24 @@
 //! Operations on the server: whose turn it is, how long they may take, and how documents are found by many keys.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{
-    Collection, Database,
-    bson::{Document, doc},
+    Collection, Cursor, Database,
+    action::Find,
+    bson::{Document, RawDocumentBuf, deserialize_from_slice, doc, error::Error as BsonError},
     error::{Error, ErrorKind, WriteFailure},
 };
-use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::Instant,
 };
 
-use crate::mongo::connection::{CONNECTIONS, Fault, from_stored, id_of, number};
+use crate::mongo::{
+    connection::{CONNECTIONS, Fault, from_stored, id_of, number},
+    sizes::{Size, Sizes},
+};
 
 /// How long a query of a reader may take.
 const READ_LIMIT: Duration = Duration::from_secs(3);
@@ -45,8 +44,6 @@ const LARGE_HOLDS: Duration = Duration::from_mins(5);
 /// How long the bytes of a collection are taken for the same, where asking is dear: a second and a half of a core for all of a
 /// generation, measured.
 const BYTES_HOLD: Duration = Duration::from_mins(5);
-/// After so many times as long it says nothing any more.
-const FORGOTTEN: u32 = 6;
 /// How many keys go into one query.
 pub(super) const MANY: usize = 4_000;
 
@@ -74,17 +71,7 @@ pub(super) struct Access {
     pub(super) database: Database,
     turns: Arc<Turns>,
     reads_all: Arc<OnceCell<bool>>,
-    /// What was said of collections.
-    stats: Arc<Mutex<HashMap<String, Stats>>>,
-}
-
-/// How large a collection was.
-#[derive(Clone, Copy)]
-struct Stats {
-    documents: usize,
-    bytes: u64,
-    /// When somebody last set out to ask.
-    asked: Instant,
+    sizes: Arc<Sizes>,
 }
 
 impl Access {
@@ -96,7 +83,7 @@ impl Access {
                 reads: Semaphore::new(READS),
             }),
             reads_all: Arc::default(),
-            stats: Arc::default(),
+            sizes: Arc::default(),
         }
     }
 
@@ -152,7 +139,7 @@ impl Access {
         Ok(self.within(READ_LIMIT, queries).await??)
     }
 
-    /// All documents that a filter finds.
+    /// All documents that a filter finds, part by part: the limit is for a part, however many there are.
     pub(super) async fn find_all<T>(
         &self,
         collection: &Collection<T>,
@@ -161,8 +148,33 @@ impl Access {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        self.write(async { collection.find(filter).await?.try_collect().await })
-            .await
+        let mut cursor = self.write(collection.find(filter)).await?;
+        let mut all = Vec::new();
+        loop {
+            let part = self.some_of(&mut cursor).await?;
+            let is_end = part.len() < INSERT;
+            all.extend(part);
+            if is_end {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The next documents of a query, in one turn; fewer than [`INSERT`] at the end.
+    pub(super) async fn some_of<T>(&self, cursor: &mut Cursor<T>) -> Result<Vec<T>, Fault>
+    where
+        T: DeserializeOwned + Send + Sync + Unpin,
+    {
+        let taking = async {
+            let mut some = Vec::new();
+            while some.len() < INSERT
+                && let Some(document) = cursor.try_next().await?
+            {
+                some.push(document);
+            }
+            Ok(some)
+        };
+        self.write(taking).await
     }
 
     /// Inserts documents, those that are there already excepted; answers the places of these in the list.
@@ -225,7 +237,7 @@ impl Access {
         if !self.lists_read_all().await? {
             return Ok(true);
         }
-        Ok(self.size(collection).await? / READ_FOR_ONE_KEY < keys)
+        Ok(self.documents(collection).await? / READ_FOR_ONE_KEY < keys)
     }
 
     /// How many keys of so many should go into one query: all that it may hold, or each for itself.
@@ -240,9 +252,9 @@ impl Access {
     }
 
     /// About how many documents there are in a collection.
-    async fn size(&self, collection: &str) -> Result<usize, Fault> {
-        let stats = self.stats(collection, |stats| size_holds(stats.documents));
-        Ok(stats.await?.documents)
+    async fn documents(&self, collection: &str) -> Result<usize, Fault> {
+        let size = self.size(collection, |size| size_holds(size.documents));
+        Ok(size.await?.documents)
     }
 
     /// The bytes of a collection on disk, as far as the server says; of a few minutes ago where it works hard to say it.
@@ -251,23 +263,23 @@ impl Access {
             true => BYTES_HOLD,
             false => Duration::ZERO,
         };
-        Ok(self.stats(collection, |_| holds).await?.bytes)
+        Ok(self.size(collection, |_| holds).await?.bytes)
     }
 
     /// What was said of a collection, not long ago. Whoever needs it often does not wait for it but the first time: the server
     /// may take a second and more to say it.
-    async fn stats(
+    async fn size(
         &self,
         collection: &str,
-        holds: impl Fn(&Stats) -> Duration,
-    ) -> Result<Stats, Fault> {
-        let Some((known, is_due)) = self.stats_known(collection, holds) else {
-            return self.ask_stats(collection).await;
+        holds: impl Fn(Size) -> Duration,
+    ) -> Result<Size, Fault> {
+        let Some((known, is_due)) = self.sizes.known(collection, Instant::now(), holds) else {
+            return self.ask_size(collection).await;
         };
         if is_due {
             let (access, collection) = (self.clone(), collection.to_owned());
             tokio::spawn(async move {
-                if let Err(error) = access.ask_stats(&collection).await {
+                if let Err(error) = access.ask_size(&collection).await {
                     tracing::debug!(?error, collection, "its size is not known anew");
                 }
             });
@@ -275,40 +287,20 @@ impl Access {
         Ok(known)
     }
 
-    async fn ask_stats(&self, collection: &str) -> Result<Stats, Fault> {
+    async fn ask_size(&self, collection: &str) -> Result<Size, Fault> {
         let asked = Instant::now();
         let about = self
             .write(self.database.run_command(doc! { "collStats": collection }))
             .await?;
         let documents = number(&about, "count").and_then(|count| usize::try_from(count).ok());
         let bytes = number(&about, "totalSize").or_else(|| number(&about, "storageSize"));
-        let stats = Stats {
+        let size = Size {
             // One that is not told is taken for large: that costs less if it is wrong.
             documents: documents.unwrap_or(usize::MAX),
             bytes: bytes.map_or(0, from_stored),
-            asked,
         };
-        self.stats.lock().insert(collection.to_owned(), stats);
-        Ok(stats)
-    }
-
-    /// What was said, unless that is forgotten, and whether it was so long ago that whoever finds it should ask anew.
-    fn stats_known(
-        &self,
-        collection: &str,
-        holds: impl Fn(&Stats) -> Duration,
-    ) -> Option<(Stats, bool)> {
-        let mut stats = self.stats.lock();
-        let known = stats.get_mut(collection)?;
-        let (age, holds) = (known.asked.elapsed(), holds(known));
-        if age >= holds * FORGOTTEN {
-            return None;
-        }
-        let is_due = age >= holds;
-        if is_due {
-            known.asked = Instant::now();
-        }
-        Some((*known, is_due))
+        self.sizes.answered(collection, asked, size);
+        Ok(size)
     }
 
     /// Runs an operation for filters that together are "the field is one of these values".
@@ -343,6 +335,15 @@ impl Access {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
+        if self
+            .is_read_as_whole(collection.name(), values.len())
+            .await?
+        {
+            let all = collection.clone_with_type::<RawDocumentBuf>();
+            let all = all.find(also.clone());
+            let read = |found: &RawDocumentBuf| deserialize_from_slice(found.as_bytes());
+            return self.picked(all, field, values, read).await;
+        }
         let find = |mut filter: Document| {
             filter.extend(also.clone());
             self.find_all(collection, filter)
@@ -356,17 +357,53 @@ impl Access {
         collection: &Collection<Document>,
         ids: &HashSet<String>,
     ) -> Result<HashSet<String>, Fault> {
+        let only_ids = doc! { "_id": 1 };
+        if self.is_read_as_whole(collection.name(), ids.len()).await? {
+            let all = collection.clone_with_type::<RawDocumentBuf>();
+            let all = all.find(doc! {}).projection(only_ids);
+            let read = |found: &RawDocumentBuf| Ok(found.get_str("_id")?.to_owned());
+            let found = self.picked(all, "_id", ids, read).await?;
+            return Ok(found.into_iter().collect());
+        }
         let find = |filter| {
             self.write(async {
-                let found = collection
-                    .find(filter)
-                    .projection(doc! { "_id": 1 })
-                    .await?;
+                let found = collection.find(filter).projection(only_ids.clone()).await?;
                 found.try_collect::<Vec<_>>().await
             })
         };
         let found = self.each(collection.name(), "_id", ids, find).await?;
         Ok(found.iter().filter_map(id_of).collect())
+    }
+
+    /// Whether it is best to read all documents and to pick here those with one of so many keys: a server that reads them
+    /// all anyway compares each with every key of a list.
+    pub(super) async fn is_read_as_whole(
+        &self,
+        collection: &str,
+        keys: usize,
+    ) -> Result<bool, Fault> {
+        Ok(keys > 1 && self.lists_read_all().await? && self.as_list(collection, keys).await?)
+    }
+
+    /// The documents of a query in which a field is one of some values.
+    async fn picked<T>(
+        &self,
+        query: Find<'_, RawDocumentBuf>,
+        field: &str,
+        values: &HashSet<String>,
+        read: impl Fn(&RawDocumentBuf) -> Result<T, BsonError>,
+    ) -> Result<Vec<T>, Fault> {
+        let picking = async {
+            let (mut found, mut picked) = (query.await?, Vec::new());
+            while let Some(document) = found.try_next().await? {
+                let value = document.get_str(field);
+                if value.is_ok_and(|value| values.contains(value)) {
+                    picked.push(read(&document)?);
+                }
+            }
+            Ok(picked)
+        };
+        self.write(picking).await
     }
 
     /// Changes the documents with these ids of which something else is so, too. Never many statements in one command:
@@ -410,8 +447,8 @@ fn is_duplicate(error: &Error) -> bool {
     )
 }
 
-fn size_holds(size: usize) -> Duration {
-    if size / READ_FOR_ONE_KEY < MANY {
+fn size_holds(documents: usize) -> Duration {
+    if documents / READ_FOR_ONE_KEY < MANY {
         SIZE_HOLDS
     } else {
         LARGE_HOLDS

@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use socialhub_event_log::Position;
-use socialhub_projections::{GenerationId, Source, StoreError, runtime::Fence, verify::Entity};
+use socialhub_projections::{
+    GenerationId, Source, StoreError,
+    runtime::{Claim, Fence},
+    verify::Entity,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::mongo::{
@@ -72,6 +76,18 @@ impl Right {
     }
 }
 
+/// Refuses who holds the claim no more, though they believe so: they have been asleep, and another may be at work.
+pub(super) fn require_claim(catalogue: &Catalogue, claim: &Claim) -> Result<(), StoreError> {
+    let held = claim.guard::<Right>().map(|right| &right.holder);
+    if held.is_some() && held == catalogue.claim.as_ref() {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(
+        "the right to change generations has fallen, since its holder was not heard of for too long"
+            .to_owned(),
+    ))
+}
+
 impl Drop for Right {
     fn drop(&mut self) {
         self.given_back.cancel();
@@ -114,11 +130,12 @@ pub(super) struct MongoFence {
 }
 
 impl MongoFence {
-    pub(super) async fn raise(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+    pub(super) async fn raise(shared: &Arc<Shared>, claim: &Claim) -> Result<Self, StoreError> {
         let holder = shared.catalogues.new_holder();
         let fenced = shared
             .catalogues
             .change(shared.now(), |catalogue| {
+                require_claim(catalogue, claim)?;
                 // Whoever raised one before has lost its claim to the caller.
                 catalogue.fence = Some(holder.clone());
                 Ok(GenerationId(catalogue.current))
@@ -154,7 +171,8 @@ impl MongoFence {
             }
         }
         let copied: Vec<_> = copied.iter().collect();
-        Ok(target.move_checkpoints(&copied).await?)
+        let outdated = target.move_checkpoints(&copied).await?;
+        Ok(target.remove_checkpoints(outdated).await?)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::mongo::{
     access::Access,
     catalogue::{Catalogue, Catalogues, Entry, LAYOUT},
     connection::{MongoAddressError, connect},
-    fence::{Kind, MongoFence, Right},
+    fence::{Kind, MongoFence, Right, require_claim},
     notifications::{MongoNotificationStore, Role, Tables, rows},
 };
 
@@ -33,8 +33,6 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(400);
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// So long after it stopped being current the collections of a generation stay, since readers may still use them.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often a snapshot is read again because something was written meanwhile.
-const SNAPSHOTS: u32 = 5;
 
 /// The generations of the `notifications` model in a MongoDB database.
 ///
@@ -216,26 +214,19 @@ impl Shared {
         Ok(self.catalogues.tidy().await?)
     }
 
+    /// The checkpoints first: what is written while the rest is read is ahead of them, not behind.
     async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
         let tables = self.tables(id);
-        let mut checkpoints = tables.checkpoints().await?;
-        let mut tries = 1;
-        loop {
-            let rows = rows::read(&tables).await?;
-            let parked = tables.letters().await?;
-            let after = tables.checkpoints().await?;
-            if after == checkpoints || tries == SNAPSHOTS {
-                let model = ModelSnapshot {
-                    checkpoints,
-                    rows,
-                    effects_first: true,
-                    derived: &[UNREAD],
-                };
-                return Ok(Snapshot { model, parked });
-            }
-            checkpoints = after;
-            tries += 1;
-        }
+        let checkpoints = tables.checkpoints().await?;
+        let rows = rows::read(&tables).await?;
+        let parked = tables.letters().await?;
+        let model = ModelSnapshot {
+            checkpoints,
+            rows,
+            effects_first: true,
+            derived: &[UNREAD],
+        };
+        Ok(Snapshot { model, parked })
     }
 }
 
@@ -310,7 +301,7 @@ impl Generations<Notifications> for MongoGenerations {
         }
     }
 
-    async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
+    async fn create(&self, claim: &Claim) -> Result<GenerationId, StoreError> {
         let shared = &self.shared;
         shared.sweep().await?;
         let now = shared.now();
@@ -318,6 +309,7 @@ impl Generations<Notifications> for MongoGenerations {
         let id = shared
             .catalogues
             .change(now, |catalogue| {
+                require_claim(catalogue, claim)?;
                 let id = catalogue.next;
                 catalogue.next += 1;
                 catalogue.generations.push(Entry::new(id, now));
@@ -328,12 +320,13 @@ impl Generations<Notifications> for MongoGenerations {
         Ok(id)
     }
 
-    async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+    async fn drop_generation(&self, claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
         let shared = &self.shared;
         shared.wait_for_readers(id).await?;
         shared
             .catalogues
             .change(shared.now(), |catalogue| {
+                require_claim(catalogue, claim)?;
                 let entry = catalogue
                     .entry(id)
                     .filter(|entry| entry.id != catalogue.current);
@@ -354,12 +347,12 @@ impl Generations<Notifications> for MongoGenerations {
         self.shared.sweep().await
     }
 
-    async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
-        Ok(Box::new(MongoFence::raise(&self.shared).await?))
+    async fn fence(&self, claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+        Ok(Box::new(MongoFence::raise(&self.shared, claim).await?))
     }
 
-    /// There are no snapshots here: what was written while it was read may show in part. It is read again a few times when
-    /// a checkpoint has moved meanwhile; after that, a difference counts only when it is still there at a second look.
+    /// There are no snapshots here: what was written while it was read may show in part. So a difference counts only when it
+    /// is still there at further looks.
     async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
         self.shared.snapshot(id).await
     }

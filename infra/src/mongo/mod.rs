@@ -25,6 +25,7 @@ mod connection;
 mod fence;
 mod generations;
 mod notifications;
+mod sizes;
 
 use std::sync::Arc;
 

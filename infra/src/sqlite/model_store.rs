@@ -505,6 +505,14 @@ fn count_attempt(connection: &Connection, position: Position) -> rusqlite::Resul
         .query_row([to_sql(position)], |row| row.get(0))
 }
 
+fn attempts(connection: &Connection, position: Position) -> rusqlite::Result<u32> {
+    let tries = connection
+        .prepare_cached("SELECT tries FROM attempts WHERE position = ?1")?
+        .query_row([to_sql(position)], |row| row.get(0))
+        .optional();
+    Ok(tries?.unwrap_or(0))
+}
+
 fn read_sequences(connection: &Connection) -> rusqlite::Result<Vec<SequenceKey>> {
     connection
         .prepare_cached("SELECT DISTINCT topic, key FROM parked")?
@@ -552,6 +560,11 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
         position: Position,
     ) -> Result<u32, StoreError> {
         self.run(move |writer| writer.own(|connection| count_attempt(connection, position)))
+            .await
+    }
+
+    async fn attempts(&self, _source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.run(move |writer| writer.own(|connection| attempts(connection, position)))
             .await
     }
 

@@ -502,6 +502,9 @@ impl ReadModelStore<Toy> for CrashingStore {
     async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
         self.step(self.inner.record_attempt(source, position)).await
     }
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.step(self.inner.attempts(source, position)).await
+    }
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
         self.step(self.inner.stopped_cleanly(source)).await
     }

@@ -2,9 +2,8 @@
 //!
 //! The generation is read at one moment, in one read transaction of its store, so a system at work shows no false
 //! differences. A store without transactions may show a batch that is half there: what its rows are ahead of the
-//! checkpoints is folded, too, and only what differs in every one of some looks counts. A busy store has half a batch in
-//! each of them, but never the same, and what is half written is waited for while its writer comes on. Parked events have
-//! not been applied and are left out of the fold.
+//! checkpoints is folded, too, and only what differs in every one of some looks counts: a busy store has half a batch in
+//! each of them, but never the same. Parked events have not been applied and are left out of the fold.
 //!
 //! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
 //! erasure. So one that has not is looked at again, and in the end not judged.
@@ -14,31 +13,24 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use serde::Serialize;
 use socialhub_domain::Event;
 use socialhub_event_log::{EventLog, FrontierReader, Position};
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, sleep},
-};
+use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     projection::Projection,
     runtime::{
         generations::{Generation, GenerationState, Generations, Snapshot},
         handled::Handled,
+        patience::Patience,
         rebuild::RebuildError,
         tail::{Chunk, read_chunk},
         writer::{MAX_BATCH, check_alignment},
     },
-    store::{Checkpoint, GenerationId, ModelName, ParkedLetter, StoreError},
+    store::{GenerationId, ModelName, ParkedLetter, StoreError},
     verify::{Difference, ModelFold},
 };
 
-/// How long a store without transactions may take to complete a batch: a killed projector's partitions are dealt out anew
-/// after its session. Where nobody writes, nobody will.
-const SECOND_LOOKS: Duration = Duration::from_secs(12);
-/// At least so many looks there are in that time, however long one takes on a machine that is hard at work.
-const LOOKS: u32 = 3;
-/// However others come on: a batch that is half written for so long stays so.
-const LONGEST: Duration = Duration::from_mins(2);
+/// The position of what no event is behind.
+const NO_EVENT: Position = 0;
 /// Between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
@@ -109,8 +101,10 @@ pub async fn verify<P: Projection, F: ModelFold>(
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<VerifyReport, RebuildError> {
-    let id = current(generations).await?.id;
-    let mut patience = Patience::default();
+    let Generation {
+        id, mut has_writer, ..
+    } = current(generations).await?;
+    let mut patience = Patience::with(log, frontier, P::TOPICS);
     let mut suspects: Option<Suspects> = None;
     loop {
         let snapshot = generations.snapshot(id).await?;
@@ -125,11 +119,16 @@ pub async fn verify<P: Projection, F: ModelFold>(
         if look.report.is_clean() {
             return Ok(look.report);
         }
-        // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash.
-        let is_written = current(generations).await?.has_writer;
-        let final_look = patience.is_over_after(checkpoints, &look) || !is_written;
+        let is_pending = look.erasure_ahead.is_some() || look.is_half_written();
+        let is_over = patience.is_over_after(checkpoints, is_pending).await?;
+        // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash. Who has come since the look
+        // began may be in the middle of one, and who has gone may have completed one: only a look that nobody wrote before or
+        // after is the last. Whose clock is wrong seems not to be there, but moves the checkpoints.
+        let had_writer = std::mem::replace(&mut has_writer, current(generations).await?.has_writer);
+        let stands_still = !moving || patience.stands_still();
+        let final_look = is_over || !(had_writer || has_writer) && stands_still;
         match look.erasure_ahead {
-            Some(position) if final_look => return Err(not_judged(position, is_written).into()),
+            Some(position) if final_look => return Err(not_judged(position, had_writer).into()),
             None if final_look || !moving => return Ok(look.report),
             _ => sleep(BETWEEN_LOOKS).await,
         }
@@ -145,35 +144,11 @@ struct Look {
     early: HashSet<Position>,
 }
 
-/// How often, and for how long, it is looked again.
-#[derive(Default)]
-struct Patience {
-    looks: u32,
-    checkpoints: Vec<Checkpoint>,
-    until: Option<Instant>,
-    latest: Option<Instant>,
-}
-
-impl Patience {
-    /// Whether there was time enough for whoever writes. Where what differs is still being written, they have it for as long
-    /// as they come on: how long a batch takes depends on what else the machine does.
-    fn is_over_after(&mut self, checkpoints: Vec<Checkpoint>, look: &Look) -> bool {
-        let comes_on = self.checkpoints != checkpoints;
-        self.checkpoints = checkpoints;
-        self.looks += 1;
-        let mut differing = look.report.differences.iter();
-        let is_written_now = differing.any(|found| look.early.contains(&found.position));
-        let now = Instant::now();
-        let latest = *self.latest.get_or_insert(now + LONGEST);
-        match self.until {
-            Some(until) if !(comes_on && is_written_now) || now >= latest => {
-                self.looks >= LOOKS && now >= until.min(latest)
-            }
-            _ => {
-                self.until = Some(now + SECOND_LOOKS);
-                false
-            }
-        }
+impl Look {
+    /// Whether something of what differs is still being written.
+    fn is_half_written(&self) -> bool {
+        let mut differing = self.report.differences.iter();
+        differing.any(|found| self.early.contains(&found.position))
     }
 }
 
@@ -258,7 +233,12 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         unreadable,
         ..
     } = folded;
-    let differences = apart(move || model.differences_from(fold)).await?;
+    let mut differences = apart(move || model.differences_from(fold)).await?;
+    for invented in differences.iter_mut().filter(|one| one.expected.is_none()) {
+        if invented.position > position && !early.contains(&invented.position) {
+            invented.position = NO_EVENT;
+        }
+    }
     let erasure_ahead = if differences.is_empty() {
         None
     } else {

@@ -87,12 +87,17 @@ pub enum WriteMode {
 
 /// The right to change which generations there are: one holder at a time over all processes, given back when dropped
 /// or when its process ends in whatever way.
-pub struct Claim(#[expect(dead_code, reason = "held, not read")] Box<dyn Any + Send + Sync>);
+pub struct Claim(Box<dyn Any + Send + Sync>);
 
 impl Claim {
     /// Wraps what gives the right back when it is dropped.
     pub fn new(guard: impl Any + Send + Sync) -> Self {
         Self(Box::new(guard))
+    }
+
+    /// What gives the right back, for the store that wrapped it.
+    pub fn guard<G: Any>(&self) -> Option<&G> {
+        self.0.downcast_ref()
     }
 }
 

@@ -7,6 +7,7 @@
 //! In a second process, or the same: [`rebuild`](mod@rebuild) fills new generations, [`check`] proves them,
 //! [`repair`](mod@repair) makes right what differs, all behind [`ModelControl`]. Live projection and rebuild write through the same code, [`writer`].
 
+mod careful;
 pub mod check;
 pub mod control;
 pub(crate) mod division;
@@ -18,6 +19,7 @@ mod live;
 pub mod pace;
 mod partition;
 pub mod partitions;
+mod patience;
 pub mod projector;
 pub mod rebuild;
 pub mod repair;

@@ -125,7 +125,7 @@ async fn try_open<P: Projection>(
     )
     .await?;
     writer.divided(frontier.count(&source.name))?;
-    Ok(writer)
+    Ok(writer.in_turn_with(&shared.turns))
 }
 
 async fn pause(backoff: &mut Backoff, stop: &CancellationToken) -> Result<(), WriteError> {

@@ -21,6 +21,7 @@ use crate::{
     projection::Projection,
     reactor::Reactor,
     runtime::{
+        careful::Turns,
         division,
         generations::{Generations, WriteMode},
         live::{End, ProjectorTask, spawn, store_failed, until_next},
@@ -52,6 +53,7 @@ pub(super) struct Shared<P: Projection> {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) reactors: Vec<Arc<dyn Reactor>>,
     pub(super) status: Arc<ProjectionStatus>,
+    pub(super) turns: Turns,
 }
 
 /// The projector of one read model that is fed by partitions, not yet started.
@@ -113,6 +115,7 @@ impl<P: Projection> PartitionProjector<P> {
             clock: self.clock,
             reactors: self.reactors,
             status: Arc::clone(&status),
+            turns: Turns::default(),
         });
         let run = run(shared, self.sources, stop.clone());
         spawn(status, clock, head, stop, run)

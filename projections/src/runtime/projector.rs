@@ -140,7 +140,7 @@ impl<P: Projection> Run<P> {
             Source::log(),
         );
         let mut writer = match opened.await {
-            Ok(writer) => writer,
+            Ok(writer) => writer.in_turn_with(self.projector.tail.turns()),
             Err(error) => {
                 store.close().await;
                 return self.not_opened(id, error).await;

@@ -40,7 +40,10 @@ const ROUNDS: u32 = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// Another rebuild, rollback or prune of the model is at work.
-    #[error("another rebuild of {0} is running")]
+    #[error(
+        "another rebuild of {0} is running, or something else that changes its generations: a rollback, a repair, or an erasure \
+         that removes outdated ones; run it again when that is done"
+    )]
     AlreadyRunning(ModelName),
     /// There is no previous generation.
     #[error("{0} has no previous generation to go back to")]

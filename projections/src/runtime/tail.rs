@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::record::PublicRecord;
+use crate::{record::PublicRecord, runtime::careful::Turns};
 
 /// How many reads the tail remembers for followers that are a little behind.
 const REMEMBERED: usize = 32;
@@ -108,6 +108,7 @@ impl Backoff {
 pub struct LogTail {
     log: Arc<dyn EventLog>,
     recent: broadcast::Sender<Chunk>,
+    turns: Turns,
 }
 
 impl LogTail {
@@ -117,6 +118,7 @@ impl LogTail {
         let tail = Arc::new(Self {
             log: Arc::clone(&log),
             recent: recent.clone(),
+            turns: Turns::default(),
         });
         tokio::spawn(async move {
             tokio::select! {
@@ -130,6 +132,11 @@ impl LogTail {
     /// The log itself.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.log
+    }
+
+    /// Those of all who follow it: they are in one process.
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Every record after a position, now and as it comes. Ends when the receiver is dropped. An error is told once and

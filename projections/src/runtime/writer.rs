@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
-    runtime::{division, generations::WriteMode, letter, tail::Backoff},
+    runtime::{careful::Turns, division, generations::WriteMode, letter, tail::Backoff},
     store::{
         Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
         source_position,
@@ -100,6 +100,9 @@ pub(crate) struct BatchWriter<P: Projection> {
     patience: Option<Duration>,
     /// How many records are still to be handled one by one: as many as the writer before may have had in hand.
     one_by_one: usize,
+    /// Whether the next of them may have been tried by the writer before.
+    may_have_been_tried: bool,
+    turns: Turns,
 }
 
 struct Prepared<C> {
@@ -158,6 +161,8 @@ impl<P: Projection> BatchWriter<P> {
             parked: HashMap::new(),
             letters: 0,
             one_by_one: if clean { 0 } else { batch },
+            may_have_been_tried: !clean,
+            turns: Turns::default(),
             batch,
             patience: match mode {
                 WriteMode::Bulk => Some(BULK_PATIENCE),
@@ -166,6 +171,12 @@ impl<P: Projection> BatchWriter<P> {
         };
         writer.read_letters().await?;
         Ok(writer)
+    }
+
+    /// Shares turns with what else this process writes.
+    pub(crate) fn in_turn_with(mut self, turns: &Turns) -> Self {
+        self.turns = turns.clone();
+        self
     }
 
     /// Reads which sequences are parked: a person may have seen to them in the meantime.
@@ -284,31 +295,82 @@ impl<P: Projection> BatchWriter<P> {
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let position = entry.record.position;
-        let tries = self.record_attempt(position, observer, stop).await?;
-        if tries <= MAX_ATTEMPTS {
-            return self.write_halving(&[entry], parked, observer, stop).await;
+        let was_tried = self
+            .was_tried(entry.record.position, observer, stop)
+            .await?;
+        let (mut retry, mut tries) = (Retry::new(self.patience), None);
+        loop {
+            let turn = self.turns.next(was_tried).await;
+            let outcome = self.try_carefully(entry, &mut tries, parked, observer);
+            let outcome = outcome.await?;
+            drop(turn);
+            match outcome {
+                Outcome::Written => return Ok(()),
+                Outcome::Unavailable(error) => retry.wait(error, stop).await?,
+                Outcome::Rejected(reason) => {
+                    return self.park(entry, &reason, 1, parked, observer, stop).await;
+                }
+            }
         }
-        let reason = format!("the process ended {MAX_ATTEMPTS} times while this event was handled");
-        self.park(entry, &reason, tries, parked, observer, stop)
-            .await
     }
 
-    async fn record_attempt(
-        &self,
+    /// Whether a record was in hand when the process ended. Only the first may have been.
+    async fn was_tried(
+        &mut self,
         position: Position,
         observer: &dyn Observer,
         stop: &CancellationToken,
-    ) -> Result<u32, WriteError> {
+    ) -> Result<bool, WriteError> {
+        if !self.may_have_been_tried {
+            return Ok(false);
+        }
         let mut retry = Retry::new(self.patience);
-        loop {
-            match self.store.record_attempt(&self.source, position).await {
+        let tries = loop {
+            match self.store.attempts(&self.source, position).await {
                 Err(error @ StoreError::Unavailable(_)) => {
                     observer.failing(&error);
                     retry.wait(error, stop).await?;
                 }
-                other => return Ok(other?),
+                tries => break tries?,
             }
+        };
+        self.may_have_been_tried = false;
+        Ok(tries > 0)
+    }
+
+    /// Tries a record, or parks one that was tried too often. It is counted once, however often its store does not answer.
+    async fn try_carefully(
+        &mut self,
+        entry: Entry<'_>,
+        tries: &mut Option<u32>,
+        parked: &mut Vec<Position>,
+        observer: &dyn Observer,
+    ) -> Result<Outcome, WriteError> {
+        let tries = match *tries {
+            Some(tries) => tries,
+            None => {
+                let position = entry.record.position;
+                match self.store.record_attempt(&self.source, position).await {
+                    Err(error @ StoreError::Unavailable(_)) => {
+                        observer.failing(&error);
+                        return Ok(Outcome::Unavailable(error));
+                    }
+                    counted => *tries.insert(counted?),
+                }
+            }
+        };
+        let prepared = if tries > MAX_ATTEMPTS {
+            let reason =
+                format!("the process ended {MAX_ATTEMPTS} times while this event was handled");
+            let mut prepared = self.prepared(entry, 0);
+            self.add_letter(&mut prepared, entry.record, reason, tries, None);
+            Ok(prepared)
+        } else {
+            self.prepare(&[entry], entry)
+        };
+        match prepared {
+            Ok(prepared) => self.apply(prepared, parked, observer).await,
+            Err(Panicked) => Ok(Outcome::Rejected(Unfit::Panicked.to_string())),
         }
     }
 

@@ -10,7 +10,7 @@ mod store;
 mod topics;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -420,6 +420,37 @@ async fn partitions_of_topics_that_were_divided_anew_are_not_taken_on() {
     assert_eq!(world.model.checkpoints(), before);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_event_that_takes_the_process_down_is_parked_and_nothing_else_that_was_in_hand() {
+    let (mut world, deadly, mut deaths) = (World::new(1), 5, 0);
+    world.append(40).await;
+    *world.model.deadly.lock() = Some(deadly);
+    world.topics.publish(40).await;
+    while world.model.letters().is_empty() {
+        let process = &world.processes[0];
+        if process.dead.load(Ordering::SeqCst) {
+            deaths += 1;
+            world.kill(0);
+            continue;
+        }
+        if process.member.is_idle() {
+            world.rebalance(0).await;
+        }
+        world.processes[0].member.deliver(10);
+        sleep(Duration::from_millis(20)).await;
+    }
+    // The first time it was one of many, then it was tried three times.
+    assert_eq!(deaths, 4);
+    while world.position() < 40 {
+        world.processes[0].member.deliver(10);
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Those of the same key wait behind it.
+    let same = |nth: &u64| nth * nth % 11 == deadly * deadly % 11;
+    let waiting: Vec<_> = (deadly..=40).filter(same).collect();
+    assert_eq!(world.model.letters(), waiting);
+}
+
 /// What a look at a store without transactions sees: how far it has come, and whether the row of the second event is
 /// there as a whole.
 fn look(position: u64, whole: bool) -> ModelSnapshot {
@@ -445,10 +476,26 @@ fn look(position: u64, whole: bool) -> ModelSnapshot {
     }
 }
 
-async fn looked_at(looks: impl IntoIterator<Item = ModelSnapshot>) -> (VerifyReport, usize) {
+/// Looks at a model of a log of so many events; answers how many looks were not needed, too.
+async fn looked_at(
+    events: usize,
+    looks: impl IntoIterator<Item = ModelSnapshot>,
+) -> (VerifyReport, usize) {
+    looked_at_beside(None, events, looks).await
+}
+
+/// Beside a writer that comes after so many looks; none: that is there from the beginning.
+async fn looked_at_beside(
+    comes: Option<usize>,
+    events: usize,
+    looks: impl IntoIterator<Item = ModelSnapshot>,
+) -> (VerifyReport, usize) {
     let world = World::new(0);
-    world.append(2).await;
-    *world.model.looks.lock() = looks.into_iter().collect();
+    world.append(events).await;
+    let looks: VecDeque<_> = looks.into_iter().collect();
+    let comes = comes.map_or(usize::MAX, |after| looks.len() - after);
+    *world.model.writer_comes.lock() = comes;
+    *world.model.looks.lock() = looks;
     let (generations, log) = (world.model.seen_by(Arc::default()), world.log());
     let report = verify::<Toy, ToyFold>(&*generations, &log, None).await;
     let left = world.model.looks.lock().len();
@@ -458,7 +505,7 @@ async fn looked_at(looks: impl IntoIterator<Item = ModelSnapshot>) -> (VerifyRep
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_is_half_written_is_waited_for_however_long_a_look_takes() {
     let looks = [look(1, false), look(1, false), look(2, true), look(2, true)];
-    let (report, left) = looked_at(looks).await;
+    let (report, left) = looked_at(2, looks).await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(left, 1);
 }
@@ -471,7 +518,7 @@ async fn a_batch_that_stays_half_written_differs_in_the_end() {
         look(1, false),
         look(1, false),
     ];
-    let (report, left) = looked_at(looks).await;
+    let (report, left) = looked_at(2, looks).await;
     assert_eq!(report.differences.len(), 1, "{report:?}");
     assert_eq!(left, 1);
 }
@@ -486,7 +533,7 @@ async fn who_comes_on_has_more_time_to_write_what_is_half_written() {
         look(2, true),
         look(2, true),
     ];
-    let (report, left) = looked_at(looks).await;
+    let (report, left) = looked_at(2, looks).await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(left, 1);
 }
@@ -495,9 +542,47 @@ async fn who_comes_on_has_more_time_to_write_what_is_half_written() {
 async fn however_others_come_on_a_batch_that_stays_half_written_differs_in_the_end() {
     // The second event is never handled; which of the others were, changes with each look.
     let looks = (0..100).map(|nth| look(nth % 2, false));
-    let (report, left) = looked_at(looks).await;
+    let (report, left) = looked_at(2, looks).await;
     assert_eq!(report.differences.len(), 1, "{report:?}");
     assert!((80..95).contains(&left), "{left}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_under_way_at_the_first_look_is_waited_for_also_where_no_row_tells_of_it() {
+    // What is half taken away has the position of what brought it.
+    let looks = [
+        look(2, false),
+        look(3, false),
+        look(4, false),
+        look(5, true),
+        look(5, true),
+    ];
+    let (report, left) = looked_at(5, looks).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_during_a_look_may_be_in_the_middle_of_what_it_shows_half() {
+    let looks = [look(1, false), look(2, true), look(2, true)];
+    let (report, _) = looked_at_beside(Some(1), 2, looks).await;
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_writes_without_seeming_to_be_there_is_known_by_the_checkpoints() {
+    let looks = [look(1, false), look(2, true)];
+    let (report, _) = looked_at_beside(Some(2), 2, looks).await;
+    assert!(report.is_clean(), "{report:?}");
+    let looks = [look(1, false), look(1, false), look(2, true)];
+    let (report, left) = looked_at_beside(Some(3), 2, looks).await;
+    assert_eq!((report.differences.len(), left), (1, 1), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_during_a_look_may_have_completed_what_it_shows_half() {
+    let (report, _) = looked_at(2, [look(1, false)]).await;
+    assert!(report.is_clean(), "{report:?}");
 }
 
 #[tokio::test(start_paused = true)]

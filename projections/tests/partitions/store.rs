@@ -94,8 +94,12 @@ pub struct Model {
     pub moved: Mutex<u64>,
     /// A letter that somebody removes just before more is parked.
     pub leaving: Mutex<Option<Position>>,
+    /// A record that takes the process down in whose hands it is.
+    pub deadly: Mutex<Option<Position>>,
     /// What the next looks see, of a store that somebody writes without transactions.
     pub looks: Mutex<VecDeque<ModelSnapshot>>,
+    /// With so many of them left there is a writer.
+    pub writer_comes: Mutex<usize>,
 }
 
 /// How long such a look takes, on a machine that is hard at work.
@@ -110,7 +114,9 @@ impl Model {
             faults: Mutex::default(),
             moved: Mutex::default(),
             leaving: Mutex::default(),
+            deadly: Mutex::default(),
             looks: Mutex::default(),
+            writer_comes: Mutex::default(),
         })
     }
 
@@ -198,6 +204,11 @@ impl ReadModelStore<Toy> for MemoryStore {
     }
 
     async fn apply(&self, batch: WriteBatch<String>) -> Result<(), StoreError> {
+        let deadly = *self.seen.model.deadly.lock();
+        let is_deadly = |projected: &Projected<String>| Some(projected.position) == deadly;
+        if batch.projected.iter().any(is_deadly) {
+            self.seen.dead.store(true, Ordering::SeqCst);
+        }
         let fault = self.seen.model.faults.lock().pop();
         if fault == Some(StoreFault::Unavailable) {
             return Err(StoreError::Unavailable("not now".to_owned()));
@@ -281,6 +292,14 @@ impl ReadModelStore<Toy> for MemoryStore {
                 .or_default();
             *tries += 1;
             Ok(*tries)
+        })
+        .await
+    }
+
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        self.with(|tables| {
+            let tries = tables.attempts.get(&(source.clone(), position));
+            Ok(tries.copied().unwrap_or(0))
         })
         .await
     }
@@ -380,7 +399,8 @@ impl Generations<Toy> for SeenBy {
             created_at: Timestamp(0),
             checkpoints: tables.checkpoints.values().cloned().collect(),
             parked: tables.letters.len() as u64,
-            has_writer: !self.model.looks.lock().is_empty(),
+            has_writer: (1..=*self.model.writer_comes.lock())
+                .contains(&self.model.looks.lock().len()),
             bytes: 0,
         });
         Ok(list.collect())

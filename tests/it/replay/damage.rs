@@ -260,6 +260,11 @@ fn mongo_changes() -> Vec<(&'static str, How)> {
         ),
         remove("erased", "facts", doc! { "_id": { "$regex": "^erased:" } }),
         remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
+        remove(
+            "notification",
+            "facts",
+            doc! { "_id": { "$regex": "^(read|removed):" } },
+        ),
         remove("person", "read_up_to", doc! {}),
         remove("wish", "wishes", wanted()),
         change("wish", "wishes", wanted(), doc! { "wanted": false }),

@@ -493,15 +493,18 @@ fn a_short_life() -> Log {
 pub async fn attempts_are_counted_until_a_clean_stop<S: Subject>(subject: &S) {
     let (generations, id, store) = open_current(subject).await;
     let source = main_source::<S>();
+    assert_eq!(store.attempts(&source, 7).await.unwrap(), 0);
     assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
     assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 2);
     assert_eq!(store.record_attempt(&source, 8).await.unwrap(), 1);
     store.close().await;
     let store = open::<S>(&generations, id, WriteMode::Live).await;
+    assert_eq!(store.attempts(&source, 7).await.unwrap(), 2);
     assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 3);
     store.set_stopped_cleanly(&source, false).await.unwrap();
     assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 4);
     store.set_stopped_cleanly(&source, true).await.unwrap();
+    assert_eq!(store.attempts(&source, 7).await.unwrap(), 0);
     assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
 }
 
@@ -532,6 +535,7 @@ pub async fn attempts_and_ends_are_kept_by_source<S: Subject>(subject: &S) {
     store.set_stopped_cleanly(&two, true).await.unwrap();
     assert!(!store.stopped_cleanly(&one).await.unwrap());
     assert!(store.stopped_cleanly(&two).await.unwrap());
+    assert_eq!(store.attempts(&two, 7).await.unwrap(), 0);
     assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 3);
     assert_eq!(store.record_attempt(&two, 7).await.unwrap(), 1);
 }

@@ -39,6 +39,17 @@ pub(super) struct Reach {
     position: i64,
 }
 
+impl Reach {
+    /// Of some announcements; none where there are none.
+    pub(super) fn of(announced: &[Announcement]) -> Option<Self> {
+        let position = announced.iter().map(|post| post.position).max()?;
+        Some(Self {
+            id: ObjectId::new().to_hex(),
+            position,
+        })
+    }
+}
+
 /// The facts that are ahead.
 pub(super) struct Noted(HashSet<String>);
 
@@ -97,19 +108,11 @@ impl Tables {
     }
 
     /// Says how far announcements will reach, before they are inserted.
-    pub(super) async fn will_reach(
-        &self,
-        announced: &[Announcement],
-    ) -> Result<Option<Reach>, Fault> {
-        let Some(position) = announced.iter().map(|post| post.position).max() else {
-            return Ok(None);
-        };
-        let reach = Reach {
-            id: ObjectId::new().to_hex(),
-            position,
-        };
-        self.access.insert_one(&self.reach, &reach).await?;
-        Ok(Some(reach))
+    pub(super) async fn will_reach(&self, reach: Option<&Reach>) -> Result<(), Fault> {
+        if let Some(reach) = reach {
+            self.access.insert_one(&self.reach, reach).await?;
+        }
+        Ok(())
     }
 
     /// How far the announcements reach that are not of this batch. The batch's wishes are inserted already.
@@ -122,7 +125,8 @@ impl Tables {
     }
 
     /// Removes what reaches less far: this one says it, too.
-    pub(super) async fn has_reached(&self, own: &Reach) -> Result<(), Fault> {
+    pub(super) async fn has_reached(&self, own: Option<Reach>) -> Result<(), Fault> {
+        let Some(own) = own else { return Ok(()) };
         let lower = doc! { "position": { "$lt": own.position } };
         self.access
             .write(self.reach.delete_many(lower))

@@ -62,6 +62,9 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         if told.shown != (told.told && !told.removed && !told.gone) {
             value["shown"] = json!(told.shown);
         }
+        if (told.read, told.removed) != (marks.read, marks.removed) {
+            value["marks"] = json!({"read": marks.read, "removed": marks.removed});
+        }
         if told.is_of_own_post() {
             let announcement = announced.remove(told.post.as_deref().unwrap_or_default());
             if !announcement.is_some_and(|announcement| announcement.agrees_with(told)) {

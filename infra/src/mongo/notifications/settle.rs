@@ -29,40 +29,22 @@ const ROUNDS: u32 = 50;
 const POSTS: usize = 100;
 
 impl Tables {
-    /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say.
+    /// Inserts notifications, those that are there already excepted, and makes all of them say what the facts say. The facts
+    /// are looked for once for all of them: that may mean reading every fact.
     pub(super) async fn tell(&self, told: Vec<Told>) -> Result<(), Fault> {
-        let mut chunks = Vec::new();
-        for chunk in told.chunks(INSERT) {
-            chunks.push(self.tell_chunk(chunk));
+        if told.is_empty() {
+            return Ok(());
         }
-        stream::iter(chunks)
-            .buffer_unordered(SIDE_BY_SIDE / 2)
-            .try_for_each(|()| async { Ok(()) })
-            .await
-    }
-
-    async fn tell_chunk(&self, told: &[Told]) -> Result<(), Fault> {
-        let known: HashSet<usize> = self
-            .access
-            .insert_new(&self.notifications, told)
-            .await?
-            .into_iter()
-            .collect();
-        let mut again = HashSet::new();
-        let mut fresh = Vec::with_capacity(told.len());
-        for (index, told) in told.iter().enumerate() {
-            if known.contains(&index) {
-                again.insert(told.id.clone());
-            } else {
-                fresh.push(told);
-            }
-        }
-        let Some(noted) = self.noted().await? else {
+        let (fresh, mut again) = self.insert_told(&told).await?;
+        let (noted, of_what_is_gone) =
+            tokio::try_join!(self.noted(), self.of_what_is_gone(&fresh))?;
+        let Some(noted) = noted else {
             // As they were inserted, but for what somebody has changed since, who then knows the facts about them.
             let wanting = self.wanting(&fresh, &Wishes::default()).await?;
             self.change(wanting, &mut again).await?;
             return self.settle(again).await.map(|_| ());
         };
+        again.extend(of_what_is_gone);
         let mut done = HashSet::new();
         for told in &fresh {
             let notes: Vec<String> = noted.about(told).collect();
@@ -71,21 +53,62 @@ impl Tables {
                 done.extend(notes);
             }
         }
-        again.extend(self.of_what_is_gone(&fresh).await?);
         self.settle(again).await?;
         // Those of erased people are for all that is to come.
         done.retain(|note| !note.starts_with(ERASED));
         self.forget(&done).await
     }
 
-    /// The ids of those of some notifications whose post or comment is gone. A like may come after its post's deletion, since
-    /// it is written to a stream of its own; a parked comment may be brought in after its deletion was.
-    async fn of_what_is_gone(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
-        let facts = told.iter().flat_map(|told| gone_ids(told)).collect();
+    /// Inserts notifications; answers those that were not there, and the ids of the others.
+    async fn insert_told<'t>(
+        &self,
+        told: &'t [Told],
+    ) -> Result<(Vec<&'t Told>, HashSet<String>), Fault> {
+        let mut inserts = Vec::new();
+        for chunk in told.chunks(INSERT) {
+            inserts.push(async move {
+                let known = self.access.insert_new(&self.notifications, chunk).await?;
+                Ok::<_, Fault>((chunk, known.into_iter().collect::<HashSet<usize>>()))
+            });
+        }
+        let mut inserts = stream::iter(inserts).buffer_unordered(SIDE_BY_SIDE / 2);
+        let (mut fresh, mut there) = (Vec::with_capacity(told.len()), HashSet::new());
+        while let Some((chunk, known)) = inserts.try_next().await? {
+            for (index, told) in chunk.iter().enumerate() {
+                if known.contains(&index) {
+                    there.insert(told.id.clone());
+                } else {
+                    fresh.push(told);
+                }
+            }
+        }
+        Ok((fresh, there))
+    }
+
+    /// Lets notifications come into being as gone whose post or comment is gone already, if one look tells of all: that
+    /// saves changing them. Whoever tells them looks again.
+    pub(super) async fn tell_as_gone(&self, told: &mut [Told]) -> Result<(), Fault> {
+        let facts: HashSet<String> = told.iter().flat_map(gone_ids).collect();
+        let collection = self.facts.name();
+        if !(self.access.is_read_as_whole(collection, facts.len())).await? {
+            return Ok(());
+        }
         let facts = self.existing_facts(&facts).await?;
-        let of_gone = told
-            .iter()
-            .filter(|told| gone_ids(told).any(|fact| facts.contains(&fact)));
+        for told in told {
+            let gone = gone_ids(told).any(|fact| facts.contains(&fact));
+            (told.gone, told.shown) = (gone, !gone);
+        }
+        Ok(())
+    }
+
+    /// The ids of those of some notifications whose post or comment is gone, and which do not say so. A like may come after
+    /// its post's deletion, since it is written to a stream of its own; a parked comment may be brought in after its deletion
+    /// was.
+    async fn of_what_is_gone(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
+        let told = told.iter().filter(|told| !told.gone);
+        let facts = told.clone().flat_map(|told| gone_ids(told)).collect();
+        let facts = self.existing_facts(&facts).await?;
+        let of_gone = told.filter(|told| gone_ids(told).any(|fact| facts.contains(&fact)));
         Ok(of_gone.map(|told| told.id.clone()).collect())
     }
 
@@ -128,11 +151,12 @@ impl Tables {
                 let found: Vec<(PostId, Vec<Told>)> = found.try_collect().await?;
                 let all: Vec<&Told> = found.iter().flat_map(|(_, told)| told).collect();
                 let wanting = self.wanted_of(&all).await?;
+                let mut changes = Vec::new();
                 for (post, told) in &found {
-                    if self.change_about(*post, told, &wanting).await? {
-                        changed.insert(*post);
-                    }
+                    changes.push(self.change_about(*post, told, &wanting));
                 }
+                let changes = stream::iter(changes).buffer_unordered(SIDE_BY_SIDE);
+                changed.extend(changes.try_collect::<Vec<_>>().await?.into_iter().flatten());
             }
             if changed.is_empty() {
                 return Ok(());
@@ -150,14 +174,14 @@ impl Tables {
         Ok((post, found))
     }
 
-    /// Changes the notifications about a post to what they should say; whether there was anything to change.
+    /// Changes the notifications about a post to what they should say; the post, if there was anything to change.
     async fn change_about(
         &self,
         post: PostId,
         told: &[Told],
         wanting: &HashMap<Step, HashSet<String>>,
-    ) -> Result<bool, Fault> {
-        let mut changed = false;
+    ) -> Result<Option<PostId>, Fault> {
+        let mut changed = None;
         for (step, ids) in wanting {
             let ids = told
                 .iter()
@@ -169,7 +193,7 @@ impl Tables {
                 filter.extend(step.from.as_filter());
                 let update = self.notifications.update_many(filter, step.to.as_update());
                 self.access.write(update).await?;
-                changed = true;
+                changed = Some(post);
             }
         }
         Ok(changed)

@@ -11,7 +11,8 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Document, oid::ObjectId};
+use parking_lot::Mutex;
 use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
@@ -23,7 +24,7 @@ use socialhub_projections::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{tables::Tables, writer::Effects};
+use super::{ahead::Reach, tables::Tables, writer::Effects};
 use crate::{
     gathering::{Gathering, WriteTogether},
     mongo::{catalogue::BEAT_EVERY, generations::Shared},
@@ -54,6 +55,8 @@ pub(in crate::mongo) struct MongoNotificationStore {
     writer: String,
     closed: AtomicBool,
     gathering: Gathering<NotificationChange>,
+    /// What finds checkpoints that may be removed.
+    outdated: Mutex<Vec<Document>>,
     /// Ends the task that says so.
     gone: CancellationToken,
 }
@@ -77,6 +80,7 @@ impl MongoNotificationStore {
             writer: writer.clone(),
             closed: AtomicBool::new(false),
             gathering: Gathering::new(GROUPS),
+            outdated: Mutex::default(),
             gone: gone.clone(),
         };
         tokio::spawn(async move {
@@ -140,45 +144,78 @@ impl MongoNotificationStore {
 
 #[async_trait]
 impl WriteTogether<NotificationChange> for MongoNotificationStore {
+    /// How far announcements reach is said while it is asked whether they may be written: if not, that says nothing.
     async fn write_together(&self, group: &[Arc<Batch>]) -> Vec<Result<(), StoreError>> {
-        let stored = async { Ok(self.tables.checkpoints().await?) };
-        let stored = match tokio::try_join!(self.admit(), stored) {
-            Ok(((), stored)) => stored,
+        let all: Vec<&Batch> = group.iter().map(|batch| &**batch).collect();
+        let effects = effects_of(&all);
+        let reach = effects.reach();
+        let admitted = tokio::try_join!(
+            self.admit(),
+            async { Ok(self.tables.checkpoints().await?) },
+            async { Ok(self.tables.will_reach(reach.as_ref()).await?) },
+            async {
+                self.tidy().await;
+                Ok(())
+            },
+        );
+        let stored = match admitted {
+            Ok(((), stored, (), ())) => stored,
             Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut outcomes = Vec::with_capacity(group.len());
-        let mut due = Vec::with_capacity(group.len());
-        for batch in group {
-            let known = known_outcome(batch, &stored);
-            if known.is_none() {
-                due.push(&**batch);
-            }
-            outcomes.push(known);
-        }
-        let written = self.write(&due).await;
-        let outcomes = outcomes
-            .into_iter()
-            .map(|known| known.unwrap_or_else(|| written.clone()));
+        let known = all.iter().map(|batch| known_outcome(batch, &stored));
+        let known: Vec<_> = known.collect();
+        let due = all.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let due: Vec<&Batch> = due.map(|(batch, _)| *batch).collect();
+        let effects = if due.len() == all.len() {
+            effects
+        } else {
+            effects_of(&due)
+        };
+        let written = self.write(effects, reach, &due).await;
+        let outcomes = known.into_iter();
+        let outcomes = outcomes.map(|known| known.unwrap_or_else(|| written.clone()));
         outcomes.collect()
     }
 }
 
+/// The effects of batches, in the order of the log.
+fn effects_of(batches: &[&Batch]) -> Effects {
+    let mut records: Vec<_> = batches.iter().flat_map(|batch| &batch.projected).collect();
+    records.sort_by_key(|projected| projected.position);
+    Effects::of(records)
+}
+
 impl MongoNotificationStore {
     /// All effects, then all letters, then all checkpoints.
-    async fn write(&self, batches: &[&Batch]) -> Result<(), StoreError> {
-        let mut records: Vec<_> = batches.iter().flat_map(|batch| &batch.projected).collect();
-        records.sort_by_key(|projected| projected.position);
-        let first = match (records.first(), batches.first()) {
-            (Some(first), _) => first.position,
-            (None, Some(batch)) => batch.checkpoint.position,
-            (None, None) => return Ok(()),
+    async fn write(
+        &self,
+        effects: Effects,
+        reach: Option<Reach>,
+        batches: &[&Batch],
+    ) -> Result<(), StoreError> {
+        let first = |batch: &&Batch| {
+            let first = batch.projected.first();
+            first.map_or(batch.checkpoint.position, |first| first.position)
         };
-        let written = Effects::of(records).write(&self.tables).await;
+        let Some(first) = batches.iter().map(first).min() else {
+            return Ok(());
+        };
+        let written = effects.write_reaching(reach, &self.tables).await;
         written.map_err(|fault| fault.of_batch(first))?;
         let parked = batches.iter().flat_map(|batch| &batch.parked);
         self.tables.park(parked).await?;
         let checkpoints: Vec<_> = batches.iter().map(|batch| &batch.checkpoint).collect();
-        Ok(self.tables.move_checkpoints(&checkpoints).await?)
+        let outdated = self.tables.move_checkpoints(&checkpoints).await?;
+        self.outdated.lock().extend(outdated);
+        Ok(())
+    }
+
+    /// Removes the checkpoints that earlier groups have gone beyond. Those that stay go with the next ones of their sources.
+    async fn tidy(&self) {
+        let outdated = std::mem::take(&mut *self.outdated.lock());
+        if let Err(error) = self.tables.remove_checkpoints(outdated).await {
+            tracing::debug!(?error, "outdated checkpoints stay");
+        }
     }
 }
 
@@ -244,6 +281,10 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
 
     async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
         Ok(self.tables.count_attempt(source, position).await?)
+    }
+
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        Ok(self.tables.attempts(source, position).await?)
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {

@@ -129,6 +129,10 @@ impl StoredLetter {
     }
 }
 
+fn attempt_id(source: &Source, position: Position) -> String {
+    format!("attempt/{source}/{position}")
+}
+
 fn collection_name(name: &str, id: GenerationId) -> String {
     format!("{name}_{id}")
 }
@@ -262,31 +266,37 @@ impl Tables {
         highest.into_values().map(read).collect()
     }
 
-    /// Moves checkpoints forward, never back: each is a document of its own, the highest counts, and lower ones are removed.
-    /// An update in place could be lost to one that began earlier.
+    /// Moves checkpoints forward, never back: each is a document of its own, and the highest counts. An update in place could
+    /// be lost to one that began earlier. Answers what finds those that are outdated now.
     pub(in crate::mongo) async fn move_checkpoints(
         &self,
         checkpoints: &[&Checkpoint],
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<Document>, Fault> {
         let stored: Vec<_> = checkpoints
             .iter()
             .map(|checkpoint| StoredCheckpoint::new(checkpoint))
             .collect();
-        if stored.is_empty() {
+        self.access.insert_new(&self.checkpoints, &stored).await?;
+        let outdated = stored.iter().map(|stored| {
+            doc! {
+                "source": &stored.source, "partition": stored.partition,
+                "position": { "$lt": stored.position },
+            }
+        });
+        Ok(outdated.collect())
+    }
+
+    /// Removes checkpoints that others have gone beyond: they say nothing, but are read with them.
+    pub(in crate::mongo) async fn remove_checkpoints(
+        &self,
+        outdated: Vec<Document>,
+    ) -> Result<(), Fault> {
+        if outdated.is_empty() {
             return Ok(());
         }
-        self.access.insert_new(&self.checkpoints, &stored).await?;
-        let lower: Vec<_> = stored
-            .iter()
-            .map(|stored| {
-                doc! {
-                    "source": &stored.source, "partition": stored.partition,
-                    "position": { "$lt": stored.position },
-                }
-            })
-            .collect();
+        let outdated = doc! { "$or": outdated };
         self.access
-            .write(self.checkpoints.delete_many(doc! { "$or": lower }))
+            .write(self.checkpoints.delete_many(outdated))
             .await
             .map(|_| ())
     }
@@ -328,7 +338,7 @@ impl Tables {
         source: &Source,
         position: Position,
     ) -> Result<u32, Fault> {
-        let filter = doc! { "_id": format!("attempt/{source}/{position}") };
+        let filter = doc! { "_id": attempt_id(source, position) };
         let update = doc! { "$inc": { "tries": 1_i64 }, "$setOnInsert": { "attempt_of": source.to_string() } };
         let counted = self
             .writers
@@ -340,6 +350,13 @@ impl Tables {
             .write(counted)
             .await?
             .and_then(|found| found.get_i64("tries").ok());
+        Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
+    }
+
+    pub(super) async fn attempts(&self, source: &Source, position: Position) -> Result<u32, Fault> {
+        let filter = doc! { "_id": attempt_id(source, position) };
+        let found = self.access.write(self.writers.find_one(filter)).await?;
+        let tries = found.map_or(Ok(0), |attempt| attempt.get_i64("tries"));
         Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
     }
 

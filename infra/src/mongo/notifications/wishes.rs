@@ -11,11 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures::{TryStreamExt, future::try_join_all};
-use mongodb::{
-    Cursor,
-    bson::{Document, doc},
-};
+use futures::future::try_join_all;
+use mongodb::bson::{Document, doc};
 
 use super::{
     ahead::Reach,
@@ -29,6 +26,9 @@ use crate::mongo::{
 
 /// How many authors, or pairs of author and follower, are looked at together.
 const TOGETHER: usize = 200;
+
+/// So many notifications are told together: for each time a server that stands in for MongoDB may read every fact.
+const TOLD_TOGETHER: usize = 10 * INSERT;
 
 /// Wishes by author and follower, then by position.
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Tables {
             for more in try_join_all(reading).await? {
                 told.extend(more);
             }
-            if told.len() >= INSERT {
+            if told.len() >= TOLD_TOGETHER {
                 self.tell(std::mem::take(&mut told)).await?;
             }
         }
@@ -130,7 +130,7 @@ impl Tables {
         let mut wishes = self.access.write(found).await?;
         let (mut pair, mut told): (Vec<Wish>, Vec<Told>) = (Vec::new(), Vec::new());
         loop {
-            let some = self.some_of(&mut wishes).await?;
+            let some = self.access.some_of(&mut wishes).await?;
             let is_end = some.len() < INSERT;
             for wish in some {
                 let same = pair.first().is_some_and(|one: &Wish| {
@@ -138,7 +138,7 @@ impl Tables {
                 });
                 if !same {
                     told_by(&std::mem::take(&mut pair), by_author, &mut told)?;
-                    if told.len() >= INSERT {
+                    if told.len() >= TOLD_TOGETHER {
                         self.tell(std::mem::take(&mut told)).await?;
                     }
                 }
@@ -149,20 +149,6 @@ impl Tables {
                 return Ok(told);
             }
         }
-    }
-
-    /// The next wishes of a query, in one turn; fewer than [`INSERT`] at the end.
-    async fn some_of(&self, wishes: &mut Cursor<Wish>) -> Result<Vec<Wish>, Fault> {
-        let taking = async {
-            let mut some = Vec::new();
-            while some.len() < INSERT
-                && let Some(wish) = wishes.try_next().await?
-            {
-                some.push(wish);
-            }
-            Ok(some)
-        };
-        self.access.write(taking).await
     }
 
     /// Finds the posts that come after these wishes in the log, but came here before, and tells or untells them. The
@@ -207,7 +193,7 @@ impl Tables {
     }
 
     async fn tell_late(&self, late: &[(&Announcement, &str)]) -> Result<(), Fault> {
-        for part in late.chunks(INSERT) {
+        for part in late.chunks(TOLD_TOGETHER) {
             let pairs: Vec<_> = part
                 .iter()
                 .map(|(announcement, follower)| (&*announcement.author, *follower))

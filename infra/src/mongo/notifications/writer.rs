@@ -12,6 +12,7 @@ use socialhub_projections::{
 };
 
 use super::{
+    ahead::Reach,
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
     tables::Tables,
 };
@@ -111,15 +112,41 @@ impl Effects {
         self.facts.push(fact);
     }
 
+    /// What FerretDB never takes, and says so as if it were its own fault: nobody's name has it.
+    fn check_names(&self) -> Result<(), Fault> {
+        let told = self.told.iter().map(|told| &told.username);
+        let announced = self.announced.iter().map(|post| &post.username);
+        if told.chain(announced).any(|name| name.contains('\0')) {
+            return Err(Fault::Rejected("a name with NUL in it".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// How far the announcements among them reach: to be said before they are written.
+    pub(super) fn reach(&self) -> Option<Reach> {
+        Reach::of(&self.announced)
+    }
+
     /// Writes everything. Whatever is broken off in between is repeated with the same outcome.
     pub(super) async fn write(self, tables: &Tables) -> Result<(), Fault> {
+        let reach = self.reach();
+        tables.will_reach(reach.as_ref()).await?;
+        self.write_reaching(reach, tables).await
+    }
+
+    /// The same, where it has been said how far they reach.
+    pub(super) async fn write_reaching(
+        self,
+        reach: Option<Reach>,
+        tables: &Tables,
+    ) -> Result<(), Fault> {
+        self.check_names()?;
         let read_up_to: Vec<_> = self
             .read_up_to
             .iter()
             .filter(|(_, up_to)| **up_to > 0)
             .map(|(user, up_to)| ReadUpTo::new(*user, *up_to))
             .collect();
-        let reach = tables.will_reach(&self.announced).await?;
         // All facts are there before anything is looked for: whoever is second sees both.
         tokio::try_join!(
             tables
@@ -132,18 +159,23 @@ impl Effects {
         let erasures = self.erased.iter().map(|user| fact_id(ERASED, user));
         tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
-        tables.rename_announcers(&self.announced).await?;
         let mut told = self.told;
-        told.extend(tables.announce(&self.announced).await?);
+        let ((), still_to_be_told, ()) = tokio::try_join!(
+            tables.rename_announcers(&self.announced),
+            tables.announce(&self.announced),
+            tables.tell_as_gone(&mut told),
+        )?;
+        told.extend(still_to_be_told);
         tables.tell(told).await?;
         tables
             .look_back(&self.wishes, &self.announced, reach.as_ref())
             .await?;
-        if let Some(reach) = reach {
-            tables.has_reached(&reach).await?;
-        }
-        tables.settle_posts(self.gone_posts).await?;
-        tables.settle_marked(self.marked, &self.marks).await
+        tokio::try_join!(
+            tables.has_reached(reach),
+            tables.settle_posts(self.gone_posts),
+            tables.settle_marked(self.marked, &self.marks),
+        )?;
+        Ok(())
     }
 }
 

@@ -306,16 +306,37 @@ impl<M: PgModel> Shared<M> {
         Ok(true)
     }
 
-    async fn claim(&self) -> sqlx::Result<Option<Claim>> {
+    /// A connection that has the claim's lock. It goes with the connection.
+    async fn claim(&self) -> sqlx::Result<Option<Session>> {
         let key = Key::new(Purpose::Claim, Self::NAME, GenerationId(0));
         let mut session = self.session().await?;
         let taken: bool = sqlx::query_scalar(&format!("SELECT pg_try_advisory_lock({key})"))
             .fetch_one(&mut session)
             .await?;
-        // The lock is the connection's: it goes when the claim is dropped, and the connection with it.
-        Ok(taken.then(|| Claim::new(parking_lot::Mutex::new(session))))
+        Ok(taken.then_some(session))
+    }
+
+    /// Refuses who holds the claim no more, though they believe so: the server has been away, and another has it now. Where
+    /// nobody has, it is taken again.
+    async fn require(&self, claim: &Claim) -> Result<(), StoreError> {
+        let lost = || {
+            StoreError::Unusable(
+                "the connection to the database broke, and somebody else changes generations now"
+                    .to_owned(),
+            )
+        };
+        let Held(session) = claim.guard::<Held>().ok_or_else(lost)?;
+        let mut session = session.lock().await;
+        if execute(&mut session, "SELECT 1").await.is_err() {
+            let again = self.claim().await.map_err(|error| outside(&error))?;
+            *session = again.ok_or_else(lost)?;
+        }
+        Ok(())
     }
 }
+
+/// The connection that has the claim's lock.
+struct Held(Mutex<Session>);
 
 /// Begins a transaction that has a generation's gate alone.
 fn closing(gate: Key) -> String {
@@ -445,14 +466,17 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
     }
 
     async fn claim(&self) -> Result<Option<Claim>, StoreError> {
-        self.shared.claim().await.map_err(|error| outside(&error))
+        let session = self.shared.claim().await.map_err(|error| outside(&error))?;
+        Ok(session.map(|session| Claim::new(Held(Mutex::new(session)))))
     }
 
-    async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
+    async fn create(&self, claim: &Claim) -> Result<GenerationId, StoreError> {
+        self.shared.require(claim).await?;
         self.shared.create().await.map_err(|error| outside(&error))
     }
 
-    async fn drop_generation(&self, _claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+    async fn drop_generation(&self, claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
+        self.shared.require(claim).await?;
         let removed = self.shared.remove(id).await;
         if removed.map_err(|error| outside(&error))? {
             return Ok(());
@@ -462,8 +486,9 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
         )))
     }
 
-    async fn fence(&self, _claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
+    async fn fence(&self, claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
         let fence = PgFence::raise(&self.shared).await?;
+        self.shared.require(claim).await?;
         Ok(Box::new(fence))
     }
 

@@ -331,6 +331,22 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             .map_err(|error| fault::outside(&error))
     }
 
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        let tries = || {
+            sqlx::query_scalar(
+                "SELECT tries FROM attempt WHERE source = $1 AND partition = $2 AND position = $3",
+            )
+            .bind(&source.name)
+            .bind(source.partition)
+            .bind(to_sql(position))
+            .fetch_optional(&self.pool)
+        };
+        let tries: Option<i32> = retrying(tries)
+            .await
+            .map_err(|error| fault::outside(&error))?;
+        Ok(tries.map_or(0, i32::cast_unsigned))
+    }
+
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
         let clean = || {
             sqlx::query_scalar("SELECT clean FROM writer_end WHERE source = $1 AND partition = $2")

@@ -211,6 +211,10 @@ pub(super) async fn read_letters(
     Ok(letters)
 }
 
+fn attempt_field(source: &Source, position: Position) -> String {
+    format!("{position} {}", source_field(source))
+}
+
 fn hget(key: String, field: &str) -> Cmd {
     let mut ask = redis::cmd("HGET");
     ask.arg(key).arg(field);
@@ -293,8 +297,14 @@ impl ReadModelStore<Counters> for RedisCounterStore {
             .key(self.keys.state())
             .key(self.keys.part("attempts"))
             .arg(&self.token)
-            .arg(format!("{position} {}", source_field(source)));
+            .arg(attempt_field(source, position));
         self.own(&script).await
+    }
+
+    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+        let tries = hget(self.keys.part("attempts"), &attempt_field(source, position));
+        let tries: Option<u32> = self.open_link()?.query(&tries).await?;
+        Ok(tries.unwrap_or(0))
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
