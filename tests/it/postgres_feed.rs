@@ -423,6 +423,41 @@ async fn killed_connections_lose_and_double_nothing() {
     assert!(killed.load(Ordering::Relaxed) > 3);
 }
 
+/// The claim's lock goes with its connection: whoever lost both changes nothing while another has it, and takes it again
+/// when nobody has.
+#[tokio::test]
+async fn a_claim_whose_connection_broke_is_not_taken_for_held() {
+    let place = OnPostgres::new(SMALL).await;
+    let (mine, others) = (place.generations(), place.generations());
+    let held = mine.claim().await.unwrap().expect("nobody else");
+    assert!(others.claim().await.unwrap().is_none());
+    let mut server = PgConnection::connect(&place.url).await.unwrap();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_locks
+               WHERE locktype = 'advisory' AND granted AND database =
+                   (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let cut = server.execute(cut).await.unwrap();
+    assert_eq!(cut.rows_affected(), 1);
+    let taken = eventually("another can claim it", || async {
+        others.claim().await.unwrap()
+    })
+    .await;
+    for refusal in [
+        mine.create(&held).await.map(drop),
+        mine.fence(&held).await.map(drop),
+        mine.drop_generation(&held, GenerationId(9)).await,
+    ] {
+        let error = refusal.unwrap_err().to_string();
+        assert!(error.contains("somebody else"), "{error}");
+    }
+    assert_eq!(mine.list().await.unwrap().len(), 1);
+    drop(taken);
+    eventually("it is taken again", || async {
+        mine.create(&held).await.ok()
+    })
+    .await;
+    assert!(others.claim().await.unwrap().is_none());
+}
+
 fn registered(username: &str) -> (Position, Event) {
     let event = Event::UserRegistered(UserRegistered {
         user_id: user(0),
