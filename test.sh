@@ -90,7 +90,7 @@ step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
     auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: flow:: \
-    media:: program:: replay:: social::
+    media:: program:: replay:: seen:: smtp::real_server social::
 
 alone realign
 alone full_stack

@@ -103,7 +103,13 @@ pub trait OtpStore: Send + Sync {
     /// When the store cannot answer.
     async fn check(&self, email: &str, otp: &str, now: Timestamp) -> Result<OtpVerdict, PortError>;
 
-    /// Forgets the code of an address: it was used.
+    /// Uses a code up: of all who do so at once, wherever they are, one is told that it was there.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn use_up(&self, email: &str, otp: &str) -> Result<bool, PortError>;
+
+    /// Forgets the code of an address.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -89,9 +89,9 @@ impl Commands {
                 .with("email", validation::email(&email))
                 .with("newPassword", password),
         )?;
-        // One at a time for an address: else two could use the same code before either burns it.
+        // One at a time for an address, as far as this process goes: the others would only hash in vain.
         let turn = self.turns.wait(&("otp", &email)).await;
-        self.verify_otp(email.clone(), input.otp).await?;
+        self.verify_otp(email.clone(), input.otp.clone()).await?;
         let credentials = self.by_email(&email).await?.ok_or(BAD_OTP)?;
         let hash = self.ports.hasher.hash(input.new_password).await?;
         // On a task of its own: a client that goes away between the commit and its answer must not leave a new password
@@ -100,7 +100,7 @@ impl Commands {
         let ending = tokio::spawn(async move {
             let _turn = turn;
             commands
-                .set_password(&ctx, &email, &credentials, hash)
+                .set_password(&ctx, &email, &input.otp, &credentials, hash)
                 .await
         });
         let appended = ending.await.unwrap_or(Err(CommandError::OutcomeUnknown))?;
@@ -116,11 +116,14 @@ impl Commands {
         &self,
         ctx: &CommandContext,
         email: &str,
+        otp: &str,
         credentials: &Credentials,
         hash: String,
     ) -> Result<Appended, CommandError> {
-        // Burnt before the commit: should that fail, a new code must be asked for, but none ever works twice.
-        self.ports.otps.burn(email).await?;
+        // Before the commit: should that fail, a new code must be asked for, but none ever works twice.
+        if !self.ports.otps.use_up(email, otp.trim()).await? {
+            return Err(BAD_OTP);
+        }
         let appended = self.commit_reset(ctx, credentials, hash).await;
         if matches!(appended, Ok(_) | Err(AppendError::OutcomeUnknown)) {
             self.learn_epoch(credentials, appended.is_ok()).await;

@@ -576,14 +576,24 @@ class Failing(BehindNginx):
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
 
-        for method, status, times in (("DELETE", 504, 1), ("POST", 504, 1), ("GET", 503, 2)):
+        def fail(handler):
+            handler.answer(503, b"", {})
+
+        for method, status, times, auth in (
+            ("DELETE", 504, 1, None),
+            ("DELETE", 504, 1, fail),
+            ("POST", 504, 1, None),
+            ("POST", 504, 1, fail),
+            ("GET", 503, 2, None),
+        ):
             self.setUp()
+            self.services["auth"].behaviour = auth
             self.wait_until_both_are_asked()
             for service in self.instances:
                 service.asked.clear()
                 service.behaviour = vanish
             answer = self.ask(method, "/chat/rooms/r/messages")
-            with self.subTest(method):
+            with self.subTest(method, auth=auth):
                 self.assertEqual(answer.status, status)
                 self.assertEqual(sum(len(service.asked) for service in self.instances), times)
 

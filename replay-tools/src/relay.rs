@@ -48,6 +48,18 @@ pub(crate) struct Look {
 }
 
 impl Look {
+    /// A relay that has published so far, and of which nothing else is known.
+    #[cfg(test)]
+    pub(crate) fn published(position: Position) -> Self {
+        Self {
+            holder: None,
+            frontier: Frontier {
+                position,
+                ..Frontier::default()
+            },
+        }
+    }
+
     pub(crate) async fn at(relay: &RelayControl) -> Result<Self, LogError> {
         Ok(Self {
             holder: relay.store.holder().await?,

@@ -438,3 +438,76 @@ fn print_sources(sources: &[SourceView], out: &mut (dyn Write + Send)) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use socialhub_domain::Timestamp;
+    use socialhub_projections::{Checkpoint, Source};
+
+    use super::*;
+
+    /// What is said of a generation at a position of a log of ten events, of which so many are published.
+    fn told(
+        (state, has_writer): (GenerationState, bool),
+        before: Option<Position>,
+        position: Position,
+        published: Option<Position>,
+    ) -> &'static str {
+        let checkpoint = Checkpoint {
+            source: Source::log(),
+            position,
+            event_id: uuid::Uuid::nil(),
+            next_offset: None,
+            partitions: None,
+        };
+        let generation = Generation {
+            id: GenerationId(1),
+            state,
+            created_at: Timestamp(0),
+            checkpoints: vec![checkpoint],
+            parked: 0,
+            has_writer,
+            bytes: 0,
+        };
+        let moment = Moment {
+            at: Instant::now(),
+            head: 10,
+            relay: published.map(Look::published),
+            models: Vec::new(),
+        };
+        moment.activity(before, &generation, position).words()
+    }
+
+    #[test]
+    fn what_is_dead_or_stuck_is_not_said_to_run() {
+        use GenerationState::{Building, Current, Previous};
+        let (written, left) = ((Current, true), (Current, false));
+        for (generation, before, position, published, words) in [
+            (written, Some(10), 10, None, "running"),
+            (written, Some(4), 5, None, "running"),
+            (written, Some(5), 5, None, "stuck"),
+            (written, Some(5), 5, Some(8), "stuck"),
+            (written, Some(8), 8, Some(8), "waiting for the relay"),
+            (left, Some(10), 10, None, "not running"),
+            (left, Some(5), 5, Some(10), "not running"),
+            (written, Some(11), 11, None, "ahead of the log: rebuild it"),
+            (left, Some(11), 11, None, "ahead of the log: rebuild it"),
+            ((Building, true), None, 3, None, "being filled"),
+            (
+                (Building, false),
+                Some(3),
+                3,
+                None,
+                "left half-built; rebuild goes on with it",
+            ),
+            ((Previous, true), Some(3), 4, None, "being caught up"),
+            ((Previous, false), Some(3), 3, None, "kept for rollback"),
+        ] {
+            let said = told(generation, before, position, published);
+            assert_eq!(
+                said, words,
+                "{generation:?} at {position}, {before:?} before"
+            );
+        }
+    }
+}

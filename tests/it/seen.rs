@@ -57,7 +57,7 @@ const FLOOD: usize = 3_000;
 
 fn write_nonsense(settings: &KafkaSettings) {
     for nonsense in NONSENSE {
-        topic::produce(settings, Topic::Post, 0, nonsense, &[]);
+        topic::produce(settings, Topic::Post, 0, "somebody", nonsense, &[]);
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "no json\n".repeat(FLOOD)).unwrap();

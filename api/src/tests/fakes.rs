@@ -133,6 +133,10 @@ impl OtpStore for Outside {
         Ok(OtpVerdict::Bad)
     }
 
+    async fn use_up(&self, _: &str, _: &str) -> Result<bool, PortError> {
+        Ok(false)
+    }
+
     async fn burn(&self, _: &str) -> Result<(), PortError> {
         Ok(())
     }

@@ -133,6 +133,15 @@ impl OtpStore for FakeOtps {
         Ok(OtpVerdict::Bad)
     }
 
+    async fn use_up(&self, email: &str, otp: &str) -> Result<bool, PortError> {
+        let mut kept = self.0.lock();
+        let is_it = kept.get(email).is_some_and(|(good, _)| good == otp);
+        if is_it {
+            kept.remove(email);
+        }
+        Ok(is_it)
+    }
+
     async fn burn(&self, email: &str) -> Result<(), PortError> {
         self.0.lock().remove(email);
         Ok(())

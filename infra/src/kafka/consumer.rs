@@ -28,7 +28,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use socialhub_domain::topic::Topic;
-use socialhub_event_log::{PartitionTail, WireRecord};
+use socialhub_event_log::{PartitionTail, WireRecord, partition_for};
 use socialhub_projections::{
     GenerationId, Source,
     runtime::{
@@ -170,6 +170,8 @@ struct Member {
 struct Part {
     source: Source,
     topic: Topic,
+    /// Into how many the topic is divided, if that is known.
+    partitions: Option<i32>,
     queue: PartitionQueue<Member>,
     ahead: Arc<AtomicUsize>,
 }
@@ -233,12 +235,15 @@ impl Member {
         }
         let starts = self.starts(sources);
         let mut assignment = TopicPartitionList::new();
-        let mut parts = Vec::new();
+        let (mut parts, mut counts) = (Vec::new(), HashMap::new());
         for (source, start) in starts {
             let name = self.settings.topic(&source.name);
             let offset = self.first_offset(consumer, &name, source.partition, start);
             assignment.add_partition_offset(&name, source.partition, offset)?;
-            if let Some(part) = self.part(source, &name) {
+            let partitions = *counts
+                .entry(name.clone())
+                .or_insert_with(|| self.count(consumer, &name));
+            if let Some(part) = self.part(source, &name, partitions) {
                 parts.push(part);
             }
         }
@@ -291,7 +296,20 @@ impl Member {
         }
     }
 
-    fn part(&self, source: Source, name: &str) -> Option<Part> {
+    /// Into how many partitions a topic is divided, if the broker says.
+    fn count(&self, consumer: &BaseConsumer<Self>, name: &str) -> Option<i32> {
+        let metadata = consumer.fetch_metadata(Some(name), self.settings.request_timeout);
+        let metadata = metadata.ok()?;
+        let topic = metadata
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == name)?;
+        i32::try_from(topic.partitions().len())
+            .ok()
+            .filter(|count| *count > 0)
+    }
+
+    fn part(&self, source: Source, name: &str, partitions: Option<i32>) -> Option<Part> {
         let consumer = self.consumer.get()?.upgrade()?;
         let topic = self.settings.logical(name)?;
         let mut queue = consumer.split_partition_queue(name, source.partition)?;
@@ -300,6 +318,7 @@ impl Member {
         Some(Part {
             source,
             topic,
+            partitions,
             queue,
             ahead: Arc::default(),
         })
@@ -365,7 +384,7 @@ impl Part {
                 Some(Ok(message)) => {
                     records += 1;
                     bytes += message.payload_len();
-                    match read(self.topic, &message) {
+                    match read(self.topic, self.partitions, &message) {
                         Ok(ours) => delivered.push(ours),
                         Err(reason) => {
                             let (partition, offset) = (message.partition(), message.offset());
@@ -382,11 +401,19 @@ impl Part {
     }
 }
 
-/// A record of ours, or why it is none.
-fn read(topic: Topic, message: &BorrowedMessage<'_>) -> Result<Delivered, String> {
+/// A record of ours, or why it is none. A copy in another partition would come out of its order, or a second time.
+fn read(
+    topic: Topic,
+    partitions: Option<i32>,
+    message: &BorrowedMessage<'_>,
+) -> Result<Delivered, String> {
     let headers = headers(message.headers()).map_err(|foreign| foreign.to_string())?;
     let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
     let key = key.ok_or("its key is no text")?;
+    let place = partitions.map(|count| partition_for(key.as_bytes(), count));
+    if place.is_some_and(|place| place != message.partition()) {
+        return Err("its key belongs to another partition".to_owned());
+    }
     let value = String::from_utf8_lossy(message.payload().unwrap_or_default());
     Ok(Delivered {
         record: WireRecord {

@@ -9,9 +9,10 @@ use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
+    message::BorrowedMessage,
     types::RDKafkaErrorCode,
 };
-use socialhub_event_log::{PartitionTail, PublishError, TailRecord};
+use socialhub_event_log::{PartitionTail, PublishError, TailRecord, partition_for};
 
 use crate::kafka::{KafkaSettings, complain, headers};
 
@@ -40,6 +41,8 @@ struct Look {
     topic: String,
     /// The first offset that was looked at.
     from: i64,
+    /// Into how many partitions the topic is divided.
+    count: i32,
 }
 
 /// Reads the ends of all partitions.
@@ -63,7 +66,7 @@ pub(super) fn read(
     // Topic by topic: the event that says that a partition ends names its number alone.
     for (name, count) in partitions {
         let looks: KafkaResult<Vec<Look>> = (0..*count)
-            .map(|partition| open(&consumer, settings, name, partition))
+            .map(|partition| open(&consumer, settings, name, *count, partition))
             .collect();
         let mut looks = looks.map_err(failed)?;
         let mut reach = FIRST_LOOK;
@@ -84,6 +87,7 @@ fn open(
     consumer: &BaseConsumer<Quiet>,
     settings: &KafkaSettings,
     name: &str,
+    count: i32,
     partition: i32,
 ) -> KafkaResult<Look> {
     let topic = settings.topic(name);
@@ -99,10 +103,17 @@ fn open(
         },
         topic,
         from: next,
+        count,
     })
 }
 
 impl Look {
+    /// Whether a record's key belongs to the partition: a copy that somebody else put there is not the relay's.
+    fn is_home_of(&self, message: &BorrowedMessage<'_>) -> bool {
+        let key = message.key().unwrap_or_default();
+        partition_for(key, self.count) == self.tail.partition
+    }
+
     fn is_done(&self) -> bool {
         self.tail.last.is_some() || self.from <= self.tail.earliest
     }
@@ -135,7 +146,9 @@ fn look_back(
             Some(Ok(message)) => {
                 let nth = open.get(&message.partition());
                 let look = nth.and_then(|nth| looks.get_mut(*nth));
-                if let (Some(look), Ok(headers)) = (look, headers(message.headers())) {
+                if let (Some(look), Ok(headers)) = (look, headers(message.headers()))
+                    && look.is_home_of(&message)
+                {
                     look.tail.last = Some(TailRecord {
                         offset: message.offset(),
                         position: headers.position,

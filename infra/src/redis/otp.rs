@@ -46,6 +46,16 @@ static CHECK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// KEYS: the address's key. ARGV: code.
+static USE_UP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('HGET', KEYS[1], 'code') ~= ARGV[1] then
+             return 0
+         end
+         return redis.call('DEL', KEYS[1])",
+    )
+});
+
 /// One-time codes in Redis: hashed, five minutes, burnt by the fifth wrong try. A try is checked and counted in one step,
 /// so that many at once are no more tries than one after the other.
 #[derive(Clone)]
@@ -118,6 +128,14 @@ impl OtpStore for RedisOtps {
             Ok(_) => Ok(OtpVerdict::Bad),
             Err(fault) => Err(port_error(&fault)),
         }
+    }
+
+    async fn use_up(&self, email: &str, otp: &str) -> Result<bool, PortError> {
+        let mut script = USE_UP.prepare_invoke();
+        script.key(self.key(email)).arg(self.code(email, otp));
+        let used: Result<u8, _> = self.link.invoke(&script).await;
+        used.map(|used| used == 1)
+            .map_err(|fault| port_error(&fault))
     }
 
     async fn burn(&self, email: &str) -> Result<(), PortError> {

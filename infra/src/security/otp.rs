@@ -140,6 +140,18 @@ impl OtpStore for MemoryOtps {
         Ok(OtpVerdict::Bad)
     }
 
+    async fn use_up(&self, email: &str, otp: &str) -> Result<bool, PortError> {
+        let address = self.address(email);
+        let used = self.mac(&[email, otp]);
+        let mut codes = self.codes.lock();
+        let there = codes.by_address.get(&address);
+        let is_it = there.is_some_and(|entry| used.verify_slice(&entry.code).is_ok());
+        if is_it {
+            codes.by_address.remove(&address);
+        }
+        Ok(is_it)
+    }
+
     async fn burn(&self, email: &str) -> Result<(), PortError> {
         let address = self.address(email);
         self.codes.lock().by_address.remove(&address);
@@ -195,6 +207,11 @@ mod tests {
     #[tokio::test]
     async fn a_used_code_is_gone() {
         let otps = MemoryOtps::new();
+        otps.put(EMAIL, "111111", NOW).await.unwrap();
+        assert!(!otps.use_up(EMAIL, "222222").await.unwrap());
+        assert!(otps.use_up(EMAIL, "111111").await.unwrap());
+        assert!(!otps.use_up(EMAIL, "111111").await.unwrap());
+        assert!(!check(&otps, EMAIL, "111111", NOW).await);
         otps.put(EMAIL, "111111", NOW).await.unwrap();
         otps.burn(EMAIL).await.unwrap();
         otps.burn(EMAIL).await.unwrap();

@@ -125,13 +125,14 @@ pub fn produce(
     settings: &KafkaSettings,
     topic: Topic,
     partition: i32,
+    key: &str,
     line: &str,
     headers: &[String],
 ) {
     let mut command = Command::new("kcat");
     command
         .args(["-b", &settings.brokers, "-t", &settings.topic(topic.name())])
-        .args(["-P", "-p", &partition.to_string(), "-k", "somebody"]);
+        .args(["-P", "-p", &partition.to_string(), "-k", key]);
     for header in headers {
         command.args(["-H", header]);
     }

@@ -53,6 +53,20 @@ async fn a_code_is_good_for_its_address_on_every_instance_for_five_minutes() {
     assert!(!good(&one, EMAIL, "222222", NOW.0).await);
 }
 
+/// Two instances may both have found it good before either uses it up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_is_used_up_once_by_whichever_instance() {
+    let (one, two) = otps();
+    one.put(EMAIL, "012345", NOW).await.unwrap();
+    assert!(!two.use_up(EMAIL, "999999").await.unwrap());
+    let uses = (0..20).map(|n| {
+        let otps = if n % 2 == 0 { one.clone() } else { two.clone() };
+        async move { otps.use_up(EMAIL, "012345").await.unwrap() }
+    });
+    let used = futures::future::join_all(uses).await;
+    assert_eq!(used.iter().filter(|used| **used).count(), 1, "{used:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_wrong_tries_at_once_are_no_more_than_five() {
     let (one, two) = otps();
