@@ -1,7 +1,6 @@
 //! `replay status`.
 
 use std::{
-    collections::HashSet,
     io::Write,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use serde::Serialize;
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{LogError, Position, behind_for};
 use socialhub_projections::{
-    GenerationId, ModelName, ParkedLetter,
+    GenerationId, ModelName,
     runtime::{Generation, GenerationState, ModelControl, RebuildError},
 };
 
@@ -336,11 +335,7 @@ async fn generations(
             lag_seconds: lag_seconds(target, *position, now.head).await?,
             rate,
             parked: generation.parked,
-            parked_sequences: if generation.parked > 0 {
-                parked_sequences(&model.letters_of(generation.id).await?)
-            } else {
-                0
-            },
+            parked_sequences: model.parked_sequences(generation).await?,
             has_writer: generation.has_writer,
             last_error: current
                 .then(|| processes::last_error(processes, &processes::projection(model.name())))
@@ -350,11 +345,6 @@ async fn generations(
         });
     }
     Ok(views)
-}
-
-fn parked_sequences(letters: &[ParkedLetter]) -> usize {
-    let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
-    sequences.collect::<HashSet<_>>().len()
 }
 
 /// The age of the first event after a position; 0 when there is none.

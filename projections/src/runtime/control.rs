@@ -1,6 +1,6 @@
 //! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{collections::HashSet, marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
@@ -105,6 +105,19 @@ pub trait ModelControl: Send + Sync {
     /// # Errors
     /// [`RebuildError`].
     async fn letters_of(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, RebuildError>;
+
+    /// How many sequences wait behind letters of a generation.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    async fn parked_sequences(&self, generation: &Generation) -> Result<usize, RebuildError> {
+        if generation.parked == 0 {
+            return Ok(0);
+        }
+        let letters = self.letters_of(generation.id).await?;
+        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+        Ok(sequences.collect::<HashSet<_>>().len())
+    }
 
     /// The letters of the current generation.
     ///

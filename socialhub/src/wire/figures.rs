@@ -1,13 +1,10 @@
 //! What `replay status` finds out of generations and the relay, as metrics: of what this process writes or publishes.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use socialhub_domain::Clock;
 use socialhub_event_log::{EventLog, LogError, Position, RelayStatus, behind_for};
-use socialhub_projections::{
-    ParkedLetter,
-    runtime::{Generation, GenerationState, ModelControl, RebuildError},
-};
+use socialhub_projections::runtime::{Generation, GenerationState, ModelControl, RebuildError};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +106,7 @@ impl Figures {
             lag_events,
             lag_seconds: self.lag_seconds(position, lag_events).await?,
             parked: generation.parked,
-            parked_sequences: parked_sequences(model, generation).await?,
+            parked_sequences: model.parked_sequences(generation).await?,
             bytes: generation.bytes,
             has_writer: generation.has_writer,
         })
@@ -130,18 +127,6 @@ impl Figures {
             relay.behind_for(seconds);
         }
     }
-}
-
-async fn parked_sequences(
-    model: &dyn ModelControl,
-    generation: &Generation,
-) -> Result<usize, RebuildError> {
-    if generation.parked == 0 {
-        return Ok(0);
-    }
-    let letters = model.letters_of(generation.id).await?;
-    let sequence = |letter: &ParkedLetter| (letter.topic.clone(), letter.key.clone());
-    Ok(letters.iter().map(sequence).collect::<HashSet<_>>().len())
 }
 
 impl Row {

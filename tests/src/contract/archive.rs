@@ -209,6 +209,7 @@ pub async fn rows_that_do_not_follow_are_refused_whole(
         Err(ArchiveError::Gap { head: 4, found: 4 })
     ));
     to.write_rows(rows[4..].to_vec()).await?;
+    assert_eq!(to.read_rows(0, usize::MAX).await?, rows);
     // A log lives on with what cannot be read in it, and so does its copy.
     let head = to.head().await?;
     let odd = EventRow {
