@@ -24,7 +24,8 @@ const DESCRIPTION: &str = "Every path is served twice: as written here, and belo
 (`/feed` also below `/api`). Operations and media have one path each.\n\n\
 Every answer carries `X-Request-Id`; every good answer to a command `X-Position`, the position of the event log after \
 it. A read waits up to two seconds until its read model has seen what the same person wrote last, and what \
-`X-Min-Position` asks for; `X-Position` says how far the model is, `X-Stale: true` that it is behind.\n\n\
+`X-Min-Position` asks for; `X-Position` says how far the model is, `X-Stale: true` that it is behind that, or that it lacks \
+what was in the log some seconds ago already.\n\n\
 Lists take `limit` and `page` or `cursor`, and link to their next page.\n\n\
 Errors are `application/problem+json`; `errors` names every bad field.";
 
@@ -183,7 +184,7 @@ fn complete_read(path: &str, operation: &mut Operation) {
         describe_header(
             operation,
             "X-Stale",
-            "`true` when the read model is behind what was asked for",
+            "`true` when the read model is behind what was asked for, or lacks what was in the log some seconds ago already",
         );
     }
 }

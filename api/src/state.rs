@@ -37,6 +37,8 @@ pub struct Positions {
     pub notifications: Arc<dyn ModelPosition>,
     /// Counters and trending.
     pub counters: Arc<dyn ModelPosition>,
+    /// What all of them should have by now: a read of one that has less says so, also to who asked for nothing.
+    pub due: watch::Receiver<u64>,
 }
 
 /// Everything the API needs; wired once by the binary.
@@ -101,11 +103,13 @@ pub(crate) struct Models {
 /// One read model's position.
 pub(crate) struct Model {
     position: Arc<dyn ModelPosition>,
+    due: watch::Receiver<u64>,
 }
 
 impl Model {
-    fn new(position: Arc<dyn ModelPosition>) -> Self {
-        Self { position }
+    fn new(position: Arc<dyn ModelPosition>, due: &watch::Receiver<u64>) -> Self {
+        let due = due.clone();
+        Self { position, due }
     }
 
     /// A receiver of its own, for a stream.
@@ -120,13 +124,22 @@ impl Model {
 
     async fn wait_for(&self, wanted: u64, limit: Duration) -> Result<Freshness, ApiError> {
         let position = self.position.known();
-        if position >= wanted {
-            return Ok(Freshness {
-                position,
-                stale: false,
-            });
+        let mut freshness = if position >= wanted {
+            let stale = false;
+            Freshness { position, stale }
+        } else {
+            self.position.wait_for(wanted, limit).await?
+        };
+        let due = *self.due.borrow();
+        if freshness.position < due {
+            // What this process knows may be of long ago. A store that does not say where it is says nothing else, either:
+            // what is answered instead is not the model's.
+            if let Ok(position) = self.position.position().await {
+                freshness.position = freshness.position.max(position);
+                freshness.stale |= freshness.position < due;
+            }
         }
-        Ok(self.position.wait_for(wanted, limit).await?)
+        Ok(freshness)
     }
 }
 
@@ -153,15 +166,16 @@ impl Shared {
             in_flight: AtomicUsize::new(0),
             request_metrics: RequestMetrics::default(),
             models: Models {
-                feed: Model::new(positions.feed),
-                notifications: Model::new(positions.notifications),
-                counters: Model::new(positions.counters),
+                feed: Model::new(positions.feed, &positions.due),
+                notifications: Model::new(positions.notifications, &positions.due),
+                counters: Model::new(positions.counters, &positions.due),
             },
             api,
         }
     }
 
-    /// Waits until the models have seen what the viewer wrote last, and the position the client asked for.
+    /// Waits until the models have seen what the viewer wrote last, and the position the client asked for. For what nobody
+    /// asked for it does not wait, but says when they lack what they should have by now.
     pub(crate) async fn settle(
         &self,
         models: &[&Model],

@@ -9,8 +9,9 @@ use socialhub_domain::{Clock, Timestamp, Topic};
 use socialhub_event_log::{Frontier, Position};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::store::{Checkpoint, GenerationId, ModelName, ReadError, Source, source_position};
 
@@ -19,7 +20,7 @@ use crate::store::{Checkpoint, GenerationId, ModelName, ReadError, Source, sourc
 pub struct Freshness {
     /// How far the read model is.
     pub position: Position,
-    /// Whether that is behind what was asked for.
+    /// Whether that is behind what was asked for, or behind what is [`due`].
     pub stale: bool,
 }
 
@@ -62,6 +63,36 @@ pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier
         .min();
     // A rebuild fills from the log and may be ahead of the relay.
     behind.unwrap_or(frontier.position).max(log)
+}
+
+/// How long after it was appended an event is due in every model.
+pub const DUE_AFTER: Duration = Duration::from_secs(2);
+
+/// What every model should have by now: where the log ended at least `grace` ago, at most twice that. What is there at
+/// the beginning is due at once. Ends with `stop`; must be called within a tokio runtime.
+///
+/// A model that has less lacks something although nobody waits for it: its store was brought back from a backup, or whoever
+/// should write it is away.
+pub fn due(
+    mut head: watch::Receiver<Position>,
+    grace: Duration,
+    stop: CancellationToken,
+) -> watch::Receiver<Position> {
+    let (due, told) = watch::channel(*head.borrow_and_update());
+    tokio::spawn(async move {
+        let follow = async {
+            while head.changed().await.is_ok() {
+                let end = *head.borrow_and_update();
+                sleep(grace).await;
+                due.send_replace(end);
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = follow => {}
+        }
+    });
+    told
 }
 
 /// What is wrong with a part that has not come to its work yet. It is no error of it afterwards.
@@ -410,6 +441,25 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_the_log_is_due_after_a_while_and_what_was_there_at_once() {
+        let head = watch::Sender::new(7);
+        let stop = CancellationToken::new();
+        let mut due = due(head.subscribe(), DUE_AFTER, stop.clone());
+        assert_eq!(*due.borrow_and_update(), 7);
+        for end in [8, 9] {
+            let appended = Instant::now();
+            head.send_replace(end);
+            // While one is waited for, the next comes.
+            head.send_replace(end + 10);
+            due.changed().await.unwrap();
+            assert_eq!(*due.borrow_and_update(), end + 10);
+            assert!(appended.elapsed() >= DUE_AFTER && appended.elapsed() <= 2 * DUE_AFTER);
+        }
+        stop.cancel();
+        assert!(due.changed().await.is_err());
+    }
 
     fn checkpoint(source: Source, position: Position) -> Checkpoint {
         Checkpoint {

@@ -14,7 +14,10 @@ use mongodb::{
     Client,
     bson::{Document, doc},
 };
-use socialhub_domain::{Event, NotificationId, Timestamp, UserId, event::UserFollowed};
+use socialhub_domain::{
+    Event, NotificationId, Timestamp, UserId,
+    event::{UserFollowed, UserUnfollowed, Visibility},
+};
 use socialhub_infra::{
     clock::SystemClock,
     mongo::{MongoGenerations, MongoNotificationReader},
@@ -34,7 +37,7 @@ use socialhub_projections::{
 };
 use socialhub_tests::{
     contract::{
-        history::{Log, PEOPLE, followed, user},
+        history::{Log, PEOPLE, created, followed, user, username},
         read_model::Subject,
     },
     read_model_contract,
@@ -387,6 +390,85 @@ async fn the_rate_of_batches_beside_plain_inserts() {
         rate / limit
     );
     store.close().await;
+}
+
+fn unfollowed(follower: u8, following: u8, timestamp: Timestamp) -> Event {
+    UserUnfollowed {
+        follower_id: user(follower),
+        following_id: user(following),
+        follower_username: username(follower),
+        notify: true,
+        timestamp,
+    }
+    .into()
+}
+
+impl OnMongo {
+    async fn told(&self) -> mongodb::Collection<Document> {
+        let client = Client::with_uri_str(&self.url).await.unwrap();
+        client
+            .database(&self.database)
+            .collection("notifications_1")
+    }
+}
+
+/// A rebuild has wishes and posts in one batch. That nobody is told is nothing to write down.
+#[tokio::test]
+async fn whoever_ended_their_wish_before_the_posts_of_a_batch_gets_no_document() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let mut log = vec![
+        (1, followed(1, 0, Timestamp(1))),
+        (2, unfollowed(1, 0, Timestamp(2))),
+        (3, followed(2, 0, Timestamp(3))),
+    ];
+    for n in 0..5 {
+        let created = created(n, 0, Visibility::Public, Timestamp(4));
+        log.push((u64::from(n) + 4, created));
+    }
+    store.apply(batch(Source::log(), 0, &log)).await.unwrap();
+    let told = subject.told().await;
+    // Two follows, and each post to its author and to the one who still follows.
+    assert_eq!(told.count_documents(doc! {}).await.unwrap(), 12);
+    let untold = told.count_documents(doc! { "told": false });
+    assert_eq!(untold.await.unwrap(), 0);
+    store.close().await;
+}
+
+/// Seen by taking the notification away behind the writer's back: only a writer that did not tell it brings it back.
+#[tokio::test]
+async fn who_follows_again_is_not_told_of_again_by_the_same_writer() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let told = subject.told().await;
+    let again = [
+        (2, unfollowed(1, 0, Timestamp(2))),
+        (3, followed(1, 0, Timestamp(3))),
+    ];
+    let first = vec![(1, followed(1, 0, Timestamp(1)))];
+    let source = Source::partition("USER_TOPIC", 0);
+    store.apply(batch(source.clone(), 0, &first)).await.unwrap();
+    told.delete_many(doc! {}).await.unwrap();
+    store
+        .apply(batch(source.clone(), 1, &again[..1].to_vec()))
+        .await
+        .unwrap();
+    store
+        .apply(batch(source.clone(), 2, &again[1..].to_vec()))
+        .await
+        .unwrap();
+    assert_eq!(told.count_documents(doc! {}).await.unwrap(), 0);
+    store.close().await;
+
+    let other = generations.open(id, WriteMode::Live).await.unwrap();
+    let third = vec![(4, followed(1, 0, Timestamp(4)))];
+    other.apply(batch(source, 3, &third)).await.unwrap();
+    assert_eq!(told.count_documents(doc! {}).await.unwrap(), 1);
+    other.close().await;
 }
 
 /// Whoever has slept for so long that another has taken over changes nothing when they wake up.

@@ -507,6 +507,8 @@ impl Readiness for Probe {
 pub(super) struct World {
     pub router: Router,
     pub model: Arc<Model>,
+    /// What the models should have by now.
+    pub due: watch::Sender<u64>,
     pub readers: Arc<Readers>,
     pub outside: Arc<Outside>,
     pub log: Arc<MemoryEventLog>,
@@ -592,6 +594,7 @@ impl World {
             position: watch::Sender::new(0),
             waiting: AtomicUsize::new(0),
         });
+        let due = watch::Sender::new(0);
         let probe = Arc::new(Probe::default());
         let shutdown = CancellationToken::new();
         let commands = Commands::new(Ports {
@@ -618,6 +621,7 @@ impl World {
                 feed: model.clone(),
                 notifications: model.clone(),
                 counters: model.clone(),
+                due: due.subscribe(),
             },
             tokens: tokens.clone(),
             clock: Arc::new(Fixed),
@@ -634,6 +638,7 @@ impl World {
         Self {
             router,
             model,
+            due,
             readers,
             outside,
             log,

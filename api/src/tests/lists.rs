@@ -1,6 +1,6 @@
 //! Pages, cursors, and how fresh reads are.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use axum::body::Body;
 use http::{Method, StatusCode};
@@ -157,6 +157,21 @@ async fn reads_wait_for_what_was_asked_and_say_when_it_was_not_reached() {
         let fields = refused(world.send(at_least(bad)).await, 400, "Validation failed").await;
         assert_eq!(fields, ["X-Min-Position"]);
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_is_told_that_a_model_lacks_what_it_should_have_and_does_not_wait() {
+    let world = World::new();
+    world.model.position.send_replace(5);
+    world.due.send_replace(5);
+    let fresh = world.get("/feed").await;
+    assert_eq!(header(&fresh, "x-stale"), "");
+    world.due.send_replace(6);
+    let stale = world.get("/feed").await;
+    assert_eq!(stale.status(), StatusCode::OK);
+    assert_eq!(header(&stale, "x-position"), "5");
+    assert_eq!(header(&stale, "x-stale"), "true");
+    assert_eq!(world.model.waiting.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

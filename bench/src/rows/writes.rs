@@ -8,7 +8,7 @@ use super::{Bench, Found};
 use crate::{
     client::BenchError,
     load::{Rotation, Sample},
-    people::{Furthest, Person, post_body, read_at, write_posts},
+    people::{Furthest, Person, post_body, read_at, sign_up, write_posts},
     random::Random,
 };
 
@@ -93,14 +93,15 @@ impl Bench {
     }
 
     /// Each connection is one person who follows everybody, once. What counts is the time until the notifications have all
-    /// of it.
+    /// of it. New people for each run: of whoever follows somebody again there is nothing new to tell.
     pub(super) async fn follow_notified(&self) -> Result<Found, BenchError> {
         let mut found = Found::default();
-        self.all_at_once("DELETE", "unfollow").await?;
-        for _ in 0..self.runs {
+        for run in 0..self.runs {
+            let prefix = format!("{}-fn{run}", self.prefix);
+            let followers = sign_up(&self.target, &prefix, self.shape.connections).await?;
             self.settle().await?;
             let begin = Instant::now();
-            let (mut sample, furthest) = self.all_at_once("POST", "follow").await?;
+            let (mut sample, furthest) = self.all_follow(&followers).await?;
             let token = &self.watcher.token;
             read_at(
                 &self.target,
@@ -111,18 +112,17 @@ impl Bench {
             .await?;
             sample.elapsed = begin.elapsed();
             found.runs.push(sample.summary());
-            self.all_at_once("DELETE", "unfollow").await?;
         }
         self.settle().await?;
         Ok(found)
     }
 
-    /// Everybody who acts does the same to everybody else, each over a connection; answers where the log stood then.
-    async fn all_at_once(&self, method: &str, verb: &str) -> Result<(Sample, u64), BenchError> {
-        let acting = self.actors().iter().map(|person| async move {
+    /// Some people follow everybody, each over a connection; answers where the log stood then.
+    async fn all_follow(&self, followers: &[Person]) -> Result<(Sample, u64), BenchError> {
+        let acting = followers.iter().map(|person| async move {
             let mut connection = self.target.connect().await?;
             let (mut sample, mut furthest) = (Sample::default(), Furthest::default());
-            for request in self.with_everybody(person, method, verb) {
+            for request in self.with_everybody(person, "POST", "follow") {
                 let sent = Instant::now();
                 let answer = connection.send(&request).await?;
                 furthest.note(&answer);

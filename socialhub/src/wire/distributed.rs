@@ -46,6 +46,7 @@ use socialhub_projections::{
         CheckpointReader, Control, Generations, LeftOutTally, ModelControl, PartitionProjector,
         StorePosition,
     },
+    status::{DUE_AFTER, due},
     verify::ModelFold,
 };
 use socialhub_replay_tools::{RelayControl, ReplayTarget};
@@ -329,6 +330,7 @@ fn positions(
             stop,
         ),
         counters: position::<Counters>(CountersAt(stores.counters.clone()), frontier, log, stop),
+        due: due(log.watch_head(), DUE_AFTER, stop.clone()),
     }
 }
 

@@ -25,6 +25,7 @@ use socialhub_projections::{
     feed::Feed,
     notifications::Notifications,
     runtime::{LogTail, ModelControl},
+    status::{DUE_AFTER, due},
 };
 
 use super::{
@@ -62,6 +63,7 @@ pub async fn start(
         feed: feed.position(),
         notifications: notifications.position(),
         counters: counters.position(),
+        due: due(log.watch_head(), DUE_AFTER, background.last.clone()),
     };
     let feed_reader = Arc::new(SqliteFeedReader::new(feed.readers.clone()));
     let notification_reader =

@@ -149,6 +149,8 @@ impl SqlitePast {
                 feed: at.clone(),
                 notifications: at.clone(),
                 counters: at,
+                // The past is complete.
+                due: watch::channel(0).1,
             },
             tokens,
             clock: Arc::clone(&self.clock),

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod documents;
+mod lately;
 mod mend;
 mod reader;
 pub(super) mod rows;

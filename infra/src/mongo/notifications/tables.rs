@@ -1,6 +1,9 @@
 //! The collections of one generation, and what every generation keeps beside its model: checkpoints, letters, writers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use mongodb::{
@@ -17,6 +20,7 @@ use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source};
 use super::{
     ahead::{Note, Reach},
     documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
+    lately::Lately,
 };
 use crate::mongo::{
     access::{Access, SIDE_BY_SIDE},
@@ -59,6 +63,8 @@ pub(in crate::mongo) struct Tables {
     checkpoints: Collection<StoredCheckpoint>,
     letters: Collection<StoredLetter>,
     writers: Collection<Document>,
+    /// Of whoever writes by these tables and their clones.
+    pub(super) lately: Arc<Lately>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -153,6 +159,7 @@ impl Tables {
             checkpoints: database.collection(&name("checkpoints")),
             letters: database.collection(&name("letters")),
             writers: database.collection(&name("writers")),
+            lately: Arc::default(),
         }
     }
 

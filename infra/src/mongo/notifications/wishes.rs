@@ -153,10 +153,13 @@ impl Tables {
 
     /// Finds the posts that come after these wishes in the log, but came here before, and tells or untells them. The
     /// wishes are inserted already.
+    ///
+    /// Not the posts of the same batch that nobody else announces: their wishes were read after these had been inserted. In a
+    /// rebuild all are such, and a document for each post and each person who had ended their wish before it, to say that it
+    /// was not told, would be more than all others together.
     pub(super) async fn look_back(
         &self,
         wishes: &[Wish],
-        announced: &[Announcement],
         reach: Option<&Reach>,
     ) -> Result<(), Fault> {
         let mut followers: HashMap<&str, Vec<&Wish>> = HashMap::new();
@@ -166,19 +169,16 @@ impl Tables {
         let Some(first) = wishes.iter().map(|wish| wish.position).min() else {
             return Ok(());
         };
-        let announced = if self.reach_of_others(reach).await? > first {
-            let authors = followers.keys().copied().map(str::to_owned).collect();
-            let later = doc! { "position": { "$gt": first } };
-            let found = self
-                .access
-                .find_in(&self.announcements, "author", &authors, &later);
-            found.await?
-        } else {
-            let later = announced.iter().filter(|post| {
-                post.position > first && followers.contains_key(post.author.as_str())
-            });
-            later.cloned().collect()
-        };
+        let reached = self.reach_of_others(reach).await?;
+        if reached <= first {
+            return Ok(());
+        }
+        let authors = followers.keys().copied().map(str::to_owned).collect();
+        let later = doc! { "position": { "$gt": first, "$lte": reached } };
+        let found = self
+            .access
+            .find_in(&self.announcements, "author", &authors, &later);
+        let announced: Vec<Announcement> = found.await?;
         for part in announced.chunks(TOGETHER) {
             let mut late = Vec::new();
             for announcement in part {

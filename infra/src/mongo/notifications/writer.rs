@@ -14,6 +14,7 @@ use socialhub_projections::{
 use super::{
     ahead::Reach,
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
+    lately,
     tables::Tables,
 };
 use crate::mongo::{
@@ -160,6 +161,8 @@ impl Effects {
         tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
         let mut told = self.told;
+        tables.lately.leave_out(&mut told);
+        let direct: Vec<_> = told.iter().filter_map(lately::id_of).collect();
         let ((), still_to_be_told, ()) = tokio::try_join!(
             tables.rename_announcers(&self.announced),
             tables.announce(&self.announced),
@@ -167,9 +170,8 @@ impl Effects {
         )?;
         told.extend(still_to_be_told);
         tables.tell(told).await?;
-        tables
-            .look_back(&self.wishes, &self.announced, reach.as_ref())
-            .await?;
+        tables.lately.remember(direct);
+        tables.look_back(&self.wishes, reach.as_ref()).await?;
         tokio::try_join!(
             tables.has_reached(reach),
             tables.settle_posts(self.gone_posts),
