@@ -3,7 +3,7 @@
 //! The checkpoint lives in the model's own store and is written atomically with the effects. A store holds several
 //! generations of its model side by side: one is current (readers use it), others are being filled or kept for rollback.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     projection::{Projected, Projection},
     record::SequenceKey,
+    runtime::Breather,
 };
 
 /// A read model's name, as the command line spells it.
@@ -237,6 +238,13 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError>;
+
+    /// From now on the store makes room for others, or no longer. One that takes many operations for a batch then does one at a
+    /// time and rests after each, and answers that it does. One that writes a batch in a few has nothing to do here: whoever
+    /// hands in batches makes them small, and rests between them.
+    fn make_room(&self, _breather: Option<Arc<Breather>>) -> bool {
+        false
+    }
 
     /// Ends the writer: when this returns, another may open the generation. Later calls fail; a repeat does nothing.
     async fn close(&self) {}

@@ -9,7 +9,9 @@ use mongodb::{
     bson::{Document, RawDocumentBuf, deserialize_from_slice, doc, error::Error as BsonError},
     error::{Error, ErrorKind, WriteFailure},
 };
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
+use socialhub_projections::runtime::Breather;
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::Instant,
@@ -32,6 +34,8 @@ const READS: usize = 16;
 const READ_TURN: Duration = Duration::from_secs(1);
 /// How many documents go into one insert.
 pub(super) const INSERT: usize = 1_000;
+/// The same for who makes room for others: so much that others do not wait long for it.
+const GENTLE_INSERT: usize = 200;
 /// How many operations of one writer run side by side.
 pub(super) const SIDE_BY_SIDE: usize = 4;
 /// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
@@ -61,6 +65,30 @@ struct Turns {
     reads: Semaphore,
 }
 
+/// Whether whoever writes makes room for others: then it does one operation after the other, and rests after each.
+struct Room {
+    breather: Mutex<Option<Arc<Breather>>>,
+    /// Whoever has it is at work, or rests.
+    one: Semaphore,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            breather: Mutex::default(),
+            one: Semaphore::new(1),
+        }
+    }
+}
+
+impl Room {
+    /// There while there is anybody to make room for.
+    fn breather(&self) -> Option<Arc<Breather>> {
+        let breather = self.breather.lock().clone();
+        breather.filter(|breather| breather.is_needed())
+    }
+}
+
 /// The way to the server, by which everything goes that the adapter asks of it. Clones share it.
 ///
 /// MongoDB looks a list of keys up in an index. FerretDB 1.24 knows nothing to ask its own database for when it is given a
@@ -72,6 +100,7 @@ pub(super) struct Access {
     turns: Arc<Turns>,
     reads_all: Arc<OnceCell<bool>>,
     sizes: Arc<Sizes>,
+    room: Arc<Room>,
 }
 
 impl Access {
@@ -84,11 +113,41 @@ impl Access {
             }),
             reads_all: Arc::default(),
             sizes: Arc::default(),
+            room: Arc::default(),
         }
     }
 
-    /// One operation, in its turn. The limit is for both, so who did not get a turn in time has asked the server nothing.
+    /// The same way for one who makes room on their own.
+    pub(super) fn apart(&self) -> Self {
+        Self {
+            room: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// See [`ReadModelStore::make_room`](socialhub_projections::ReadModelStore::make_room).
+    pub(super) fn make_room(&self, breather: Option<Arc<Breather>>) {
+        *self.room.breather.lock() = breather;
+    }
+
+    /// One operation, in its turn, and the rest after it.
     async fn within<T>(
+        &self,
+        limit: Duration,
+        operation: impl IntoFuture<Output = Result<T, Error>>,
+    ) -> Result<Result<T, Error>, Fault> {
+        let Some(breather) = self.room.breather() else {
+            return self.in_turn(limit, operation).await;
+        };
+        let _alone = self.room.one.acquire().await;
+        let began = Instant::now();
+        let outcome = self.in_turn(limit, operation).await;
+        breather.rest(began.elapsed()).await;
+        outcome
+    }
+
+    /// One operation, in its turn. The limit is for both, so who did not get a turn in time has asked the server nothing.
+    async fn in_turn<T>(
         &self,
         limit: Duration,
         operation: impl IntoFuture<Output = Result<T, Error>>,
@@ -184,7 +243,11 @@ impl Access {
         documents: &[T],
     ) -> Result<Vec<usize>, Fault> {
         let mut known = Vec::new();
-        for (index, chunk) in documents.chunks(INSERT).enumerate() {
+        let most = match self.room.breather() {
+            Some(_) => GENTLE_INSERT,
+            None => INSERT,
+        };
+        for (index, chunk) in documents.chunks(most).enumerate() {
             let inserted = self
                 .within(WRITE_LIMIT, collection.insert_many(chunk).ordered(false))
                 .await?;
@@ -197,7 +260,7 @@ impl Access {
             if errors.is_empty() || !only_duplicates || failure.write_concern_error.is_some() {
                 return Err(error.into());
             }
-            known.extend(errors.iter().map(|error| index * INSERT + error.index));
+            known.extend(errors.iter().map(|error| index * most + error.index));
         }
         Ok(known)
     }

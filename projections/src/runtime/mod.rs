@@ -35,7 +35,7 @@ pub use generations::{
 };
 pub use left_out::LeftOutTally;
 pub use live::ProjectorTask;
-pub use pace::{Pace, Pacer};
+pub use pace::{Breather, Pace, Pacer};
 pub use partitions::PartitionProjector;
 pub use projector::Projector;
 pub use rebuild::{Filler, Filling, Progress, RebuildError, RebuildReport};

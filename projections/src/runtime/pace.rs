@@ -4,10 +4,13 @@
 //! looked at while a generation is filled. As long as it stands still, nobody waits, and the log is read in large pieces
 //! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
 //! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow as fast as the
-//! generation is filled; where that leaves no time to rest, pieces grow, because a store does more in a larger one.
+//! generation is filled; where that leaves no time to rest, pieces grow, because a store does more in a larger one. Who
+//! writes a piece rests within it, too, after each small part, or after each operation where the store takes many
+//! ([`Breather`]): seconds of work in one go would be seconds in which everybody waits, however long the rest is.
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use socialhub_event_log::{EventLog, LogError, Position};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,12 +20,14 @@ use crate::runtime::{
     writer::BULK_BATCH,
 };
 
-/// Events of the smallest piece while others write; the largest has as many as when nobody does.
-const SHORTEST: usize = 1_024;
+/// Events of the smallest piece while others write, and of a part of a larger one. The largest has as many as when nobody does.
+pub(super) const SHORTEST: usize = 1_024;
 /// How much longer a rest is than the work before it.
 const REST: u32 = 4;
 /// How many times faster than the log grows a generation is filled at least.
 const LEAD: f64 = 4.0;
+/// The longest rest after one operation.
+const LONGEST_BREATH: Duration = Duration::from_secs(2);
 /// How often it is looked whether others write.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -36,6 +41,49 @@ pub enum Pace {
     Full,
 }
 
+/// Lets whoever writes one model rest between the parts of a piece, for as many times as long as each took as the piece may.
+#[derive(Debug)]
+pub struct Breather {
+    times: Arc<Times>,
+    /// For how long it has rested since that was last asked.
+    rested: Mutex<Duration>,
+}
+
+/// How many times as long as the work a rest is; not above zero: nobody rests.
+#[derive(Debug, Default)]
+struct Times(Mutex<f64>);
+
+impl Times {
+    fn get(&self) -> f64 {
+        *self.0.lock()
+    }
+
+    fn set(&self, times: f64) {
+        *self.0.lock() = times;
+    }
+}
+
+impl Breather {
+    /// Whether there is anybody to make room for.
+    pub fn is_needed(&self) -> bool {
+        self.times.get() > 0.0
+    }
+
+    /// Rests after some work. Whoever rests should be the only one of the model to be at work.
+    pub async fn rest(&self, worked: Duration) {
+        let times = self.times.get();
+        if times > 0.0 {
+            let rest = worked.mul_f64(times).min(LONGEST_BREATH);
+            sleep(rest).await;
+            *self.rested.lock() += rest;
+        }
+    }
+
+    fn take_rested(&self) -> Duration {
+        std::mem::take(&mut self.rested.lock())
+    }
+}
+
 /// Reads the log for somebody who fills a generation, at a pace.
 #[derive(Clone)]
 pub struct Pacer {
@@ -46,6 +94,9 @@ pub struct Pacer {
     short: usize,
     stroke: Option<Stroke>,
     rested: Duration,
+    times: Arc<Times>,
+    /// Of the models that are filled with what is read.
+    breathers: Vec<Arc<Breather>>,
 }
 
 /// A piece that is being worked on.
@@ -86,6 +137,10 @@ impl Pacer {
     /// # Errors
     /// When the log cannot be read.
     pub async fn begin(log: &Arc<dyn EventLog>, pace: Pace) -> Result<Self, LogError> {
+        let times = Arc::<Times>::default();
+        if pace == Pace::Gentle {
+            times.set(REST.into());
+        }
         Ok(Self {
             pace,
             growth: Growth {
@@ -97,7 +152,25 @@ impl Pacer {
             short: SHORTEST,
             stroke: None,
             rested: Duration::ZERO,
+            times,
+            breathers: Vec::new(),
         })
+    }
+
+    /// What lets the writer of one more model rest.
+    pub(super) fn breather(&mut self) -> Arc<Breather> {
+        let breather = Arc::new(Breather {
+            times: Arc::clone(&self.times),
+            rested: Mutex::default(),
+        });
+        self.breathers.push(Arc::clone(&breather));
+        breather
+    }
+
+    /// For how long the one has rested that took longest for the last piece.
+    fn breathed(&self) -> Duration {
+        let rested = self.breathers.iter().map(|model| model.take_rested());
+        rested.max().unwrap_or_default()
     }
 
     /// The log's last position when it last looked.
@@ -162,22 +235,33 @@ impl Pacer {
         let Some(Stroke { began, events }) = stroke.filter(|_| self.pace == Pace::Gentle) else {
             return Ok(());
         };
-        let worked = began.elapsed();
+        let breathed = self.breathed();
+        self.rested += breathed;
+        let worked = began.elapsed().saturating_sub(breathed);
         if self.growth.looked.elapsed() >= LOOK_EVERY {
             self.look().await?;
         }
         let Some(growth) = self.growth.per_second.filter(|_| self.is_careful()) else {
+            if !self.is_careful() {
+                self.times.set(0.0);
+            }
             return Ok(());
         };
         let longest = longest_rest(worked, events, growth);
         self.short = next_size(self.short, worked, longest);
         let rest = longest.min(worked * REST);
+        self.times.set(ratio(rest, worked));
+        let rest = rest.saturating_sub(breathed);
         tokio::select! {
             () = stop.cancelled() => {}
             () = sleep(rest) => self.rested += rest,
         }
         Ok(())
     }
+}
+
+fn ratio(rest: Duration, worked: Duration) -> f64 {
+    rest.as_secs_f64() / worked.as_secs_f64().max(1e-6)
 }
 
 /// How long one may rest after so much work beside a log that grows by so many events a second.
@@ -265,6 +349,55 @@ mod tests {
         pacer.read(5, 5, &stop).await.unwrap();
         assert!(began.elapsed() < Duration::from_millis(1));
         assert_eq!(pacer.rested(), Duration::ZERO);
+    }
+
+    /// A store that rests between operations has rested for the whole piece when that is done.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_store_has_rested_between_operations_is_not_rested_again() {
+        const OPERATIONS: u32 = 10;
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let (mut after, mut length) = (0, LENGTH);
+        let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
+        let breather = pacer.breather();
+        let stop = CancellationToken::new();
+        let began = Instant::now();
+        let (mut worked, mut between) = (Duration::ZERO, Duration::ZERO);
+        while after < LENGTH {
+            let idle = Instant::now();
+            let chunk = pacer.read(after, LENGTH - after, &stop).await.unwrap();
+            between += idle.elapsed();
+            after = chunk.last_position().unwrap();
+            for _ in 0..OPERATIONS {
+                sleep(STROKE_TIME / OPERATIONS).await;
+                worked += STROKE_TIME / OPERATIONS;
+                breather.rest(STROKE_TIME / OPERATIONS).await;
+            }
+            append_to(&*log, length.into(), 3, 1).await;
+            length += 3;
+        }
+        pacer.rest(&stop).await.unwrap();
+        assert_eq!(pacer.rested(), began.elapsed() - worked);
+        assert!(pacer.rested() <= worked * REST + Duration::from_millis(1));
+        assert!(pacer.rested() + Duration::from_millis(500) >= worked * REST);
+        assert!(between < worked, "{between:?} in one go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_breathes_at_full_speed_or_beside_a_log_that_stands_still() {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let stop = CancellationToken::new();
+        for pace in [Pace::Full, Pace::Gentle] {
+            let mut pacer = Pacer::begin(&log, pace).await.unwrap();
+            let breather = pacer.breather();
+            pacer.read(0, LENGTH, &stop).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            pacer.read(1, LENGTH, &stop).await.unwrap();
+            let began = Instant::now();
+            breather.rest(Duration::from_secs(1)).await;
+            assert_eq!(began.elapsed(), Duration::ZERO, "{pace:?}");
+        }
     }
 
     #[test]

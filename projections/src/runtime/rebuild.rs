@@ -21,7 +21,7 @@ use crate::{
     runtime::{
         generations::{Claim, Fence, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
-        pace::{Pace, Pacer},
+        pace::{Breather, Pace, Pacer},
         repair::{drop_workshops, is_workshop},
         tail::{Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
@@ -130,6 +130,9 @@ pub trait Filling: Send {
     fn generation(&self) -> GenerationId;
     /// How far it has read.
     fn position(&self) -> Position;
+
+    /// From now on it rests between the parts of what it writes.
+    fn make_room(&mut self, breather: Arc<Breather>);
 
     /// Writes records that follow on its position; what lies below is left out.
     ///
@@ -326,6 +329,7 @@ impl<P: Projection> Filler<P> {
         };
         // Whoever is fenced off has waited long enough.
         pacer.hurry();
+        self.writer.make_room(None);
         self.fill_to(target, &mut pacer, stop).await?;
         self.rested = pacer.rested();
         Ok(fence)
@@ -462,6 +466,10 @@ impl<P: Projection> Filling for Filler<P> {
         self.writer.position()
     }
 
+    fn make_room(&mut self, breather: Arc<Breather>) {
+        self.writer.make_room(Some(breather));
+    }
+
     async fn write(
         &mut self,
         records: &[PublicRecord],
@@ -515,13 +523,14 @@ pub async fn rebuild(
     progress: Arc<dyn Progress>,
     stop: CancellationToken,
 ) -> Vec<(ModelName, Result<RebuildReport, RebuildError>)> {
-    let pacer = match Pacer::begin(log, pace).await {
+    let mut pacer = match Pacer::begin(log, pace).await {
         Ok(pacer) => pacer,
         Err(error) => return refuse_all(fillings, &error).await,
     };
     let (from, head) = (first_position(&fillings), pacer.head());
     let (mut senders, mut tasks) = (Vec::new(), Vec::new());
-    for filling in fillings {
+    for mut filling in fillings {
+        filling.make_room(pacer.breather());
         let (sender, receiver) = mpsc::channel(AHEAD);
         progress.began(
             filling.model(),

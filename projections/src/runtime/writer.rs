@@ -21,7 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     projection::{Projected, Projection},
     record::{PublicRecord, SequenceKey},
-    runtime::{careful::Turns, division, generations::WriteMode, letter, tail::Backoff},
+    runtime::{
+        careful::Turns,
+        division,
+        generations::WriteMode,
+        letter,
+        pace::{Breather, SHORTEST},
+        tail::Backoff,
+    },
     store::{
         Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
         source_position,
@@ -103,6 +110,8 @@ pub(crate) struct BatchWriter<P: Projection> {
     /// Whether the next of them may have been tried by the writer before.
     may_have_been_tried: bool,
     turns: Turns,
+    /// There while it fills a generation beside others whose store does not rest by itself.
+    breather: Option<Arc<Breather>>,
 }
 
 struct Prepared<C> {
@@ -163,6 +172,7 @@ impl<P: Projection> BatchWriter<P> {
             one_by_one: if clean { 0 } else { batch },
             may_have_been_tried: !clean,
             turns: Turns::default(),
+            breather: None,
             batch,
             patience: match mode {
                 WriteMode::Bulk => Some(BULK_PATIENCE),
@@ -177,6 +187,18 @@ impl<P: Projection> BatchWriter<P> {
     pub(crate) fn in_turn_with(mut self, turns: &Turns) -> Self {
         self.turns = turns.clone();
         self
+    }
+
+    /// From now on it makes room for others, or no longer: its store after each operation, or itself after each part.
+    pub(crate) fn make_room(&mut self, breather: Option<Arc<Breather>>) {
+        let by_itself = self.store.make_room(breather.clone());
+        self.breather = breather.filter(|_| !by_itself);
+    }
+
+    /// Whoever lets it rest after each part of a piece.
+    fn resting(&self) -> Option<Arc<Breather>> {
+        let breather = self.breather.as_ref();
+        breather.filter(|breather| breather.is_needed()).cloned()
     }
 
     /// Reads which sequences are parked: a person may have seen to them in the meantime.
@@ -281,9 +303,15 @@ impl<P: Projection> BatchWriter<P> {
                 .await?;
             self.one_by_one -= 1;
         }
-        for part in rest.chunks(self.batch) {
+        let breather = self.resting();
+        let most = breather.as_ref().map_or(self.batch, |_| SHORTEST);
+        for part in rest.chunks(most.min(self.batch)) {
+            let began = Instant::now();
             self.write_halving(part, &mut parked, observer, stop)
                 .await?;
+            if let Some(breather) = &breather {
+                breather.rest(began.elapsed()).await;
+            }
         }
         Ok(parked)
     }

@@ -19,6 +19,7 @@ use socialhub_projections::{
     notifications::{NotificationChange, Notifications},
     projection::Projected,
     record::SequenceKey,
+    runtime::Breather,
     source_position,
     store::WriteBatch,
 };
@@ -293,6 +294,11 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
 
     async fn set_stopped_cleanly(&self, source: &Source, clean: bool) -> Result<(), StoreError> {
         Ok(self.tables.set_stopped_cleanly(source, clean).await?)
+    }
+
+    fn make_room(&self, breather: Option<Arc<Breather>>) -> bool {
+        self.tables.access.make_room(breather);
+        true
     }
 
     async fn close(&self) {

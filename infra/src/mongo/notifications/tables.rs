@@ -147,7 +147,7 @@ impl Tables {
     pub(in crate::mongo) fn new(access: &Access, id: GenerationId) -> Self {
         let (database, name) = (&access.database, |name| collection_name(name, id));
         Self {
-            access: access.clone(),
+            access: access.apart(),
             id,
             notifications: database.collection(&name("notifications")),
             announcements: database.collection(&name("announcements")),
