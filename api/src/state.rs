@@ -124,12 +124,13 @@ impl Model {
 
     async fn wait_for(&self, wanted: u64, limit: Duration) -> Result<Freshness, ApiError> {
         let position = self.position.known();
-        let mut freshness = if position >= wanted {
-            let stale = false;
-            Freshness { position, stale }
-        } else {
-            self.position.wait_for(wanted, limit).await?
+        let mut freshness = Freshness {
+            position,
+            stale: false,
         };
+        if position < wanted {
+            freshness = self.position.wait_for(wanted, limit).await?;
+        }
         let due = *self.due.borrow();
         if freshness.position < due {
             // What this process knows may be of long ago. A store that does not say where it is says nothing else, either:

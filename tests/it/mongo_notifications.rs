@@ -16,7 +16,7 @@ use mongodb::{
 };
 use socialhub_domain::{
     Event, NotificationId, Timestamp, UserId,
-    event::{UserFollowed, UserUnfollowed, Visibility},
+    event::{UserFollowed, Visibility},
 };
 use socialhub_infra::{
     clock::SystemClock,
@@ -37,7 +37,7 @@ use socialhub_projections::{
 };
 use socialhub_tests::{
     contract::{
-        history::{Log, PEOPLE, created, followed, user, username},
+        history::{Log, PEOPLE, created, followed, unfollowed, user},
         read_model::Subject,
     },
     read_model_contract,
@@ -390,17 +390,6 @@ async fn the_rate_of_batches_beside_plain_inserts() {
         rate / limit
     );
     store.close().await;
-}
-
-fn unfollowed(follower: u8, following: u8, timestamp: Timestamp) -> Event {
-    UserUnfollowed {
-        follower_id: user(follower),
-        following_id: user(following),
-        follower_username: username(follower),
-        notify: true,
-        timestamp,
-    }
-    .into()
 }
 
 impl OnMongo {

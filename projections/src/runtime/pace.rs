@@ -45,6 +45,8 @@ pub enum Pace {
 #[derive(Debug)]
 pub struct Breather {
     times: Arc<Times>,
+    /// Ends its rests.
+    stop: CancellationToken,
     /// For how long it has rested since that was last asked.
     rested: Mutex<Duration>,
 }
@@ -66,7 +68,7 @@ impl Times {
 impl Breather {
     /// Whether there is anybody to make room for.
     pub fn is_needed(&self) -> bool {
-        self.times.get() > 0.0
+        self.times.get() > 0.0 && !self.stop.is_cancelled()
     }
 
     /// Rests after some work. Whoever rests should be the only one of the model to be at work.
@@ -74,8 +76,10 @@ impl Breather {
         let times = self.times.get();
         if times > 0.0 {
             let rest = worked.mul_f64(times).min(LONGEST_BREATH);
-            sleep(rest).await;
-            *self.rested.lock() += rest;
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = sleep(rest) => *self.rested.lock() += rest,
+            }
         }
     }
 
@@ -157,10 +161,11 @@ impl Pacer {
         })
     }
 
-    /// What lets the writer of one more model rest.
-    pub(super) fn breather(&mut self) -> Arc<Breather> {
+    /// What lets the writer of one more model rest, until `stop` is cancelled.
+    pub(super) fn breather(&mut self, stop: &CancellationToken) -> Arc<Breather> {
         let breather = Arc::new(Breather {
             times: Arc::clone(&self.times),
+            stop: stop.clone(),
             rested: Mutex::default(),
         });
         self.breathers.push(Arc::clone(&breather));
@@ -351,6 +356,19 @@ mod tests {
         assert_eq!(pacer.rested(), Duration::ZERO);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_within_a_piece_ends_when_the_work_is_broken_off() {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
+        let stop = CancellationToken::new();
+        let breather = pacer.breather(&stop);
+        let began = Instant::now();
+        let resting = breather.rest(LONGEST_BREATH);
+        tokio::join!(resting, async { stop.cancel() });
+        assert!(began.elapsed() < Duration::from_millis(1));
+        assert!(!breather.is_needed());
+    }
+
     /// A store that rests between operations has rested for the whole piece when that is done.
     #[tokio::test(start_paused = true)]
     async fn what_a_store_has_rested_between_operations_is_not_rested_again() {
@@ -359,8 +377,8 @@ mod tests {
         append_to(&*log, 0, LENGTH.into(), 1).await;
         let (mut after, mut length) = (0, LENGTH);
         let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
-        let breather = pacer.breather();
         let stop = CancellationToken::new();
+        let breather = pacer.breather(&stop);
         let began = Instant::now();
         let (mut worked, mut between) = (Duration::ZERO, Duration::ZERO);
         while after < LENGTH {
@@ -390,7 +408,7 @@ mod tests {
         let stop = CancellationToken::new();
         for pace in [Pace::Full, Pace::Gentle] {
             let mut pacer = Pacer::begin(&log, pace).await.unwrap();
-            let breather = pacer.breather();
+            let breather = pacer.breather(&stop);
             pacer.read(0, LENGTH, &stop).await.unwrap();
             sleep(Duration::from_secs(1)).await;
             pacer.read(1, LENGTH, &stop).await.unwrap();

@@ -530,7 +530,7 @@ pub async fn rebuild(
     let (from, head) = (first_position(&fillings), pacer.head());
     let (mut senders, mut tasks) = (Vec::new(), Vec::new());
     for mut filling in fillings {
-        filling.make_room(pacer.breather());
+        filling.make_room(pacer.breather(&stop));
         let (sender, receiver) = mpsc::channel(AHEAD);
         progress.began(
             filling.model(),

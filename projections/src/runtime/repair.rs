@@ -211,7 +211,7 @@ impl<P: Projection> Repair<P> {
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
         let mut pacer = Pacer::begin(&self.log, pace).await?;
-        writer.make_room(Some(pacer.breather()));
+        writer.make_room(Some(pacer.breather(stop)));
         while writer.position() < upto {
             let place = writer.position();
             let chunk = pacer.read(place, upto - place, stop).await?;

@@ -79,6 +79,17 @@ pub fn followed(follower: u8, followed: u8, timestamp: Timestamp) -> Event {
     })
 }
 
+/// Somebody who wanted to be told of posts stops following somebody.
+pub fn unfollowed(follower: u8, followed: u8, timestamp: Timestamp) -> Event {
+    Event::UserUnfollowed(UserUnfollowed {
+        follower_id: user(follower),
+        following_id: user(followed),
+        follower_username: username(follower),
+        notify: true,
+        timestamp,
+    })
+}
+
 /// Somebody writes a post.
 pub fn created(n: u8, author: u8, visibility: Visibility, timestamp: Timestamp) -> Event {
     let media = Media {

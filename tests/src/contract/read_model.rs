@@ -12,7 +12,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use socialhub_domain::{
     Event, Timestamp,
-    event::{UserErased, UserProfileUpdated, UserRegistered, UserUnfollowed},
+    event::{UserErased, UserProfileUpdated, UserRegistered},
 };
 use socialhub_event_log::Position;
 use socialhub_projections::{
@@ -26,7 +26,7 @@ use socialhub_projections::{
 };
 use uuid::Uuid;
 
-use super::history::{Log, as_read_afterwards, followed, user, username};
+use super::history::{Log, as_read_afterwards, followed, unfollowed, user, username};
 use crate::support::eventually;
 
 pub use mending::what_differs_is_mended_and_nothing_else;
@@ -468,13 +468,6 @@ fn a_short_life() -> Log {
         avatar: None,
         timestamp: at(4),
     });
-    let unfollowed = Event::UserUnfollowed(UserUnfollowed {
-        follower_id: user(1),
-        following_id: user(2),
-        follower_username: username(1),
-        notify: true,
-        timestamp: at(5),
-    });
     let erased = Event::UserErased(UserErased {
         user_id: user(1),
         timestamp: at(6),
@@ -484,7 +477,7 @@ fn a_short_life() -> Log {
         (2, followed(1, 0, at(2))),
         (3, followed(1, 2, at(3))),
         (4, changed),
-        (5, unfollowed),
+        (5, unfollowed(1, 2, at(5))),
         (6, erased),
     ]
 }

@@ -28,10 +28,18 @@ struct Remembered {
 }
 
 impl Lately {
-    /// Leaves out what was told lately.
-    pub(super) fn leave_out(&self, told: &mut Vec<Told>) {
+    /// Leaves out what was told lately. Answers what is to be remembered of the rest, once that is told.
+    pub(super) fn leave_out(&self, told: &mut Vec<Told>) -> Vec<Uuid> {
         let remembered = self.0.lock();
-        told.retain(|told| id_of(told).is_none_or(|id| !remembered.knows(id)));
+        let mut fresh = Vec::new();
+        told.retain(|told| match id_of(told) {
+            Some(id) if remembered.knows(id) => false,
+            id => {
+                fresh.extend(id);
+                true
+            }
+        });
+        fresh
     }
 
     /// These have been told now, and settled.
@@ -57,7 +65,7 @@ impl Remembered {
 }
 
 /// The id of a notification that may be left out when it was told before.
-pub(super) fn id_of(told: &Told) -> Option<Uuid> {
+fn id_of(told: &Told) -> Option<Uuid> {
     (!told.is_by_wish()).then_some(())?;
     told.id.parse().ok()
 }
@@ -93,8 +101,9 @@ mod tests {
         })
     }
 
-    fn remember(lately: &Lately, told: &[Told]) {
-        lately.remember(told.iter().filter_map(id_of));
+    fn remember(lately: &Lately, told: Told) {
+        let fresh = lately.leave_out(&mut vec![told]);
+        lately.remember(fresh);
     }
 
     fn left(lately: &Lately, mut told: Vec<Told>) -> usize {
@@ -106,21 +115,21 @@ mod tests {
     fn what_was_told_is_left_out_once_it_was() {
         let lately = Lately::default();
         assert_eq!(left(&lately, vec![like()]), 1);
-        remember(&lately, &[like()]);
+        remember(&lately, like());
         assert_eq!(left(&lately, vec![like()]), 0);
     }
 
     #[test]
     fn what_wishes_decide_is_told_each_time() {
         let lately = Lately::default();
-        remember(&lately, &[new_post()]);
+        remember(&lately, new_post());
         assert_eq!(left(&lately, vec![new_post()]), 1);
     }
 
     #[test]
     fn what_is_long_ago_is_forgotten_and_no_more_than_that() {
         let lately = Lately::default();
-        remember(&lately, &[like()]);
+        remember(&lately, like());
         lately.remember((0..REMEMBERED as u128).map(Uuid::from_u128));
         assert_eq!(left(&lately, vec![like()]), 0);
         lately.remember((0..2 * REMEMBERED as u128).map(|n| Uuid::from_u128(n + 9_000_000)));

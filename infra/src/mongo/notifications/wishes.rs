@@ -162,16 +162,16 @@ impl Tables {
         wishes: &[Wish],
         reach: Option<&Reach>,
     ) -> Result<(), Fault> {
-        let mut followers: HashMap<&str, Vec<&Wish>> = HashMap::new();
-        for wish in wishes {
-            followers.entry(&wish.author).or_default().push(wish);
-        }
         let Some(first) = wishes.iter().map(|wish| wish.position).min() else {
             return Ok(());
         };
         let reached = self.reach_of_others(reach).await?;
         if reached <= first {
             return Ok(());
+        }
+        let mut followers: HashMap<&str, Vec<&Wish>> = HashMap::new();
+        for wish in wishes {
+            followers.entry(&wish.author).or_default().push(wish);
         }
         let authors = followers.keys().copied().map(str::to_owned).collect();
         let later = doc! { "position": { "$gt": first, "$lte": reached } };

@@ -14,7 +14,6 @@ use socialhub_projections::{
 use super::{
     ahead::Reach,
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
-    lately,
     tables::Tables,
 };
 use crate::mongo::{
@@ -161,8 +160,7 @@ impl Effects {
         tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
         let mut told = self.told;
-        tables.lately.leave_out(&mut told);
-        let direct: Vec<_> = told.iter().filter_map(lately::id_of).collect();
+        let fresh = tables.lately.leave_out(&mut told);
         let ((), still_to_be_told, ()) = tokio::try_join!(
             tables.rename_announcers(&self.announced),
             tables.announce(&self.announced),
@@ -170,7 +168,7 @@ impl Effects {
         )?;
         told.extend(still_to_be_told);
         tables.tell(told).await?;
-        tables.lately.remember(direct);
+        tables.lately.remember(fresh);
         tables.look_back(&self.wishes, reach.as_ref()).await?;
         tokio::try_join!(
             tables.has_reached(reach),
