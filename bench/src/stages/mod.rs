@@ -107,15 +107,19 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
     let (head, filled) = prepare(args).await?;
     found.stages.extend(filled);
     eprintln!("measuring the relay");
-    let relay = "socialhub_relay_position";
+    let relay = ["socialhub_relay_position"];
     // Without it there is nothing for the others.
     found
         .stages
-        .push(work_off(&args.binary, &["relay"], &[], relay, head).await?);
+        .push(work_off(&args.binary, &["relay"], &[], &relay, head).await?);
     for model in MODELS {
         eprintln!("measuring the projector of {model}");
-        let metric = format!("socialhub_projection_last_position{{model=\"{model}\"}}");
-        found.note(work_off(&args.binary, &["project", model], &[], &metric, head).await);
+        // Its position stays where it is until each partition has brought something.
+        let metrics = [
+            format!("socialhub_projection_last_position{{model=\"{model}\"}}"),
+            format!("socialhub_projection_events_total{{model=\"{model}\"}}"),
+        ];
+        found.note(work_off(&args.binary, &["project", model], &[], &metrics, head).await);
     }
     eprintln!("measuring the analytics consumer");
     let files = tempfile::tempdir()?;
@@ -124,8 +128,8 @@ pub async fn stages(args: &StagesArgs) -> Result<(), BenchError> {
         ("ANALYTICS_URL", files.path().display().to_string()),
         ("ANALYTICS_FLUSH_SECONDS", "1".to_owned()),
     ];
-    let rows = "socialhub_analytics_rows_total";
-    found.note(work_off(&args.binary, &["analytics"], &settings, rows, head).await);
+    let rows = ["socialhub_analytics_rows_total"];
+    found.note(work_off(&args.binary, &["analytics"], &settings, &rows, head).await);
     for model in MODELS {
         eprintln!("measuring the rebuild of {model}");
         found.note(rebuild(&args.binary, model).await);
@@ -258,13 +262,13 @@ async fn prepare(args: &StagesArgs) -> Result<(Position, Option<Measured>), Benc
     Ok((head, filled))
 }
 
-/// Runs a process until its position is the log's head. What counts is the time from its first step on: before it, a
-/// projector waits for its group to be formed.
+/// Runs a process until its position, which is the first of some metrics, is the log's head. What counts is the time from
+/// the first step on that any of them tells of: before it, a projector waits for its group to be formed.
 async fn work_off(
     binary: &Path,
     role: &[&str],
     settings: &[(&str, String)],
-    metric: &str,
+    metrics: &[impl AsRef<str>],
     head: Position,
 ) -> Result<Measured, BenchError> {
     let (mut process, target) = start(binary, role, settings)?;
@@ -277,14 +281,16 @@ async fn work_off(
         if let Some(status) = process.0.try_wait()? {
             return Err(usage(format!("{} ended: {status}", role.join(" "))));
         }
-        let now = position(&target, metric).await.unwrap_or(0);
-        if now > last {
-            (moved, last) = (Instant::now(), now);
+        let told = gauges(&target, metrics).await;
+        let now = told.first().copied().flatten().unwrap_or(0);
+        let furthest = told.into_iter().flatten().max().unwrap_or(0);
+        if furthest > last {
+            (moved, last) = (Instant::now(), furthest);
             // Whoever has come to the end before it was looked at first is measured from its start on.
             first.get_or_insert(if now >= head {
                 (started, 0)
             } else {
-                (moved, now)
+                (moved, furthest)
             });
         }
         if let Some((begin, from)) = first.filter(|_| now >= head) {
@@ -318,13 +324,17 @@ fn start(
     Ok((Running(child), Target { authority }))
 }
 
-/// A gauge of a process; none while it does not answer or has not set it.
-async fn position(target: &Target, metric: &str) -> Option<Position> {
-    let mut connection = target.connect().await.ok()?;
-    let request = target.request("GET", "/metrics", None, None);
-    let answer = connection.send(&request).await.ok()?;
-    let text = std::str::from_utf8(answer.body).ok()?;
-    gauge(text, metric)
+/// Gauges of a process, none for those that it has not set; nothing while it does not answer.
+async fn gauges(target: &Target, metrics: &[impl AsRef<str>]) -> Vec<Option<Position>> {
+    let asked = async {
+        let mut connection = target.connect().await.ok()?;
+        let request = target.request("GET", "/metrics", None, None);
+        let answer = connection.send(&request).await.ok()?;
+        let text = std::str::from_utf8(answer.body).ok()?;
+        let told = metrics.iter().map(|metric| gauge(text, metric.as_ref()));
+        Some(told.collect())
+    };
+    asked.await.unwrap_or_default()
 }
 
 fn gauge(text: &str, metric: &str) -> Option<Position> {

@@ -7,6 +7,7 @@
 //! In a second process, or the same: [`rebuild`](mod@rebuild) fills new generations, [`check`] proves them,
 //! [`repair`](mod@repair) makes right what differs, all behind [`ModelControl`]. Live projection and rebuild write through the same code, [`writer`].
 
+mod abreast;
 mod careful;
 pub mod check;
 pub mod control;

@@ -17,6 +17,7 @@ use crate::{
     reactor::Reactor,
     record::PublicRecord,
     runtime::{
+        abreast::Place,
         division,
         generations::WriteMode,
         partitions::Shared,
@@ -69,6 +70,8 @@ pub(super) struct Partition<P: Projection> {
     pub(super) store: Arc<dyn ReadModelStore<P>>,
     pub(super) source: Source,
     pub(super) writer: BatchWriter<P>,
+    /// Among the partitions of this process.
+    pub(super) place: Place,
     /// Cancelled when the partition is taken away, the pointer moves, or the program stops.
     pub(super) stop: CancellationToken,
     /// How far the partition is done with, for the group.
@@ -234,8 +237,26 @@ impl<P: Projection> Partition<P> {
         Ok(())
     }
 
+    /// Writes what is new of consecutive records, as far as the other partitions have got at a time.
+    async fn write(&mut self, mut decoded: &[Decoded]) -> Result<(), WriteError> {
+        loop {
+            let reached = self.writer.position();
+            let is_new = |decoded: &Decoded| decoded.record.position > reached;
+            let Some(known) = decoded.iter().position(is_new) else {
+                return Ok(());
+            };
+            let first = decoded[known].record.position;
+            let turn = self.place.turn(first, &self.shared.frontier, &self.stop);
+            let upto = turn.await?;
+            let is_later = |decoded: &Decoded| decoded.record.position > upto;
+            let later = decoded.iter().position(is_later).unwrap_or(decoded.len());
+            self.write_all(&decoded[known..later]).await?;
+            decoded = &decoded[later..];
+        }
+    }
+
     /// Writes what is new of consecutive records, and before each what is missing before it.
-    async fn write(&mut self, decoded: &[Decoded]) -> Result<(), WriteError> {
+    async fn write_all(&mut self, decoded: &[Decoded]) -> Result<(), WriteError> {
         let mut reached = self.writer.position();
         let mut entries: Vec<Entry<'_>> = Vec::with_capacity(decoded.len());
         for Decoded {
@@ -281,6 +302,7 @@ impl<P: Projection> Partition<P> {
                 .writer
                 .write(part, &OneOfMany(&self.shared.status), &self.stop)
                 .await;
+            self.place.has_reached(self.writer.position());
             self.react(part, before).await;
             metrics::counter!("socialhub_projection_events_total", "model" => P::NAME.0)
                 .increment(part.len() as u64);

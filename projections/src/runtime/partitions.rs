@@ -21,6 +21,7 @@ use crate::{
     projection::Projection,
     reactor::Reactor,
     runtime::{
+        abreast::Abreast,
         careful::Turns,
         division,
         generations::{Generations, WriteMode},
@@ -54,6 +55,7 @@ pub(super) struct Shared<P: Projection> {
     pub(super) reactors: Vec<Arc<dyn Reactor>>,
     pub(super) status: Arc<ProjectionStatus>,
     pub(super) turns: Turns,
+    pub(super) abreast: Arc<Abreast>,
 }
 
 /// The projector of one read model that is fed by partitions, not yet started.
@@ -116,6 +118,7 @@ impl<P: Projection> PartitionProjector<P> {
             reactors: self.reactors,
             status: Arc::clone(&status),
             turns: Turns::default(),
+            abreast: Arc::default(),
         });
         let run = run(shared, self.sources, stop.clone());
         spawn(status, clock, head, stop, run)
@@ -388,6 +391,7 @@ impl<P: Projection> Assigned<P> {
             starts.push((source.clone(), start));
             let (records, received) = mpsc::unbounded_channel();
             let partition = Partition {
+                place: self.shared.abreast.join(&source, writer.position()),
                 shared: Arc::clone(&self.shared),
                 store: Arc::clone(&self.store),
                 source: source.clone(),
