@@ -172,10 +172,18 @@ impl Pacer {
         breather
     }
 
-    /// For how long the one has rested that took longest for the last piece.
+    /// The same pace for whoever reads for one of the models by itself.
+    pub(super) fn of_one(&self, model: Arc<Breather>) -> Self {
+        Self {
+            breathers: vec![model],
+            ..self.clone()
+        }
+    }
+
+    /// For how long those have rested who wrote the last piece, one after the other.
     fn breathed(&self) -> Duration {
         let rested = self.breathers.iter().map(|model| model.take_rested());
-        rested.max().unwrap_or_default()
+        rested.sum()
     }
 
     /// The log's last position when it last looked.

@@ -8,11 +8,14 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::future::join_all;
+use futures::future::{OptionFuture, join_all};
 use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{EventLog, FrontierReader, LogError, Position};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -508,6 +511,9 @@ struct Piece {
     chunk: Chunk,
     /// For how long its reader has rested so far.
     rested: Duration,
+    /// There while others write the log: the models write it one after the other, each with its rests, so that all together
+    /// are no more at work than one alone would be.
+    turn: Option<Arc<Semaphore>>,
     /// Held until it is written.
     _at_work: mpsc::Sender<()>,
 }
@@ -530,7 +536,8 @@ pub async fn rebuild(
     let (from, head) = (first_position(&fillings), pacer.head());
     let (mut senders, mut tasks) = (Vec::new(), Vec::new());
     for mut filling in fillings {
-        filling.make_room(pacer.breather(&stop));
+        let breather = pacer.breather(&stop);
+        filling.make_room(Arc::clone(&breather));
         let (sender, receiver) = mpsc::channel(AHEAD);
         progress.began(
             filling.model(),
@@ -539,7 +546,7 @@ pub async fn rebuild(
             head,
         );
         let (model, progress) = (filling.model(), Arc::clone(&progress));
-        let (pacer, stop) = (pacer.clone(), stop.clone());
+        let (pacer, stop) = (pacer.of_one(breather), stop.clone());
         let task = tokio::spawn(async move {
             let outcome = fill_one(filling, receiver, pacer, &*progress, &stop).await;
             progress.ended(model);
@@ -617,6 +624,7 @@ async fn feed(
     stop: &CancellationToken,
 ) -> Result<(), LogError> {
     let (mut after, mut target) = (from, pacer.head());
+    let turn = Arc::new(Semaphore::new(1));
     for _ in 0..ROUNDS {
         while after < target {
             let chunk = pacer.read(after, target - after, stop).await?;
@@ -629,6 +637,7 @@ async fn feed(
             let piece = Piece {
                 chunk,
                 rested: pacer.rested(),
+                turn: pacer.is_careful().then(|| Arc::clone(&turn)),
                 _at_work: at_work,
             };
             hand_out(piece, &mut senders).await;
@@ -679,6 +688,8 @@ async fn fill_one(
             // What is missing, after a fault of the reader too, is read by the filling itself.
             return filling.finish(pacer, stop).await;
         };
+        let turn = piece.turn.as_ref().map(|turn| turn.acquire());
+        let _turn = OptionFuture::from(turn).await;
         if let Err(error) = filling.write(piece.chunk.records(), stop).await {
             filling.leave().await;
             return Err(error);
@@ -691,4 +702,116 @@ async fn fill_one(
 /// How long something takes at a given pace, for a progress line.
 pub fn time_left(done: u64, left: u64, elapsed: Duration) -> Option<Duration> {
     (done > 0).then(|| elapsed.mul_f64(left as f64 / done as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use socialhub_event_log::MemoryEventLog;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::runtime::{pace::SHORTEST, tail::tests::append_to};
+
+    /// Who writes at a moment, and how many did so at most.
+    #[derive(Default)]
+    struct AtWork {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    /// Takes its time for each piece.
+    struct Slow {
+        model: ModelName,
+        position: Position,
+        at_work: Arc<AtWork>,
+    }
+
+    #[async_trait]
+    impl Filling for Slow {
+        fn model(&self) -> ModelName {
+            self.model
+        }
+
+        fn generation(&self) -> GenerationId {
+            GenerationId(2)
+        }
+
+        fn position(&self) -> Position {
+            self.position
+        }
+
+        fn make_room(&mut self, _: Arc<Breather>) {}
+
+        async fn write(
+            &mut self,
+            records: &[PublicRecord],
+            _: &CancellationToken,
+        ) -> Result<(), RebuildError> {
+            let others = self.at_work.now.fetch_add(1, Ordering::SeqCst);
+            self.at_work.most.fetch_max(others + 1, Ordering::SeqCst);
+            sleep(Duration::from_millis(10)).await;
+            self.at_work.now.fetch_sub(1, Ordering::SeqCst);
+            self.position = records.last().map_or(0, |record| record.position);
+            Ok(())
+        }
+
+        async fn finish(
+            self: Box<Self>,
+            _: Pacer,
+            _: &CancellationToken,
+        ) -> Result<RebuildReport, RebuildError> {
+            Ok(RebuildReport {
+                model: self.model,
+                generation: self.generation(),
+                replaced: GenerationId(1),
+                from: 0,
+                position: self.position,
+                parked: 0,
+                seconds: 0.0,
+                rested_seconds: 0.0,
+                dropped: Vec::new(),
+            })
+        }
+
+        async fn leave(self: Box<Self>) {}
+    }
+
+    struct Nobody;
+
+    impl Progress for Nobody {
+        fn began(&self, _: ModelName, _: GenerationId, _: Position, _: Position) {}
+        fn moved(&self, _: ModelName, _: Position) {}
+        fn ended(&self, _: ModelName) {}
+    }
+
+    /// How many of two models were written at once at most, before it was known that nobody else writes the log.
+    async fn at_once(pace: Pace) -> usize {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let length = 5 * SHORTEST as Position;
+        append_to(&*log, 0, length.into(), 1).await;
+        let at_work: Arc<AtWork> = Arc::default();
+        let fillings = ["one", "other"].map(|name| -> Box<dyn Filling> {
+            Box::new(Slow {
+                model: ModelName(name),
+                position: 0,
+                at_work: Arc::clone(&at_work),
+            })
+        });
+        let stop = CancellationToken::new();
+        let outcomes = rebuild(&log, fillings.into(), pace, Arc::new(Nobody), stop).await;
+        assert_eq!(outcomes.len(), 2);
+        for (_, outcome) in outcomes {
+            // The last mile is the filling's own.
+            assert!(outcome.unwrap().position >= length - LAST_MILE);
+        }
+        at_work.most.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn models_are_written_one_after_the_other_while_others_may_write_the_log() {
+        assert_eq!(at_once(Pace::Gentle).await, 1);
+        assert_eq!(at_once(Pace::Full).await, 2);
+    }
 }
