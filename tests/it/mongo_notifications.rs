@@ -16,7 +16,7 @@ use mongodb::{
 };
 use socialhub_domain::{
     Event, NotificationId, Timestamp, UserId,
-    event::{UserFollowed, Visibility},
+    event::{PostDeleted, PostLiked, UserFollowed, Visibility},
 };
 use socialhub_infra::{
     clock::SystemClock,
@@ -37,7 +37,7 @@ use socialhub_projections::{
 };
 use socialhub_tests::{
     contract::{
-        history::{Log, PEOPLE, created, followed, unfollowed, user},
+        history::{Log, PEOPLE, created, followed, post, unfollowed, user, username},
         read_model::Subject,
     },
     read_model_contract,
@@ -393,12 +393,116 @@ async fn the_rate_of_batches_beside_plain_inserts() {
 }
 
 impl OnMongo {
-    async fn told(&self) -> mongodb::Collection<Document> {
+    async fn collection(&self, name: &str) -> mongodb::Collection<Document> {
         let client = Client::with_uri_str(&self.url).await.unwrap();
-        client
-            .database(&self.database)
-            .collection("notifications_1")
+        client.database(&self.database).collection(name)
     }
+
+    async fn told(&self) -> mongodb::Collection<Document> {
+        self.collection("notifications_1").await
+    }
+}
+
+fn liked(n: u8, author: u8, liker: u8) -> Event {
+    let liked = PostLiked {
+        post_id: post(n),
+        post_author_id: user(author),
+        liker_id: user(liker),
+        liker_username: username(liker),
+        timestamp: Timestamp(9),
+    };
+    liked.into()
+}
+
+fn deleted(n: u8, author: u8) -> Event {
+    let deleted = PostDeleted {
+        post_id: post(n),
+        user_id: user(author),
+        timestamp: Timestamp(9),
+    };
+    deleted.into()
+}
+
+/// Likes come by a topic of their own, and by another process than deletions.
+#[tokio::test]
+async fn a_like_that_comes_after_the_deletion_by_another_writer_is_not_shown() {
+    let subject = OnMongo::new();
+    let (here, there) = (subject.generations().await, subject.generations().await);
+    let id = here.refresh().await.unwrap();
+    there.refresh().await.unwrap();
+    let likes = here.open(id, WriteMode::Live).await.unwrap();
+    let posts = there.open(id, WriteMode::Live).await.unwrap();
+    let (mut last_like, mut last_post) = (0, 0);
+    for n in 0..3_u8 {
+        // Each time the one who likes has read what was gone so far.
+        let at = 10 * u64::from(n);
+        let before = vec![(at + 4, liked(n, 0, 1))];
+        let gone = vec![
+            (at + 1, created(n, 0, Visibility::Public, Timestamp(1))),
+            (at + 5, deleted(n, 0)),
+        ];
+        let after = vec![(at + 6, liked(n, 0, 2)), (at + 7, liked(n + 50, 0, 2))];
+        let topic = |name| Source::partition(name, 0);
+        likes
+            .apply(batch(topic("POST_TOPIC"), last_like, &before))
+            .await
+            .unwrap();
+        posts
+            .apply(batch(topic("USER_TOPIC"), last_post, &gone))
+            .await
+            .unwrap();
+        likes
+            .apply(batch(topic("POST_TOPIC"), at + 4, &after))
+            .await
+            .unwrap();
+        (last_like, last_post) = (at + 7, at + 5);
+        let told = subject.told().await;
+        let about = |n: u8, shown| doc! { "post": post(n).to_string(), "shown": shown };
+        // Two likes, and what the author was told.
+        assert_eq!(told.count_documents(about(n, false)).await.unwrap(), 3);
+        assert_eq!(told.count_documents(about(n, true)).await.unwrap(), 0);
+        assert_eq!(told.count_documents(about(n + 50, true)).await.unwrap(), 1);
+    }
+    let list = subject.collection("gone_1").await;
+    assert_eq!(list.count_documents(doc! {}).await.unwrap(), 3);
+    likes.close().await;
+    posts.close().await;
+}
+
+/// Emptied stands for restored: what a writer remembers of it is no longer so.
+#[tokio::test]
+async fn a_writer_forgets_what_a_store_held_that_went_back_in_time() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let told = subject.told().await;
+    let source = Source::partition("POST_TOPIC", 0);
+    let first = vec![
+        (1, created(1, 0, Visibility::Public, Timestamp(1))),
+        (2, liked(1, 0, 2)),
+    ];
+    let then = vec![(3, deleted(1, 0)), (4, liked(1, 0, 3))];
+    let shown = || told.count_documents(doc! { "shown": true });
+    for _ in 0..2 {
+        store.apply(batch(source.clone(), 0, &first)).await.unwrap();
+        assert_eq!(shown().await.unwrap(), 2);
+        store.apply(batch(source.clone(), 2, &then)).await.unwrap();
+        assert_eq!(shown().await.unwrap(), 0);
+        assert_eq!(told.count_documents(doc! {}).await.unwrap(), 3);
+        for name in [
+            "notifications",
+            "announcements",
+            "facts",
+            "gone",
+            "reach",
+            "checkpoints",
+        ] {
+            let emptied = subject.collection(&format!("{name}_1")).await;
+            emptied.delete_many(doc! {}).await.unwrap();
+        }
+    }
+    store.close().await;
 }
 
 /// A rebuild has wishes and posts in one batch. That nobody is told is nothing to write down.

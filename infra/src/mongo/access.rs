@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::mongo::{
-    connection::{CONNECTIONS, Fault, from_stored, id_of, number},
+    connection::{CONNECTIONS, Fault, from_stored, number},
     sizes::{Size, Sizes},
 };
 
@@ -41,8 +41,8 @@ pub(super) const SIDE_BY_SIDE: usize = 4;
 /// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
 const READ_FOR_ONE_KEY: usize = 12;
 /// How long the size of a collection is taken for the same: asking for it makes the server look at a sample. One that grows
-/// out of being read as a whole is noticed soon.
-const SIZE_HOLDS: Duration = Duration::from_secs(10);
+/// out of being read as a whole by what others insert is noticed soon.
+const SIZE_HOLDS: Duration = Duration::from_mins(1);
 /// The same for one that is too large for that, however many keys there are: collections hardly shrink.
 const LARGE_HOLDS: Duration = Duration::from_mins(5);
 /// How long the bytes of a collection are taken for the same, where asking is dear: a second and a half of a core for all of a
@@ -251,7 +251,10 @@ impl Access {
             let inserted = self
                 .within(WRITE_LIMIT, collection.insert_many(chunk).ordered(false))
                 .await?;
-            let Err(error) = inserted else { continue };
+            let Err(error) = inserted else {
+                self.sizes.grown(collection.name(), chunk.len());
+                continue;
+            };
             let ErrorKind::InsertMany(failure) = error.kind.as_ref() else {
                 return Err(error.into());
             };
@@ -414,37 +417,9 @@ impl Access {
         self.each(collection.name(), field, values, find).await
     }
 
-    /// Which of some ids have a document.
-    pub(super) async fn which_exist(
-        &self,
-        collection: &Collection<Document>,
-        ids: &HashSet<String>,
-    ) -> Result<HashSet<String>, Fault> {
-        let only_ids = doc! { "_id": 1 };
-        if self.is_read_as_whole(collection.name(), ids.len()).await? {
-            let all = collection.clone_with_type::<RawDocumentBuf>();
-            let all = all.find(doc! {}).projection(only_ids);
-            let read = |found: &RawDocumentBuf| Ok(found.get_str("_id")?.to_owned());
-            let found = self.picked(all, "_id", ids, read).await?;
-            return Ok(found.into_iter().collect());
-        }
-        let find = |filter| {
-            self.write(async {
-                let found = collection.find(filter).projection(only_ids.clone()).await?;
-                found.try_collect::<Vec<_>>().await
-            })
-        };
-        let found = self.each(collection.name(), "_id", ids, find).await?;
-        Ok(found.iter().filter_map(id_of).collect())
-    }
-
     /// Whether it is best to read all documents and to pick here those with one of so many keys: a server that reads them
     /// all anyway compares each with every key of a list.
-    pub(super) async fn is_read_as_whole(
-        &self,
-        collection: &str,
-        keys: usize,
-    ) -> Result<bool, Fault> {
+    async fn is_read_as_whole(&self, collection: &str, keys: usize) -> Result<bool, Fault> {
         Ok(keys > 1 && self.lists_read_all().await? && self.as_list(collection, keys).await?)
     }
 

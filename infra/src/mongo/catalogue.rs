@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::mongo::{access::Access, connection::Fault};
 
 /// What documents of the model look like. Raised when a new program cannot go on with what an old one wrote.
-pub(super) const LAYOUT: i32 = 2;
+pub(super) const LAYOUT: i32 = 3;
 /// How often the holder of a right moves its beat.
 pub(super) const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// A right whose beat has not moved for this long has fallen.

@@ -62,6 +62,13 @@ impl Sizes {
             (said.size, said.at) = (size, asked);
         }
     }
+
+    /// Somebody has inserted so many documents: while much is written, a collection soon is not what was said of it.
+    pub(super) fn grown(&self, collection: &str, documents: usize) {
+        if let Some(said) = self.0.lock().get_mut(collection) {
+            said.size.documents = said.size.documents.saturating_add(documents);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +98,9 @@ mod tests {
         // An answer that was long on its way.
         sizes.answered("c", begun, size(1));
         assert_eq!(known(13), Some((size(2), false)));
+        sizes.grown("c", 40);
+        sizes.grown("nobody has asked for it", 40);
+        assert_eq!(known(14), Some((size(42), false)));
     }
 
     #[test]

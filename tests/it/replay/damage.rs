@@ -260,11 +260,14 @@ fn mongo_changes() -> Vec<(&'static str, How)> {
         ),
         remove("erased", "facts", doc! { "_id": { "$regex": "^erased:" } }),
         remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
-        remove(
-            "notification",
+        remove("gone", "gone", doc! {}),
+        change(
+            "gone",
             "facts",
-            doc! { "_id": { "$regex": "^(read|removed):" } },
+            doc! { "_id": { "$regex": "^gone:" } },
+            doc! { "about": "" },
         ),
+        remove("notification", "marks", doc! {}),
         remove("person", "read_up_to", doc! {}),
         remove("wish", "wishes", wanted()),
         change("wish", "wishes", wanted(), doc! { "wanted": false }),
@@ -283,7 +286,11 @@ fn mongo_inventions() -> Vec<(&'static str, How)> {
         ("announcement", How::Insert("announcements", announcement)),
         ("erased", How::Insert("facts", fact("erased"))),
         ("gone", How::Insert("facts", fact("gone"))),
-        ("mark", How::Insert("facts", fact("read"))),
+        (
+            "gone",
+            How::Insert("gone", doc! { "_id": "1000", "gone": [nobody] }),
+        ),
+        ("mark", How::Insert("marks", fact("read"))),
         ("person", How::Insert("read_up_to", read)),
     ]
 }

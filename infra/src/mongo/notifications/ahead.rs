@@ -90,15 +90,22 @@ impl Tables {
         Ok(all.then(|| Noted(found.into_iter().map(|note| note.id).collect())))
     }
 
-    /// The facts that some people are erased, as far as they are.
+    /// Those of some people who are erased.
     pub(super) async fn erased_of<'p>(
         &self,
-        people: impl Iterator<Item = &'p str>,
-    ) -> Result<HashSet<String>, Fault> {
-        let facts = people.map(|person| fact_id(ERASED, person));
+        people: &HashSet<&'p str>,
+    ) -> Result<HashSet<&'p str>, Fault> {
+        let people = people.iter().copied();
         match self.noted().await? {
-            Some(noted) => Ok(facts.filter(|id| noted.0.contains(id)).collect()),
-            None => self.existing_facts(&facts.collect()).await,
+            Some(noted) => {
+                let erased = people.filter(|person| noted.0.contains(&fact_id(ERASED, person)));
+                Ok(erased.collect())
+            }
+            None => {
+                let ids = people.clone().map(str::to_owned).collect();
+                let facts = self.facts_about(&self.facts, &ids).await?;
+                Ok(people.filter(|person| facts.say(ERASED, person)).collect())
+            }
         }
     }
 

@@ -216,6 +216,9 @@ pub(super) fn parse(text: &str) -> Result<Uuid, Fault> {
 pub(super) struct Fact {
     #[serde(rename = "_id")]
     pub id: String,
+    /// The notification, post, comment or person.
+    #[serde(default)]
+    pub about: String,
     pub position: i64,
 }
 
@@ -234,25 +237,24 @@ pub(super) fn fact_id(what: &str, about: &str) -> String {
 }
 
 impl Fact {
-    pub(super) fn marked(position: Position, what: &str, id: NotificationId) -> Self {
+    fn new(position: Position, what: &str, about: String) -> Self {
         Self {
-            id: fact_id(what, &id.to_string()),
+            id: fact_id(what, &about),
+            about,
             position: to_stored(position),
         }
+    }
+
+    pub(super) fn marked(position: Position, what: &str, id: NotificationId) -> Self {
+        Self::new(position, what, id.to_string())
     }
 
     pub(super) fn erased(position: Position, user: UserId) -> Self {
-        Self {
-            id: fact_id(ERASED, &user.to_string()),
-            position: to_stored(position),
-        }
+        Self::new(position, ERASED, user.to_string())
     }
 
     pub(super) fn gone(position: Position, id: Uuid) -> Self {
-        Self {
-            id: fact_id(GONE, &id.to_string()),
-            position: to_stored(position),
-        }
+        Self::new(position, GONE, id.to_string())
     }
 }
 

@@ -42,6 +42,11 @@ impl Lately {
         fresh
     }
 
+    /// What was told may not be there any more.
+    pub(super) fn forget(&self) {
+        *self.0.lock() = Remembered::default();
+    }
+
     /// These have been told now, and settled.
     pub(super) fn remember(&self, ids: impl IntoIterator<Item = Uuid>) {
         let mut remembered = self.0.lock();

@@ -21,6 +21,8 @@ use crate::mongo::{
 #[derive(Default)]
 struct Parts {
     facts: HashSet<String>,
+    /// Posts and comments.
+    gone: HashSet<String>,
     notifications: HashSet<String>,
     /// Those with announcements.
     posts: HashSet<String>,
@@ -41,7 +43,10 @@ impl Parts {
                 }
                 "announcement" => drop(parts.posts.insert(key)),
                 "erased" => drop(parts.facts.insert(fact_id(ERASED, &key))),
-                "gone" => drop(parts.facts.insert(fact_id(GONE, &key))),
+                "gone" => {
+                    parts.facts.insert(fact_id(GONE, &key));
+                    parts.gone.insert(key);
+                }
                 PERSON => drop(parts.people.insert(key)),
                 "wish" => parts.wishes.extend(
                     entity
@@ -67,7 +72,11 @@ impl Tables {
         let access = &self.access;
         let ids = &parts.facts;
         copy(access, &self.facts, &other.facts, "_id", ids, |_| true).await?;
+        copy(access, &self.marks, &other.marks, "_id", ids, |_| true).await?;
         copy(access, &self.ahead, &other.ahead, "_id", ids, |_| true).await?;
+        let gone = other.gone_among(&parts.gone).await?;
+        self.unlist(&(&parts.gone - &gone)).await?;
+        self.list_as_gone(gone.into_iter().collect()).await?;
 
         let (mine, theirs, ids) = (
             &self.notifications,

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod documents;
+mod gone;
 mod lately;
 mod mend;
 mod reader;

@@ -20,32 +20,49 @@ struct Marks {
     removed: bool,
     /// Whether all of them are.
     noted: bool,
+    /// Whether some are not found by what they are about.
+    astray: bool,
     position: Position,
 }
 
-/// A row's value, which says so when there is no note of what should have one.
-fn lacks_note(lacks: bool, mut value: Value) -> Value {
+/// A row's value, which says so when what says the same elsewhere is not there: a note, a place in a list.
+fn lacks(what: &str, lacks: bool, mut value: Value) -> Value {
     if lacks {
-        value["noted"] = json!(false);
+        value[what] = json!(false);
     }
     value
 }
 
 pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
-    let (told, announcements, wishes, facts, read_up_to, ahead) = tokio::try_join!(
+    let (told, announcements, wishes, mut facts, marks, read_up_to, ahead, list) = tokio::try_join!(
         tables.access.find_all(&tables.notifications, doc! {}),
         tables.access.find_all(&tables.announcements, doc! {}),
         tables.access.find_all(&tables.wishes, doc! {}),
         tables.access.find_all(&tables.facts, doc! {}),
+        tables.access.find_all(&tables.marks, doc! {}),
         tables.access.find_all(&tables.read_up_to, doc! {}),
         tables.access.find_all(&tables.ahead, doc! {}),
+        tables.access.find_all(&tables.list, doc! {}),
     )?;
+    facts.extend(marks);
     let noted: HashSet<&str> = ahead.iter().map(|note| &*note.id).collect();
+    let mut listed: HashSet<&str> = list
+        .iter()
+        .flat_map(|part| &part.gone)
+        .map(|id| &**id)
+        .collect();
     let there: HashSet<&str> = told.iter().map(|told| &*told.id).collect();
     let (mut marks, mut rows) = (BTreeMap::new(), Vec::new());
     for fact in &facts {
-        take_fact(fact, &noted, &mut marks, &mut rows)?;
+        take_fact(fact, &noted, &mut listed, &mut marks, &mut rows)?;
     }
+    // What nobody has said to be gone.
+    rows.extend(listed.into_iter().map(|id| ModelRow {
+        table: "gone",
+        key: id.to_owned(),
+        value: json!({"fact": false}).into(),
+        position: 0,
+    }));
     let read_up_to = highest(&read_up_to);
     let mut announced: HashMap<&str, &Announcement> = announcements
         .iter()
@@ -62,7 +79,7 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         if told.shown != (told.told && !told.removed && !told.gone) {
             value["shown"] = json!(told.shown);
         }
-        if (told.read, told.removed) != (marks.read, marks.removed) {
+        if (told.read, told.removed) != (marks.read, marks.removed) || marks.astray {
             value["marks"] = json!({"read": marks.read, "removed": marks.removed});
         }
         if told.is_of_own_post() {
@@ -86,11 +103,12 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
     }));
     rows.extend(marks.into_iter().map(|(id, marks)| {
         let value = json!({"read": marks.read, "removed": marks.removed});
+        let value = lacks("found", marks.astray, value);
         ModelRow {
             table: "mark",
             key: id.to_owned(),
             // What waits for its notification must be found by it.
-            value: lacks_note(!there.contains(id) && !marks.noted, value).into(),
+            value: lacks("noted", !there.contains(id) && !marks.noted, value).into(),
             position: marks.position,
         }
     }));
@@ -103,17 +121,24 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
 fn take_fact<'f>(
     fact: &'f Fact,
     noted: &HashSet<&str>,
+    listed: &mut HashSet<&str>,
     marks: &mut BTreeMap<&'f str, Marks>,
     rows: &mut Vec<ModelRow>,
 ) -> Result<(), Fault> {
     let position = from_stored(fact.position);
     let (what, about) = fact.id.split_once(':').unwrap_or_default();
-    let bare = [(GONE, "gone"), (ERASED, "erased")];
-    if let Some((_, table)) = bare.into_iter().find(|(fact, _)| *fact == what) {
+    let is_found = fact.about == about;
+    let bare = match what {
+        GONE => Some(("gone", "listed", listed.remove(about))),
+        ERASED => Some(("erased", "noted", noted.contains(&*fact.id))),
+        _ => None,
+    };
+    if let Some((table, elsewhere, is_there)) = bare {
+        let value = lacks(elsewhere, !is_there, json!({}));
         rows.push(ModelRow {
             table,
             key: about.to_owned(),
-            value: lacks_note(what == ERASED && !noted.contains(&*fact.id), json!({})).into(),
+            value: lacks("found", !is_found, value).into(),
             position,
         });
         return Ok(());
@@ -122,6 +147,7 @@ fn take_fact<'f>(
         noted: true,
         ..Marks::default()
     });
+    mark.astray |= !is_found;
     mark.noted &= noted.contains(&*fact.id);
     match what {
         READ => mark.read = true,

@@ -8,13 +8,16 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    Collection,
+    bson::{Document, doc},
+};
 use socialhub_domain::PostId;
 use socialhub_projections::notifications::ids_about;
 
 use super::{
-    ahead::marks_of,
-    documents::{ERASED, GONE, READ, REMOVED, Step, Told, fact_id},
+    documents::{ERASED, Fact, READ, REMOVED, Step, Told, fact_id},
+    gone::subjects,
     tables::Tables,
     wishes::Wishes,
 };
@@ -22,6 +25,16 @@ use crate::mongo::{
     access::{INSERT, MANY, SIDE_BY_SIDE},
     connection::Fault,
 };
+
+/// The ids of facts that are there.
+pub(super) struct Facts(HashSet<String>);
+
+impl Facts {
+    /// Whether they say this about something.
+    pub(super) fn say(&self, what: &str, about: &str) -> bool {
+        self.0.contains(&fact_id(what, about))
+    }
+}
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
@@ -85,20 +98,14 @@ impl Tables {
         Ok((fresh, there))
     }
 
-    /// Lets notifications come into being as gone whose post or comment is gone already, if one look tells of all: that
-    /// saves changing them. Whoever tells them looks again.
-    pub(super) async fn tell_as_gone(&self, told: &mut [Told]) -> Result<(), Fault> {
-        let facts: HashSet<String> = told.iter().flat_map(gone_ids).collect();
-        let collection = self.facts.name();
-        if !(self.access.is_read_as_whole(collection, facts.len())).await? {
-            return Ok(());
-        }
-        let facts = self.existing_facts(&facts).await?;
+    /// Lets notifications come into being as gone whose post or comment is known to be gone already: that saves changing them.
+    /// Whoever tells them looks again.
+    pub(super) fn tell_as_gone(&self, told: &mut [Told]) {
+        let known = self.gone.among(told.iter().flat_map(subjects)).gone;
         for told in told {
-            let gone = gone_ids(told).any(|fact| facts.contains(&fact));
+            let gone = subjects(told).any(|id| known.contains(id));
             (told.gone, told.shown) = (gone, !gone);
         }
-        Ok(())
     }
 
     /// The ids of those of some notifications whose post or comment is gone, and which do not say so. A like may come after
@@ -106,9 +113,9 @@ impl Tables {
     /// was.
     async fn of_what_is_gone(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
         let told = told.iter().filter(|told| !told.gone);
-        let facts = told.clone().flat_map(|told| gone_ids(told)).collect();
-        let facts = self.existing_facts(&facts).await?;
-        let of_gone = told.filter(|told| gone_ids(told).any(|fact| facts.contains(&fact)));
+        let about = told.clone().flat_map(|told| subjects(told));
+        let gone = self.gone_among(&about.map(str::to_owned).collect()).await?;
+        let of_gone = told.filter(|told| subjects(told).any(|id| gone.contains(id)));
         Ok(of_gone.map(|told| told.id.clone()).collect())
     }
 
@@ -209,15 +216,12 @@ impl Tables {
     pub(super) async fn settle_marked(
         &self,
         marked: HashSet<String>,
-        marks: &HashSet<String>,
+        marks: &[Fact],
     ) -> Result<(), Fault> {
         let missing = self.settle(marked).await?;
-        let mut ahead = HashMap::new();
-        for id in &missing {
-            for mark in marks_of(id).into_iter().filter(|mark| marks.contains(mark)) {
-                ahead.insert(mark, id.clone());
-            }
-        }
+        let early = marks.iter().filter(|mark| missing.contains(&mark.about));
+        let early = early.map(|mark| (mark.id.clone(), mark.about.clone()));
+        let mut ahead: HashMap<String, String> = early.collect();
         if ahead.is_empty() {
             return Ok(());
         }
@@ -227,12 +231,14 @@ impl Tables {
         self.forget(&ahead.into_keys().collect()).await
     }
 
-    pub(super) async fn existing_facts(
+    /// The facts, or marks, about some things.
+    pub(super) async fn facts_about(
         &self,
+        facts: &Collection<Fact>,
         ids: &HashSet<String>,
-    ) -> Result<HashSet<String>, Fault> {
-        let facts = self.facts.clone_with_type();
-        self.access.which_exist(&facts, ids).await
+    ) -> Result<Facts, Fault> {
+        let found = self.access.find_in(facts, "about", ids, &doc! {}).await?;
+        Ok(Facts(found.into_iter().map(|fact| fact.id).collect()))
     }
 
     /// Changes notifications to what they should say, and notes them to be looked at again.
@@ -257,20 +263,27 @@ impl Tables {
         told: &[&Told],
         wishes: &Wishes,
     ) -> Result<HashMap<Step, HashSet<String>>, Fault> {
-        let mut facts = HashSet::with_capacity(told.len() * 4);
-        for told in told {
-            facts.extend(marks_of(&told.id));
-            facts.insert(fact_id(ERASED, &told.actor));
-            facts.extend(gone_ids(told));
+        if told.is_empty() {
+            return Ok(HashMap::new());
         }
-        let facts = self.existing_facts(&facts).await?;
+        let (mut ids, mut about) = (HashSet::new(), HashSet::new());
+        for told in told {
+            ids.insert(told.id.clone());
+            about.extend(subjects(told).map(str::to_owned));
+        }
+        let actors: HashSet<&str> = told.iter().map(|told| &*told.actor).collect();
+        let (marks, gone, erased) = tokio::try_join!(
+            self.facts_about(&self.marks, &ids),
+            self.gone_among(&about),
+            self.erased_of(&actors),
+        )?;
         let mut wanting: HashMap<Step, HashSet<String>> = HashMap::new();
         for told in told {
             let mut state = told.state();
-            state.read |= facts.contains(&fact_id(READ, &told.id));
-            state.removed |= facts.contains(&fact_id(REMOVED, &told.id));
-            state.gone |= gone_ids(told).any(|id| facts.contains(&id));
-            state.erased |= facts.contains(&fact_id(ERASED, &told.actor));
+            state.read |= marks.say(READ, &told.id);
+            state.removed |= marks.say(REMOVED, &told.id);
+            state.gone |= subjects(told).any(|id| gone.contains(id));
+            state.erased |= erased.contains(&*told.actor);
             if let Some(wanted) = wishes.wanted(told) {
                 state.told = wanted;
             }
@@ -297,12 +310,4 @@ fn about(post: PostId) -> Document {
         "post": post.to_string(),
         "_id": { "$gte": ids.start().to_string(), "$lte": ids.end().to_string() },
     }
-}
-
-/// The facts whose being there says that what a notification is about is gone.
-fn gone_ids(told: &Told) -> impl Iterator<Item = String> {
-    [&told.post, &told.comment]
-        .into_iter()
-        .flatten()
-        .map(|id| fact_id(GONE, id))
 }

@@ -5,9 +5,12 @@
 //! checkpoint and comes to the same, and so does a batch that two processes write at once, both believing that a partition
 //! is theirs. That is why it is enough to look before the effects whether another writer has moved the checkpoint.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -56,6 +59,8 @@ pub(in crate::mongo) struct MongoNotificationStore {
     writer: String,
     closed: AtomicBool,
     gathering: Gathering<NotificationChange>,
+    /// How far it has seen each source.
+    seen: Mutex<HashMap<Source, Position>>,
     /// What finds checkpoints that may be removed.
     outdated: Mutex<Vec<Document>>,
     /// Ends the task that says so.
@@ -81,6 +86,7 @@ impl MongoNotificationStore {
             writer: writer.clone(),
             closed: AtomicBool::new(false),
             gathering: Gathering::new(GROUPS),
+            seen: Mutex::default(),
             outdated: Mutex::default(),
             gone: gone.clone(),
         };
@@ -152,7 +158,7 @@ impl WriteTogether<NotificationChange> for MongoNotificationStore {
         let reach = effects.reach();
         let admitted = tokio::try_join!(
             self.admit(),
-            async { Ok(self.tables.checkpoints().await?) },
+            self.stored(),
             async { Ok(self.tables.will_reach(reach.as_ref()).await?) },
             async {
                 self.tidy().await;
@@ -211,6 +217,24 @@ impl MongoNotificationStore {
         Ok(())
     }
 
+    /// The checkpoints. If the store went back in time, what is known of it is forgotten: it may not be so any more.
+    async fn stored(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        let stored = self.tables.checkpoints().await?;
+        let mut seen = self.seen.lock();
+        let is_behind =
+            |(source, seen): (&Source, &Position)| source_position(&stored, source) < *seen;
+        // Of two groups side by side one may have been told of what the other has written since: nothing is lost by that.
+        if seen.iter().any(is_behind) {
+            self.tables.start_afresh();
+        }
+        seen.clear();
+        for checkpoint in &stored {
+            let highest = seen.entry(checkpoint.source.clone()).or_default();
+            *highest = (*highest).max(checkpoint.position);
+        }
+        Ok(stored)
+    }
+
     /// Removes the checkpoints that earlier groups have gone beyond. Those that stay go with the next ones of their sources.
     async fn tidy(&self) {
         let outdated = std::mem::take(&mut *self.outdated.lock());
@@ -256,6 +280,7 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
         projected: Projected<NotificationChange>,
     ) -> Result<(), StoreError> {
         self.admit().await?;
+        self.stored().await?;
         let position = projected.position;
         let written = Effects::of(&[projected]).write(&self.tables).await;
         written.map_err(|fault| fault.of_batch(position))?;

@@ -20,6 +20,7 @@ use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source};
 use super::{
     ahead::{Note, Reach},
     documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
+    gone::{Gone, Part},
     lately::Lately,
 };
 use crate::mongo::{
@@ -29,11 +30,13 @@ use crate::mongo::{
 
 /// The names of the collections, without the generation's number. What lists are read from goes first when a generation
 /// is dropped: nobody sees a notification without what was made of it.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 12] = [
     "notifications",
     "announcements",
     "wishes",
     "facts",
+    "marks",
+    "gone",
     "read_up_to",
     "ahead",
     "reach",
@@ -56,15 +59,21 @@ pub(in crate::mongo) struct Tables {
     pub(super) notifications: Collection<Told>,
     pub(super) announcements: Collection<Announcement>,
     pub(super) wishes: Collection<Wish>,
+    /// What is gone, and who is erased.
     pub(super) facts: Collection<Fact>,
+    /// What was read or removed by its owner: many more, and most of them are never asked for.
+    pub(super) marks: Collection<Fact>,
+    /// The list of what is gone.
+    pub(super) list: Collection<Part>,
     pub(super) read_up_to: Collection<ReadUpTo>,
     pub(super) ahead: Collection<Note>,
     pub(super) reach: Collection<Reach>,
     checkpoints: Collection<StoredCheckpoint>,
     letters: Collection<StoredLetter>,
     writers: Collection<Document>,
-    /// Of whoever writes by these tables and their clones.
+    /// What whoever writes by these tables and their clones has told, and has read of what is gone.
     pub(super) lately: Arc<Lately>,
+    pub(super) gone: Arc<Gone>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -153,6 +162,8 @@ impl Tables {
             announcements: database.collection(&name("announcements")),
             wishes: database.collection(&name("wishes")),
             facts: database.collection(&name("facts")),
+            marks: database.collection(&name("marks")),
+            list: database.collection(&name("gone")),
             read_up_to: database.collection(&name("read_up_to")),
             ahead: database.collection(&name("ahead")),
             reach: database.collection(&name("reach")),
@@ -160,6 +171,7 @@ impl Tables {
             letters: database.collection(&name("letters")),
             writers: database.collection(&name("writers")),
             lately: Arc::default(),
+            gone: Arc::default(),
         }
     }
 
@@ -219,11 +231,21 @@ impl Tables {
             .await?;
         let of_pair = index(doc! { "author": 1, "follower": 1, "position": 1 });
         self.access.write(self.wishes.create_index(of_pair)).await?;
+        for facts in [&self.facts, &self.marks] {
+            let about = index(doc! { "about": 1 });
+            self.access.write(facts.create_index(about)).await?;
+        }
         let of_user = index(doc! { "user": 1, "up_to": -1 });
         self.access
             .write(self.read_up_to.create_index(of_user))
             .await?;
         Ok(())
+    }
+
+    /// Forgets what is known of the documents without looking.
+    pub(super) fn start_afresh(&self) {
+        self.lately.forget();
+        self.gone.forget();
     }
 
     pub(in crate::mongo) async fn drop_all(&self) -> Result<(), Fault> {

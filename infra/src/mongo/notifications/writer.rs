@@ -11,6 +11,8 @@ use socialhub_projections::{
     projection::Projected,
 };
 
+use uuid::Uuid;
+
 use super::{
     ahead::Reach,
     documents::{Announcement, ERASED, Fact, READ, REMOVED, ReadUpTo, Told, Wish, fact_id},
@@ -30,11 +32,13 @@ pub(super) struct Effects {
     announced: Vec<Announcement>,
     wishes: Vec<Wish>,
     facts: Vec<Fact>,
+    /// What their owners did to notifications.
+    marks: Vec<Fact>,
     /// The notifications that facts of the batch are about, as far as their ids are known.
     marked: HashSet<String>,
-    /// The facts that are marks.
-    marks: HashSet<String>,
     gone_posts: HashSet<PostId>,
+    /// The posts and comments among the facts that are gone.
+    gone: Vec<String>,
     erased: HashSet<String>,
     read_up_to: HashMap<socialhub_domain::UserId, Position>,
 }
@@ -89,11 +93,11 @@ impl Effects {
                 self.erased.insert(user.to_string());
             }
             NotificationChange::PostGone(post) => {
-                self.facts.push(Fact::gone(position, post.0));
+                self.gone(position, post.0);
                 self.gone_posts.insert(*post);
             }
             NotificationChange::CommentGone { post, comment } => {
-                self.facts.push(Fact::gone(position, comment.0));
+                self.gone(position, comment.0);
                 self.marked.insert(comment_id(*post, *comment).to_string());
             }
             NotificationChange::Read(id) => self.mark(position, READ, *id),
@@ -105,11 +109,14 @@ impl Effects {
         }
     }
 
+    fn gone(&mut self, position: Position, id: Uuid) {
+        self.facts.push(Fact::gone(position, id));
+        self.gone.push(id.to_string());
+    }
+
     fn mark(&mut self, position: Position, what: &str, id: NotificationId) {
-        let fact = Fact::marked(position, what, id);
-        self.marks.insert(fact.id.clone());
         self.marked.insert(id.to_string());
-        self.facts.push(fact);
+        self.marks.push(Fact::marked(position, what, id));
     }
 
     /// What FerretDB never takes, and says so as if it were its own fault: nobody's name has it.
@@ -154,17 +161,19 @@ impl Effects {
                 .insert_new(&tables.announcements, &self.announced),
             tables.access.insert_new(&tables.wishes, &self.wishes),
             tables.access.insert_new(&tables.facts, &self.facts),
+            tables.access.insert_new(&tables.marks, &self.marks),
             tables.access.insert_new(&tables.read_up_to, &read_up_to),
         )?;
+        tables.list_as_gone(self.gone).await?;
         let erasures = self.erased.iter().map(|user| fact_id(ERASED, user));
         tables.note(erasures).await?;
         tables.rename(&self.erased).await?;
         let mut told = self.told;
         let fresh = tables.lately.leave_out(&mut told);
-        let ((), still_to_be_told, ()) = tokio::try_join!(
+        tables.tell_as_gone(&mut told);
+        let ((), still_to_be_told) = tokio::try_join!(
             tables.rename_announcers(&self.announced),
             tables.announce(&self.announced),
-            tables.tell_as_gone(&mut told),
         )?;
         told.extend(still_to_be_told);
         tables.tell(told).await?;
@@ -217,11 +226,8 @@ impl Tables {
             return Ok(());
         }
         let authors: HashSet<&str> = announced.iter().map(|post| &*post.author).collect();
-        let erased = self.erased_of(authors.iter().copied()).await?;
-        for author in authors {
-            if erased.contains(&fact_id(ERASED, author)) {
-                self.rename_announcements(author).await?;
-            }
+        for author in self.erased_of(&authors).await? {
+            self.rename_announcements(author).await?;
         }
         Ok(())
     }
