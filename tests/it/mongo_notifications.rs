@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{TryStreamExt, future::join_all};
 use mongodb::{
     Client,
     bson::{Document, doc},
@@ -401,6 +401,30 @@ impl OnMongo {
     async fn told(&self) -> mongodb::Collection<Document> {
         self.collection("notifications_1").await
     }
+
+    /// The documents of the first generation, but for its writers.
+    async fn copy(&self) -> Vec<(String, Vec<Document>)> {
+        let client = Client::with_uri_str(&self.url).await.unwrap();
+        let database = client.database(&self.database);
+        let mut copy = Vec::new();
+        for name in database.list_collection_names().await.unwrap() {
+            if name.ends_with("_1") && !name.starts_with("writers") {
+                let found = self.collection(&name).await.find(doc! {}).await.unwrap();
+                copy.push((name, found.try_collect().await.unwrap()));
+            }
+        }
+        copy
+    }
+
+    async fn restore(&self, copy: &[(String, Vec<Document>)]) {
+        for (name, documents) in copy {
+            let collection = self.collection(name).await;
+            collection.delete_many(doc! {}).await.unwrap();
+            if !documents.is_empty() {
+                collection.insert_many(documents).await.unwrap();
+            }
+        }
+    }
 }
 
 fn liked(n: u8, author: u8, liker: u8) -> Event {
@@ -469,7 +493,8 @@ async fn a_like_that_comes_after_the_deletion_by_another_writer_is_not_shown() {
     posts.close().await;
 }
 
-/// Emptied stands for restored: what a writer remembers of it is no longer so.
+/// What a writer remembers of a store is no longer so when that was restored: to nothing at all, or to just before its last
+/// batch.
 #[tokio::test]
 async fn a_writer_forgets_what_a_store_held_that_went_back_in_time() {
     let subject = OnMongo::new();
@@ -480,28 +505,58 @@ async fn a_writer_forgets_what_a_store_held_that_went_back_in_time() {
     let source = Source::partition("POST_TOPIC", 0);
     let first = vec![
         (1, created(1, 0, Visibility::Public, Timestamp(1))),
-        (2, liked(1, 0, 2)),
+        (2, created(2, 0, Visibility::Public, Timestamp(2))),
+        (3, liked(1, 0, 2)),
     ];
-    let then = vec![(3, deleted(1, 0)), (4, liked(1, 0, 3))];
+    let then = vec![(4, deleted(1, 0)), (5, liked(1, 0, 3)), (6, liked(2, 0, 3))];
     let shown = || told.count_documents(doc! { "shown": true });
     for _ in 0..2 {
         store.apply(batch(source.clone(), 0, &first)).await.unwrap();
-        assert_eq!(shown().await.unwrap(), 2);
-        store.apply(batch(source.clone(), 2, &then)).await.unwrap();
-        assert_eq!(shown().await.unwrap(), 0);
-        assert_eq!(told.count_documents(doc! {}).await.unwrap(), 3);
-        for name in [
-            "notifications",
-            "announcements",
-            "facts",
-            "gone",
-            "reach",
-            "checkpoints",
-        ] {
-            let emptied = subject.collection(&format!("{name}_1")).await;
-            emptied.delete_many(doc! {}).await.unwrap();
+        assert_eq!(shown().await.unwrap(), 3);
+        let before = subject.copy().await;
+        for _ in 0..2 {
+            store.apply(batch(source.clone(), 3, &then)).await.unwrap();
+            assert_eq!(shown().await.unwrap(), 2);
+            assert_eq!(told.count_documents(doc! {}).await.unwrap(), 5);
+            let list = subject.collection("gone_1").await;
+            assert_eq!(list.count_documents(doc! {}).await.unwrap(), 1);
+            subject.restore(&before).await;
         }
+        let nothing: Vec<_> = before.into_iter().map(|(name, _)| (name, vec![])).collect();
+        subject.restore(&nothing).await;
     }
+    store.close().await;
+}
+
+/// Whoever writes on after a repair, goes by what the repair has made of the list of what is gone.
+#[tokio::test]
+async fn a_writer_reads_the_list_anew_when_the_catalogue_has_changed() {
+    let subject = OnMongo::new();
+    let generations = subject.generations().await;
+    let id = generations.refresh().await.unwrap();
+    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let source = Source::partition("POST_TOPIC", 0);
+    let first = vec![
+        (1, created(1, 0, Visibility::Public, Timestamp(1))),
+        (2, deleted(3, 0)),
+    ];
+    // What was never deleted is among it, by somebody's hand.
+    let list = subject.collection("gone_1").await;
+    let invented = doc! { "_id": "1", "gone": [post(1).to_string()] };
+    list.insert_one(invented).await.unwrap();
+    store.apply(batch(source.clone(), 0, &first)).await.unwrap();
+    list.delete_many(doc! {}).await.unwrap();
+    let claim = generations.claim().await.unwrap().unwrap();
+    let fence = generations.fence(&claim).await.unwrap();
+    drop((fence, claim));
+    let like = vec![(3, liked(1, 0, 2))];
+    within(30, "the fence falls", || async {
+        store.apply(batch(source.clone(), 2, &like)).await.ok()
+    })
+    .await;
+    let told = subject.told().await;
+    let shown = doc! { "kind": 1, "shown": true };
+    assert_eq!(told.count_documents(shown).await.unwrap(), 1);
     store.close().await;
 }
 

@@ -36,7 +36,8 @@ pub(super) struct Catalogue {
     #[serde(rename = "_id")]
     id: String,
     model: String,
-    version: i64,
+    /// Raised with each change.
+    pub(super) version: i64,
     /// The generation that readers use.
     pub current: u32,
     /// The number of the next generation: none is given twice.

@@ -248,9 +248,11 @@ impl Pacer {
         let Some(Stroke { began, events }) = stroke.filter(|_| self.pace == Pace::Gentle) else {
             return Ok(());
         };
-        let breathed = self.breathed();
+        let elapsed = began.elapsed();
+        // Side by side they may have rested for longer than the piece took.
+        let breathed = self.breathed().min(elapsed);
         self.rested += breathed;
-        let worked = began.elapsed().saturating_sub(breathed);
+        let worked = elapsed.saturating_sub(breathed);
         if self.growth.looked.elapsed() >= LOOK_EVERY {
             self.look().await?;
         }
@@ -263,7 +265,9 @@ impl Pacer {
         let longest = longest_rest(worked, events, growth);
         self.short = next_size(self.short, worked, longest);
         let rest = longest.min(worked * REST);
-        self.times.set(ratio(rest, worked));
+        if !worked.is_zero() {
+            self.times.set(ratio(rest, worked));
+        }
         let rest = rest.saturating_sub(breathed);
         tokio::select! {
             () = stop.cancelled() => {}

@@ -234,6 +234,7 @@ impl<P: Projection> Partition<P> {
     async fn reopen(&mut self) -> Result<(), WriteError> {
         tracing::info!(model = %P::NAME, source = %self.source, "another writer has moved the checkpoint");
         self.writer = open_writer(&self.shared, &self.store, &self.source, &self.stop).await?;
+        self.place.has_reached(self.writer.position());
         Ok(())
     }
 

@@ -688,15 +688,29 @@ async fn fill_one(
             // What is missing, after a fault of the reader too, is read by the filling itself.
             return filling.finish(pacer, stop).await;
         };
-        let turn = piece.turn.as_ref().map(|turn| turn.acquire());
-        let _turn = OptionFuture::from(turn).await;
-        if let Err(error) = filling.write(piece.chunk.records(), stop).await {
+        let written = write_in_turn(&mut *filling, &piece, stop).await;
+        if let Err(error) = written {
             filling.leave().await;
             return Err(error);
         }
         pacer.has_rested(piece.rested);
         progress.moved(filling.model(), filling.position());
     }
+}
+
+/// Writes a piece, in its turn if it has one.
+async fn write_in_turn(
+    filling: &mut dyn Filling,
+    piece: &Piece,
+    stop: &CancellationToken,
+) -> Result<(), RebuildError> {
+    let turn = piece.turn.as_ref().map(|turn| turn.acquire());
+    let _turn = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(RebuildError::Interrupted),
+        turn = OptionFuture::from(turn) => turn,
+    };
+    filling.write(piece.chunk.records(), stop).await
 }
 
 /// How long something takes at a given pace, for a progress line.

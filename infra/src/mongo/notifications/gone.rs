@@ -16,13 +16,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    documents::{GONE, Told, parse},
+    documents::{GONE, Told},
     tables::Tables,
 };
 use crate::mongo::{access::INSERT, connection::Fault};
 
 /// If more is gone, it is asked for after all: so much takes about 15 MB.
 const KNOWN: usize = 400_000;
+
+/// How many go into one part: a thousand parts are read at once.
+const PART: usize = 200;
 
 /// A part of the list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,12 +37,21 @@ pub(super) struct Part {
     pub gone: Vec<String>,
 }
 
+impl Part {
+    /// None for what was never made here.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.id.parse().ok()
+    }
+}
+
 /// What a writer has read of the list.
 #[derive(Debug, Default)]
 pub(super) struct Gone(Mutex<Read>);
 
 #[derive(Debug, Default)]
 struct Read {
+    /// Whether the list as it was then was read to its end.
+    begun: bool,
     /// How many parts. Of later ones some may have been read already, too.
     parts: u64,
     gone: HashSet<Uuid>,
@@ -67,13 +79,12 @@ impl Gone {
         self.0.lock().parts
     }
 
-    fn add(&self, part: &Part) -> Result<(), Fault> {
-        let number = part.id.parse();
-        let number = number.map_err(|_| Fault::Rejected(format!("{:?} is no number", part.id)))?;
-        let gone = part.gone.iter().map(|id| parse(id));
-        let gone = gone.collect::<Result<Vec<_>, _>>()?;
-        self.0.lock().add(number, gone);
-        Ok(())
+    /// What is no part, or no id, says nothing: no event is to blame for it.
+    fn add(&self, part: &Part) {
+        if let Some(number) = part.number() {
+            let gone = part.gone.iter().filter_map(|id| id.parse().ok());
+            self.0.lock().add(number, gone);
+        }
     }
 
     /// Those of some ids that were read.
@@ -113,7 +124,7 @@ pub(super) fn subjects(told: &Told) -> impl Iterator<Item = &str> {
 impl Tables {
     /// Lists what is gone, as far as it is not listed yet. The facts are inserted already.
     pub(super) async fn list_as_gone(&self, ids: Vec<String>) -> Result<(), Fault> {
-        for ids in ids.chunks(INSERT) {
+        for ids in ids.chunks(PART) {
             loop {
                 let parts = self.read_on().await?;
                 let listed = self.gone.among(ids.iter().map(String::as_str));
@@ -128,7 +139,7 @@ impl Tables {
                 };
                 // If somebody else has taken the number, theirs is read first.
                 if self.access.insert_one(&self.list, &part).await? {
-                    self.gone.add(&part)?;
+                    self.gone.add(&part);
                     break;
                 }
             }
@@ -138,6 +149,9 @@ impl Tables {
 
     /// Takes off the list what never was gone.
     pub(super) async fn unlist(&self, ids: &HashSet<String>) -> Result<(), Fault> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let all = self.access.find_all(&self.list, doc! {}).await?;
         for mut part in all {
             let listed = part.gone.len();
@@ -154,7 +168,8 @@ impl Tables {
 
     /// Reads what was added to the list; answers how many parts it has.
     async fn read_on(&self) -> Result<u64, Fault> {
-        if self.gone.parts() == 0 {
+        let begun = self.gone.0.lock().begun;
+        if !begun {
             self.read_list().await?;
         }
         loop {
@@ -163,7 +178,7 @@ impl Tables {
             let Some(part) = self.access.write(self.list.find_one(next)).await? else {
                 return Ok(parts);
             };
-            self.gone.add(&part)?;
+            self.gone.add(&part);
         }
     }
 
@@ -171,10 +186,9 @@ impl Tables {
         let mut all = self.access.write(self.list.find(doc! {})).await?;
         loop {
             let some = self.access.some_of(&mut all).await?;
-            for part in &some {
-                self.gone.add(part)?;
-            }
+            some.iter().for_each(|part| self.gone.add(part));
             if some.len() < INSERT {
+                self.gone.0.lock().begun = true;
                 return Ok(());
             }
         }
@@ -225,13 +239,13 @@ mod tests {
     #[test]
     fn parts_count_as_far_as_there_is_no_gap() {
         let gone = Gone::default();
-        gone.add(&part(1, &[1])).unwrap();
-        gone.add(&part(3, &[3])).unwrap();
+        gone.add(&part(1, &[1]));
+        gone.add(&part(3, &[3]));
         assert_eq!(gone.parts(), 1);
         assert_eq!(are_gone(&gone, [1, 3]), Some(2));
         assert_eq!(are_gone(&gone, [1, 2]), Some(1));
-        gone.add(&part(2, &[2])).unwrap();
-        gone.add(&part(3, &[3])).unwrap();
+        gone.add(&part(2, &[2]));
+        gone.add(&part(3, &[3]));
         assert_eq!(gone.parts(), 3);
         gone.forget();
         assert_eq!((gone.parts(), are_gone(&gone, [1, 3])), (0, Some(0)));
@@ -241,20 +255,22 @@ mod tests {
     fn what_is_too_much_to_be_kept_is_not_known() {
         let gone = Gone::default();
         let many: Vec<u128> = (0..=KNOWN as u128).collect();
-        gone.add(&part(1, &many)).unwrap();
-        gone.add(&part(2, &[7])).unwrap();
+        gone.add(&part(1, &many));
+        gone.add(&part(2, &[7]));
         assert_eq!((gone.parts(), are_gone(&gone, [1, 7])), (2, None));
     }
 
     #[test]
-    fn what_is_no_part_is_refused() {
+    fn what_is_no_part_says_nothing() {
         let gone = Gone::default();
-        for (id, names) in [("x", "\"x\" is no number"), ("1", "\"y\" is no id")] {
-            let part = Part {
-                id: id.to_owned(),
-                gone: vec!["y".to_owned()],
-            };
-            assert_eq!(gone.add(&part).unwrap_err().to_string(), names);
-        }
+        gone.add(&Part {
+            id: "x".to_owned(),
+            ..part(1, &[1])
+        });
+        assert_eq!((gone.parts(), are_gone(&gone, [1, 2])), (0, Some(0)));
+        let mut odd = part(1, &[1]);
+        odd.gone.push("y".to_owned());
+        gone.add(&odd);
+        assert_eq!((gone.parts(), are_gone(&gone, [1, 2])), (1, Some(1)));
     }
 }

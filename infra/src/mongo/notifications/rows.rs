@@ -34,7 +34,7 @@ fn lacks(what: &str, lacks: bool, mut value: Value) -> Value {
 }
 
 pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
-    let (told, announcements, wishes, mut facts, marks, read_up_to, ahead, list) = tokio::try_join!(
+    let (told, announcements, wishes, facts, marked, read_up_to, ahead, list) = tokio::try_join!(
         tables.access.find_all(&tables.notifications, doc! {}),
         tables.access.find_all(&tables.announcements, doc! {}),
         tables.access.find_all(&tables.wishes, doc! {}),
@@ -44,17 +44,22 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         tables.access.find_all(&tables.ahead, doc! {}),
         tables.access.find_all(&tables.list, doc! {}),
     )?;
-    facts.extend(marks);
     let noted: HashSet<&str> = ahead.iter().map(|note| &*note.id).collect();
-    let mut listed: HashSet<&str> = list
-        .iter()
-        .flat_map(|part| &part.gone)
-        .map(|id| &**id)
-        .collect();
+    let parts = list.iter().filter(|part| part.number().is_some());
+    let mut listed: HashSet<&str> = parts.flat_map(|part| &part.gone).map(|id| &**id).collect();
     let there: HashSet<&str> = told.iter().map(|told| &*told.id).collect();
     let (mut marks, mut rows) = (BTreeMap::new(), Vec::new());
-    for fact in &facts {
-        take_fact(fact, &noted, &mut listed, &mut marks, &mut rows)?;
+    let (facts, marked) = (facts.iter(), marked.iter());
+    let all = facts.map(|fact| (fact, false));
+    for (fact, among_marks) in all.chain(marked.map(|mark| (mark, true))) {
+        take_fact(
+            fact,
+            among_marks,
+            &noted,
+            &mut listed,
+            &mut marks,
+            &mut rows,
+        )?;
     }
     // What nobody has said to be gone.
     rows.extend(listed.into_iter().map(|id| ModelRow {
@@ -120,6 +125,7 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
 
 fn take_fact<'f>(
     fact: &'f Fact,
+    among_marks: bool,
     noted: &HashSet<&str>,
     listed: &mut HashSet<&str>,
     marks: &mut BTreeMap<&'f str, Marks>,
@@ -127,7 +133,9 @@ fn take_fact<'f>(
 ) -> Result<(), Fault> {
     let position = from_stored(fact.position);
     let (what, about) = fact.id.split_once(':').unwrap_or_default();
-    let is_found = fact.about == about;
+    // Whoever looks for it looks in its own place, by what it is about.
+    let is_mark = [READ, REMOVED].contains(&what);
+    let is_found = fact.about == about && is_mark == among_marks;
     let bare = match what {
         GONE => Some(("gone", "listed", listed.remove(about))),
         ERASED => Some(("erased", "noted", noted.contains(&*fact.id))),

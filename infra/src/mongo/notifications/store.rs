@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -59,6 +59,8 @@ pub(in crate::mongo) struct MongoNotificationStore {
     writer: String,
     closed: AtomicBool,
     gathering: Gathering<NotificationChange>,
+    /// The version of the catalogue under which it last wrote.
+    catalogue: AtomicI64,
     /// How far it has seen each source.
     seen: Mutex<HashMap<Source, Position>>,
     /// What finds checkpoints that may be removed.
@@ -86,6 +88,7 @@ impl MongoNotificationStore {
             writer: writer.clone(),
             closed: AtomicBool::new(false),
             gathering: Gathering::new(GROUPS),
+            catalogue: AtomicI64::default(),
             seen: Mutex::default(),
             outdated: Mutex::default(),
             gone: gone.clone(),
@@ -115,6 +118,10 @@ impl MongoNotificationStore {
         let Some(newest) = newest.filter(|newest| newest.entry(self.id).is_some()) else {
             return unusable("the generation is no longer there");
         };
+        if self.catalogue.swap(newest.version, Ordering::AcqRel) != newest.version {
+            // Somebody may have repaired this generation.
+            self.start_afresh();
+        }
         match self.role {
             Role::Aside if newest.current == self.id.0 => {
                 unusable("the generation has become current")
@@ -156,17 +163,11 @@ impl WriteTogether<NotificationChange> for MongoNotificationStore {
         let all: Vec<&Batch> = group.iter().map(|batch| &**batch).collect();
         let effects = effects_of(&all);
         let reach = effects.reach();
-        let admitted = tokio::try_join!(
-            self.admit(),
-            self.stored(),
-            async { Ok(self.tables.will_reach(reach.as_ref()).await?) },
-            async {
-                self.tidy().await;
-                Ok(())
-            },
-        );
+        let admitted = tokio::try_join!(self.admit(), self.stored(), async {
+            Ok(self.tables.will_reach(reach.as_ref()).await?)
+        },);
         let stored = match admitted {
-            Ok(((), stored, (), ())) => stored,
+            Ok(((), stored, ())) => stored,
             Err(error) => return group.iter().map(|_| Err(error.clone())).collect(),
         };
         let known = all.iter().map(|batch| known_outcome(batch, &stored));
@@ -178,7 +179,11 @@ impl WriteTogether<NotificationChange> for MongoNotificationStore {
         } else {
             effects_of(&due)
         };
-        let written = self.write(effects, reach, &due).await;
+        let (written, ()) = tokio::join!(self.write(effects, reach, &due), self.tidy());
+        if written.is_err() {
+            // It may be another server that answers next, or one that was restored.
+            self.start_afresh();
+        }
         let outcomes = known.into_iter();
         let outcomes = outcomes.map(|known| known.unwrap_or_else(|| written.clone()));
         outcomes.collect()
@@ -213,26 +218,37 @@ impl MongoNotificationStore {
         self.tables.park(parked).await?;
         let checkpoints: Vec<_> = batches.iter().map(|batch| &batch.checkpoint).collect();
         let outdated = self.tables.move_checkpoints(&checkpoints).await?;
+        self.saw(checkpoints);
         self.outdated.lock().extend(outdated);
         Ok(())
     }
 
     /// The checkpoints. If the store went back in time, what is known of it is forgotten: it may not be so any more.
     async fn stored(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        // Whoever writes side by side moves them while they are looked up: what was known before counts.
+        let seen = self.seen.lock().clone();
         let stored = self.tables.checkpoints().await?;
-        let mut seen = self.seen.lock();
-        let is_behind =
-            |(source, seen): (&Source, &Position)| source_position(&stored, source) < *seen;
-        // Of two groups side by side one may have been told of what the other has written since: nothing is lost by that.
-        if seen.iter().any(is_behind) {
-            self.tables.start_afresh();
+        let mut known = seen.iter();
+        if known.any(|(source, seen)| source_position(&stored, source) < *seen) {
+            self.start_afresh();
         }
-        seen.clear();
-        for checkpoint in &stored {
+        self.saw(&stored);
+        Ok(stored)
+    }
+
+    fn saw<'c>(&self, checkpoints: impl IntoIterator<Item = &'c Checkpoint>) {
+        let mut seen = self.seen.lock();
+        for checkpoint in checkpoints {
             let highest = seen.entry(checkpoint.source.clone()).or_default();
             *highest = (*highest).max(checkpoint.position);
         }
-        Ok(stored)
+    }
+
+    /// Forgets what is known of the store without looking.
+    fn start_afresh(&self) {
+        self.tables.start_afresh();
+        self.seen.lock().clear();
+        self.outdated.lock().clear();
     }
 
     /// Removes the checkpoints that earlier groups have gone beyond. Those that stay go with the next ones of their sources.

@@ -242,7 +242,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Forgets what is known of the documents without looking.
+    /// Forgets what was told, and what is gone.
     pub(super) fn start_afresh(&self) {
         self.lately.forget();
         self.gone.forget();
