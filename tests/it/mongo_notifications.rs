@@ -27,7 +27,7 @@ use socialhub_infra::{
     },
 };
 use socialhub_projections::{
-    Checkpoint, PageRequest, Projection, Source,
+    Checkpoint, GenerationId, PageRequest, Projection, ReadModelStore, Source,
     notifications::{NotificationFold, NotificationReader, NotificationView, Notifications},
     page::PageStart,
     projection::Projected,
@@ -60,6 +60,20 @@ impl OnMongo {
             url: servers::mongodb_url(),
             database: format!("test_notifications_{}_{number}", std::process::id()),
         }
+    }
+
+    /// Its first generation, and a writer of it.
+    async fn opened(
+        &self,
+    ) -> (
+        Arc<MongoGenerations>,
+        GenerationId,
+        Arc<dyn ReadModelStore<Notifications>>,
+    ) {
+        let generations = self.generations().await;
+        let id = generations.refresh().await.unwrap();
+        let store = generations.open(id, WriteMode::Live).await.unwrap();
+        (generations, id, store)
     }
 
     async fn generations(&self) -> Arc<MongoGenerations> {
@@ -299,9 +313,7 @@ async fn queries_that_were_given_up_keep_nobody_from_the_server_afterwards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_held_keeps_nothing_out_that_comes_with_it() {
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (_generations, _, store) = subject.opened().await;
     let unfit = UserFollowed {
         follower_id: user(1),
         following_id: user(0),
@@ -357,9 +369,7 @@ async fn the_rate_of_batches_beside_plain_inserts() {
     const BATCH: u64 = 4_000;
     const BATCHES: u64 = 10;
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (_generations, id, store) = subject.opened().await;
     let source = Source::partition("USER_TOPIC", 0);
     let begun = Instant::now();
     for number in 0..BATCHES {
@@ -498,9 +508,7 @@ async fn a_like_that_comes_after_the_deletion_by_another_writer_is_not_shown() {
 #[tokio::test]
 async fn a_writer_forgets_what_a_store_held_that_went_back_in_time() {
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (_generations, _, store) = subject.opened().await;
     let told = subject.told().await;
     let source = Source::partition("POST_TOPIC", 0);
     let first = vec![
@@ -532,9 +540,7 @@ async fn a_writer_forgets_what_a_store_held_that_went_back_in_time() {
 #[tokio::test]
 async fn a_writer_reads_the_list_anew_when_the_catalogue_has_changed() {
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (generations, _, store) = subject.opened().await;
     let source = Source::partition("POST_TOPIC", 0);
     let first = vec![
         (1, created(1, 0, Visibility::Public, Timestamp(1))),
@@ -564,9 +570,7 @@ async fn a_writer_reads_the_list_anew_when_the_catalogue_has_changed() {
 #[tokio::test]
 async fn whoever_ended_their_wish_before_the_posts_of_a_batch_gets_no_document() {
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (_generations, _, store) = subject.opened().await;
     let mut log = vec![
         (1, followed(1, 0, Timestamp(1))),
         (2, unfollowed(1, 0, Timestamp(2))),
@@ -589,9 +593,7 @@ async fn whoever_ended_their_wish_before_the_posts_of_a_batch_gets_no_document()
 #[tokio::test]
 async fn who_follows_again_is_not_told_of_again_by_the_same_writer() {
     let subject = OnMongo::new();
-    let generations = subject.generations().await;
-    let id = generations.refresh().await.unwrap();
-    let store = generations.open(id, WriteMode::Live).await.unwrap();
+    let (generations, id, store) = subject.opened().await;
     let told = subject.told().await;
     let again = [
         (2, unfollowed(1, 0, Timestamp(2))),

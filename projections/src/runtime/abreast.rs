@@ -59,11 +59,11 @@ pub(super) struct Place {
 }
 
 /// How far a partition may go.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 struct Bound {
     upto: Position,
-    /// When that may change by itself.
-    until: Option<Instant>,
+    /// When that changes by itself.
+    until: Instant,
 }
 
 impl Abreast {
@@ -77,30 +77,20 @@ impl Abreast {
         place
     }
 
-    /// How far a partition may go for the others that are known to have something to bring.
-    fn bound(&self, own: &Source, frontier: &Frontier, now: Instant) -> Bound {
-        let mut bound = Bound {
-            upto: Position::MAX,
-            until: None,
-        };
-        for (source, place) in &*self.places.lock() {
-            let tired = place.since + PATIENCE;
-            if source == own || tired <= now {
-                continue;
-            }
+    /// How far a partition may go for the others that are known to have something to bring; none when there are none.
+    fn bound(&self, own: &Source, frontier: &Frontier, now: Instant) -> Option<Bound> {
+        let places = self.places.lock();
+        let others = places.iter().filter(|(source, _)| *source != own);
+        let bounds = others.filter_map(|(source, place)| {
             let end = frontier.end(&source.name, source.partition);
-            let Some(floor) = place.floor(end.map_or(0, |end| end.position)) else {
-                continue;
-            };
-            let upto = floor.saturating_add(AHEAD);
-            if upto < bound.upto {
-                bound = Bound {
-                    upto,
-                    until: Some(tired),
-                };
-            }
-        }
-        bound
+            let floor = place.floor(end.map_or(0, |end| end.position))?;
+            Some(Bound {
+                upto: floor.saturating_add(AHEAD),
+                until: place.since + PATIENCE,
+            })
+        });
+        let standing = bounds.filter(|bound| bound.until > now);
+        standing.min_by_key(|bound| bound.upto)
     }
 }
 
@@ -130,23 +120,21 @@ impl Place {
         stop: &CancellationToken,
     ) -> Result<Position, WriteError> {
         let mut moved = self.all.moved.subscribe();
-        let here = |reached| Where {
-            reached,
+        let here = || Where {
+            reached: first.saturating_sub(1),
             in_hand: Some(first),
             since: Instant::now(),
         };
-        self.set(here(first.saturating_sub(1)));
+        self.set(here());
         loop {
             moved.borrow_and_update();
-            let bound = self
-                .all
-                .bound(&self.source, &frontier.borrow(), Instant::now());
-            if first <= bound.upto {
+            let now = Instant::now();
+            let bound = self.all.bound(&self.source, &frontier.borrow(), now);
+            let Some(Bound { until, .. }) = bound.filter(|bound| bound.upto < first) else {
                 // Whoever has waited for long has not been standing still.
-                self.set(here(first.saturating_sub(1)));
-                return Ok(bound.upto);
-            }
-            let Some(until) = bound.until else { continue };
+                self.set(here());
+                return Ok(bound.map_or(Position::MAX, |bound| bound.upto));
+            };
             tokio::select! {
                 () = stop.cancelled() => return Err(WriteError::Stopped),
                 _ = timeout_at(until, moved.changed()) => {}

@@ -15,7 +15,7 @@ use mongodb::bson::{doc, oid::ObjectId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    documents::{Announcement, ERASED, READ, REMOVED, Told, fact_id},
+    documents::{Announcement, ERASED, Facts},
     tables::Tables,
 };
 use crate::mongo::connection::Fault;
@@ -50,23 +50,6 @@ impl Reach {
     }
 }
 
-/// The facts that are ahead.
-pub(super) struct Noted(HashSet<String>);
-
-impl Noted {
-    /// The notes about a notification: its owner's marks, its actor's erasure.
-    pub(super) fn about(&self, told: &Told) -> impl Iterator<Item = String> {
-        let marks = marks_of(&told.id).into_iter();
-        let all = marks.chain([fact_id(ERASED, &told.actor)]);
-        all.filter(|id| self.0.contains(id))
-    }
-}
-
-/// The ids of the facts that a notification's owner may make.
-pub(super) fn marks_of(notification: &str) -> [String; 2] {
-    [READ, REMOVED].map(|what| fact_id(what, notification))
-}
-
 impl Tables {
     /// Notes that facts are ahead. They are inserted already.
     pub(super) async fn note(&self, facts: impl IntoIterator<Item = String>) -> Result<(), Fault> {
@@ -77,8 +60,8 @@ impl Tables {
             .map(|_| ())
     }
 
-    /// All notes; none when there are too many of them.
-    pub(super) async fn noted(&self) -> Result<Option<Noted>, Fault> {
+    /// The facts of which there are notes; none when there are too many of them.
+    pub(super) async fn noted(&self) -> Result<Option<Facts>, Fault> {
         let found: Vec<Note> = self
             .access
             .write(async {
@@ -87,7 +70,7 @@ impl Tables {
             })
             .await?;
         let all = i64::try_from(found.len()).is_ok_and(|count| count < NOTES);
-        Ok(all.then(|| Noted(found.into_iter().map(|note| note.id).collect())))
+        Ok(all.then(|| found.into_iter().map(|note| note.id).collect()))
     }
 
     /// Those of some people who are erased.
@@ -95,18 +78,14 @@ impl Tables {
         &self,
         people: &HashSet<&'p str>,
     ) -> Result<HashSet<&'p str>, Fault> {
+        let facts = if let Some(noted) = self.noted().await? {
+            noted
+        } else {
+            let ids = people.iter().map(|person| (*person).to_owned()).collect();
+            self.facts_about(&self.facts, &ids).await?
+        };
         let people = people.iter().copied();
-        match self.noted().await? {
-            Some(noted) => {
-                let erased = people.filter(|person| noted.0.contains(&fact_id(ERASED, person)));
-                Ok(erased.collect())
-            }
-            None => {
-                let ids = people.clone().map(str::to_owned).collect();
-                let facts = self.facts_about(&self.facts, &ids).await?;
-                Ok(people.filter(|person| facts.say(ERASED, person)).collect())
-            }
-        }
+        Ok(people.filter(|person| facts.say(ERASED, person)).collect())
     }
 
     /// Removes the notes of marks whose notification is there and says what the facts say.

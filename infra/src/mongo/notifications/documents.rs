@@ -1,5 +1,7 @@
 //! The documents. Ids are stored as text: FerretDB finds binary values only by reading everything.
 
+use std::collections::HashSet;
+
 use mongodb::bson::Document;
 use serde::{Deserialize, Serialize};
 use socialhub_domain::{
@@ -255,6 +257,29 @@ impl Fact {
 
     pub(super) fn gone(position: Position, id: Uuid) -> Self {
         Self::new(position, GONE, id.to_string())
+    }
+}
+
+/// The ids of facts that are there.
+pub(super) struct Facts(HashSet<String>);
+
+impl Facts {
+    /// Whether they say this about something.
+    pub(super) fn say(&self, what: &str, about: &str) -> bool {
+        self.0.contains(&fact_id(what, about))
+    }
+
+    /// Those that a notification's owner may make, and its actor's erasure.
+    pub(super) fn about(&self, told: &Told) -> impl Iterator<Item = String> {
+        let marks = [READ, REMOVED].map(|what| fact_id(what, &told.id));
+        let all = marks.into_iter().chain([fact_id(ERASED, &told.actor)]);
+        all.filter(|id| self.0.contains(id))
+    }
+}
+
+impl FromIterator<String> for Facts {
+    fn from_iter<I: IntoIterator<Item = String>>(ids: I) -> Self {
+        Self(ids.into_iter().collect())
     }
 }
 

@@ -16,7 +16,7 @@ use socialhub_domain::PostId;
 use socialhub_projections::notifications::ids_about;
 
 use super::{
-    documents::{ERASED, Fact, READ, REMOVED, Step, Told, fact_id},
+    documents::{ERASED, Fact, Facts, READ, REMOVED, Step, Told},
     gone::subjects,
     tables::Tables,
     wishes::Wishes,
@@ -25,16 +25,6 @@ use crate::mongo::{
     access::{INSERT, MANY, SIDE_BY_SIDE},
     connection::Fault,
 };
-
-/// The ids of facts that are there.
-pub(super) struct Facts(HashSet<String>);
-
-impl Facts {
-    /// Whether they say this about something.
-    pub(super) fn say(&self, what: &str, about: &str) -> bool {
-        self.0.contains(&fact_id(what, about))
-    }
-}
 
 /// So often changed notifications are looked at again before the batch is given up for now.
 const ROUNDS: u32 = 50;
@@ -238,7 +228,7 @@ impl Tables {
         ids: &HashSet<String>,
     ) -> Result<Facts, Fault> {
         let found = self.access.find_in(facts, "about", ids, &doc! {}).await?;
-        Ok(Facts(found.into_iter().map(|fact| fact.id).collect()))
+        Ok(found.into_iter().map(|fact| fact.id).collect())
     }
 
     /// Changes notifications to what they should say, and notes them to be looked at again.
