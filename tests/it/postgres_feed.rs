@@ -108,7 +108,7 @@ fn exact(rows: &[ModelRow]) -> Vec<ModelRow> {
 }
 
 fn check_positions(log: &Log, rows: &[ModelRow]) {
-    assert_eq!(exact(rows), exact(&fold_of(log).into_rows()));
+    assert_eq!(exact(rows), exact(&fold_of(log).rows()));
 }
 
 /// Every page of a list, by keys, and the second by its number.

@@ -33,7 +33,7 @@ use socialhub_projections::{
 use socialhub_tests::{
     contract::{
         history::{Log, PEOPLE, POSTS, created, history, post, user},
-        read_model::Subject,
+        read_model::{Subject, contents},
     },
     read_model_contract,
     support::{eventually, proxy::Proxy, servers::redis_url},
@@ -252,8 +252,8 @@ fn fold(log: &[(Position, Event)]) -> CounterFold {
 
 async fn assert_equals_fold(generations: &RedisGenerations, log: &[(Position, Event)]) {
     let id = generations.refresh().await.unwrap();
-    let rows = generations.snapshot(id).await.unwrap().model.rows;
-    assert_eq!(fold(log).differences(rows), []);
+    let held = contents(generations, id).await.unwrap();
+    assert_eq!(held.differences_from(&fold(log)), []);
 }
 
 /// Batches of many parts, written by rivals that overlap, vanish in the middle and repeat themselves.
@@ -361,7 +361,7 @@ async fn a_batch_that_was_cut_off_is_ended_by_the_next_writer() {
     assert_eq!(source_position(&found, &source), 1_000, "no checkpoint yet");
     let id = generations.refresh().await.unwrap();
     assert!(matches!(
-        generations.snapshot(id).await,
+        contents(&*generations, id).await,
         Err(StoreError::Unavailable(_))
     ));
     let (at, after) = (1_000, 1_000);

@@ -207,14 +207,32 @@ impl Access {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        let mut cursor = self.write(collection.find(filter)).await?;
         let mut all = Vec::new();
+        self.each_part(collection, filter, |part| {
+            all.extend(part);
+            Ok(())
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// The same, each part as it comes.
+    pub(super) async fn each_part<T>(
+        &self,
+        collection: &Collection<T>,
+        filter: Document,
+        mut take: impl FnMut(Vec<T>) -> Result<(), Fault> + Send,
+    ) -> Result<(), Fault>
+    where
+        T: DeserializeOwned + Send + Sync + Unpin,
+    {
+        let mut cursor = self.write(collection.find(filter)).await?;
         loop {
             let part = self.some_of(&mut cursor).await?;
             let is_end = part.len() < INSERT;
-            all.extend(part);
+            take(part)?;
             if is_end {
-                return Ok(all);
+                return Ok(());
             }
         }
     }

@@ -15,7 +15,7 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, Projection, ReadError, ReadModelStore, StoreError,
     notifications::{Notifications, UNREAD},
     runtime::{Claim, Fence, Generation, Generations, Snapshot, WriteMode},
-    verify::ModelSnapshot,
+    verify::RowSink,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -215,18 +215,19 @@ impl Shared {
     }
 
     /// The checkpoints first: what is written while the rest is read is ahead of them, not behind.
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
         let tables = self.tables(id);
         let checkpoints = tables.checkpoints().await?;
-        let rows = rows::read(&tables).await?;
+        rows::read(&tables, rows).await?;
         let parked = tables.letters().await?;
-        let model = ModelSnapshot {
+        Ok(Snapshot {
             checkpoints,
-            rows,
-            effects_first: true,
-            derived: &[UNREAD],
-        };
-        Ok(Snapshot { model, parked })
+            parked,
+        })
     }
 }
 
@@ -353,8 +354,20 @@ impl Generations<Notifications> for MongoGenerations {
 
     /// There are no snapshots here: what was written while it was read may show in part. So a difference counts only when it
     /// is still there at further looks.
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
-        self.shared.snapshot(id).await
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
+        self.shared.snapshot(id, rows).await
+    }
+
+    fn writes_effects_first(&self) -> bool {
+        true
+    }
+
+    fn derived(&self) -> &'static [&'static str] {
+        &[UNREAD]
     }
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {

@@ -26,9 +26,12 @@ use socialhub_projections::{
         Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
         generations::log_position,
     },
-    verify::{Entity, ModelSnapshot},
+    verify::{Entity, ModelRow, RowSink},
 };
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+};
 
 use crate::sqlite::{
     connection::{Durability, Readers, SqliteError, open_reader, open_writer},
@@ -598,12 +601,22 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
         .await
     }
 
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
-        self.blocking(move |shared| {
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
+        let (read, mut chunks) = mpsc::channel(2);
+        let reading = self.blocking(move |shared| {
             let mut file = open_reader(&shared.file(id)).map_err(unavailable)?;
-            read_snapshot::<M>(&mut file).map_err(unavailable)
-        })
-        .await
+            read_snapshot::<M>(&mut file, Chunks::to(read)).map_err(unavailable)
+        });
+        let taking = async {
+            while let Some(chunk) = chunks.recv().await {
+                chunk.into_iter().for_each(|row| rows.take(row));
+            }
+        };
+        tokio::join!(reading, taking).0
     }
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
@@ -615,20 +628,55 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
     }
 }
 
-fn read_snapshot<M: SqliteModel>(file: &mut Connection) -> rusqlite::Result<Snapshot> {
+fn read_snapshot<M: SqliteModel>(
+    file: &mut Connection,
+    mut rows: Chunks,
+) -> rusqlite::Result<Snapshot> {
     let transaction = file.transaction()?;
     let checkpoints = read_checkpoints(&transaction)?;
     let parked = read_parked(&transaction)?;
-    let rows = M::rows(&transaction)?;
+    M::rows(&transaction, &mut rows)?;
     Ok(Snapshot {
-        model: ModelSnapshot {
-            checkpoints,
-            rows,
-            effects_first: false,
-            derived: &[],
-        },
+        checkpoints,
         parked,
     })
+}
+
+/// Rows on their way from the thread that reads them.
+struct Chunks {
+    sender: mpsc::Sender<Vec<ModelRow>>,
+    next: Vec<ModelRow>,
+}
+
+impl Chunks {
+    /// Rows of a chunk.
+    const SIZE: usize = 1_000;
+
+    fn to(sender: mpsc::Sender<Vec<ModelRow>>) -> Self {
+        let next = Vec::with_capacity(Self::SIZE);
+        Self { sender, next }
+    }
+
+    fn send(&mut self) {
+        let chunk = std::mem::replace(&mut self.next, Vec::with_capacity(Self::SIZE));
+        // Whoever does not take it has given up, and takes no answer either.
+        let _ = self.sender.blocking_send(chunk);
+    }
+}
+
+impl RowSink for Chunks {
+    fn take(&mut self, row: ModelRow) {
+        self.next.push(row);
+        if self.next.len() == Self::SIZE {
+            self.send();
+        }
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.send();
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use rusqlite::{Connection, ToSql, Transaction};
 use socialhub_projections::{
     Projection,
     projection::Projected,
-    verify::{Entity, ModelFold, ModelRow},
+    verify::{Entity, ModelFold, RowSink},
 };
 
 /// One read model on SQLite: its tables and how changes are written to them.
@@ -39,11 +39,11 @@ pub trait SqliteModel: Send + Sized + 'static {
     /// The last transaction did not commit, or somebody else has written to the file: what was kept in memory is wrong.
     fn rolled_back(&mut self);
 
-    /// Every row for verification, sorted by table and key, read in one transaction by the caller.
+    /// Hands over every row for verification, in one transaction of the caller's.
     ///
     /// # Errors
     /// What SQLite says.
-    fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>>;
+    fn rows(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()>;
 
     /// The kinds of entity, in the order in which they are mended.
     const KINDS: &'static [&'static str];

@@ -34,7 +34,7 @@ use socialhub_projections::{
         rebuild::rebuild,
     },
     store::WriteBatch,
-    verify::{Entity, ModelFold, ModelRow},
+    verify::{Entity, ModelFold, ModelRow, RowSink},
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
@@ -115,19 +115,21 @@ impl SqliteModel for SqliteToy {
 
     fn rolled_back(&mut self) {}
 
-    fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-        connection
-            .prepare("SELECT id, n, last, position FROM tally ORDER BY id")?
-            .query_map([], |row| {
-                Ok(ModelRow {
-                    table: "tally",
-                    key: row.get(0)?,
-                    value: json!({ "n": row.get::<_, i64>(1)?, "last": row.get::<_, String>(2)? })
-                        .into(),
-                    position: row.get::<_, i64>(3)? as u64,
-                })
-            })?
-            .collect()
+    fn rows(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
+        let mut query = connection.prepare("SELECT id, n, last, position FROM tally")?;
+        let found = query.query_map([], |row| {
+            Ok(ModelRow {
+                table: "tally",
+                key: row.get(0)?,
+                value: json!({ "n": row.get::<_, i64>(1)?, "last": row.get::<_, String>(2)? })
+                    .into(),
+                position: row.get::<_, i64>(3)? as u64,
+            })
+        })?;
+        for row in found {
+            rows.take(row?);
+        }
+        Ok(())
     }
 
     const KINDS: &'static [&'static str] = &["tally"];
@@ -141,6 +143,8 @@ impl SqliteModel for SqliteToy {
 struct ToyFold(BTreeMap<String, (i64, String, Position)>);
 
 impl ModelFold for ToyFold {
+    type Accounts = ();
+
     fn apply(&mut self, position: Position, event: &Event) {
         for (id, text) in Toy::project(position, event) {
             let entry = self.0.entry(id.to_string()).or_default();
@@ -148,16 +152,14 @@ impl ModelFold for ToyFold {
         }
     }
 
-    fn into_rows(self) -> Vec<ModelRow> {
-        self.0
-            .into_iter()
-            .map(|(key, (n, last, position))| ModelRow {
-                table: "tally",
-                key,
-                value: json!({ "n": n, "last": last }).into(),
-                position,
-            })
-            .collect()
+    fn each_row(&self, (): &(), row: &mut dyn FnMut(ModelRow)) {
+        let rows = self.0.iter().map(|(key, (n, last, position))| ModelRow {
+            table: "tally",
+            key: key.clone(),
+            value: json!({ "n": n, "last": last }).into(),
+            position: *position,
+        });
+        rows.for_each(row);
     }
 }
 
@@ -551,8 +553,12 @@ impl Generations<Toy> for Crashing {
     async fn fence(&self, claim: &Claim) -> Result<Box<dyn Fence>, StoreError> {
         self.inner.fence(claim).await
     }
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
-        self.inner.snapshot(id).await
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
+        self.inner.snapshot(id, rows).await
     }
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
         self.inner.letters(id).await

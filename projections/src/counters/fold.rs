@@ -51,6 +51,8 @@ impl CounterFold {
 }
 
 impl ModelFold for CounterFold {
+    type Accounts = ();
+
     fn apply(&mut self, position: Position, event: &Event) {
         match event {
             Event::PostCreated(data) => {
@@ -95,32 +97,33 @@ impl ModelFold for CounterFold {
         }
     }
 
-    fn into_rows(self) -> Vec<ModelRow> {
-        let people = self.people.into_iter().map(|(id, person)| ModelRow {
-            table: "person",
-            key: id.to_string(),
-            value: json!({
-                "followers": person.followers.len(),
-                "following": person.following.len(),
-                "posts": person.posts.len(),
-            })
-            .into(),
-            position: person.position,
-        });
-        let posts = self.posts.into_iter().map(|(id, post)| ModelRow {
-            table: "post",
-            key: id.to_string(),
-            position: post.position,
-            value: post.into_value().into(),
-        });
-        let mut rows: Vec<_> = people.chain(posts).collect();
-        rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
-        rows
+    fn each_row(&self, (): &(), row: &mut dyn FnMut(ModelRow)) {
+        for (id, person) in &self.people {
+            row(ModelRow {
+                table: "person",
+                key: id.to_string(),
+                value: json!({
+                    "followers": person.followers.len(),
+                    "following": person.following.len(),
+                    "posts": person.posts.len(),
+                })
+                .into(),
+                position: person.position,
+            });
+        }
+        for (id, post) in &self.posts {
+            row(ModelRow {
+                table: "post",
+                key: id.to_string(),
+                position: post.position,
+                value: post.value().into(),
+            });
+        }
     }
 }
 
 impl Post {
-    fn into_value(self) -> serde_json::Value {
+    fn value(&self) -> serde_json::Value {
         if self.deleted {
             return json!({"state": "deleted", "likes": 0, "comments": 0, "log2Score": null});
         }

@@ -15,7 +15,7 @@ use socialhub_domain::{
 };
 use socialhub_event_log::Position;
 
-use crate::verify::{Difference, ModelFold, ModelRow, compare};
+use crate::verify::{Accounts, Difference, ModelFold, ModelRow};
 
 /// The table of timeline rows.
 pub const TIMELINE: &str = "timeline";
@@ -107,16 +107,15 @@ impl FeedFold {
             .is_some_and(|follow| follow.since.is_some())
     }
 
-    /// The last event of a follow, given as `follower/followed`; 0 when there is none.
-    fn followed_last(&self, key: &str) -> Position {
-        let ids = key.split_once('/').and_then(|(follower, followed)| {
-            Some((
-                UserId(followed.parse().ok()?),
-                UserId(follower.parse().ok()?),
-            ))
-        });
-        let follow = ids.and_then(|pair| self.follows.get(&pair));
-        follow.map_or(0, |follow| follow.position)
+    /// Whether a timeline should have a row.
+    fn expects(&self, row: &TimelineRow) -> bool {
+        let post = self.posts.get(&row.post).filter(|post| !post.deleted);
+        let created = post.and_then(|post| post.created.as_ref());
+        created.is_some_and(|(position, post)| {
+            (*position, post.user_id) == (row.position, row.author)
+                && post.visibility != Visibility::Private
+                && self.is_following(row.reader, row.author)
+        })
     }
 
     /// Posts that may stand in a feed.
@@ -365,7 +364,8 @@ impl FeedFold {
         json!({ "post": created, "likes": likes, "comments": comments })
     }
 
-    fn timeline_rows(&self) -> impl Iterator<Item = ModelRow> {
+    /// Those that a store must have.
+    fn timeline_rows<'a>(&'a self, accounts: &'a FeedAccounts) -> impl Iterator<Item = ModelRow> {
         let mut followers: HashMap<UserId, Vec<UserId>> = HashMap::new();
         for ((followed, follower), follow) in &self.follows {
             if follow.since.is_some() {
@@ -379,10 +379,9 @@ impl FeedFold {
                 value: timeline_value(post.post_id, post.user_id).into(),
                 position,
             };
-            let readers = followers.get(&post.user_id);
+            let readers = followers.get(&post.user_id).into_iter().flatten();
             readers
-                .into_iter()
-                .flatten()
+                .filter(|reader| !accounts.cover(**reader, position, post.user_id))
                 .map(row)
                 .collect::<Vec<ModelRow>>()
         })
@@ -390,6 +389,8 @@ impl FeedFold {
 }
 
 impl ModelFold for FeedFold {
+    type Accounts = FeedAccounts;
+
     fn apply(&mut self, position: Position, event: &Event) {
         match event {
             Event::UserRegistered(data) => {
@@ -423,82 +424,149 @@ impl ModelFold for FeedFold {
         }
     }
 
-    fn into_rows(self) -> Vec<ModelRow> {
-        let mut rows: Vec<ModelRow> = self
-            .person_rows()
+    fn each_row(&self, accounts: &FeedAccounts, row: &mut dyn FnMut(ModelRow)) {
+        self.person_rows()
             .chain(self.erased_rows())
             .chain(self.tally_rows())
             .chain(self.follow_rows())
             .chain(self.post_rows())
             .chain(self.like_rows())
             .chain(self.comment_rows())
-            .chain(self.timeline_rows())
-            .collect();
-        rows.sort_unstable_by(|left, right| {
-            (left.table, &left.key).cmp(&(right.table, &right.key))
-        });
-        rows
+            .chain(self.timeline_rows(accounts))
+            .for_each(row);
     }
 
-    /// As for any model, but a timeline may leave out what stands at or below its owner's horizon and what is merged
-    /// when it is read. Whatever it has must be expected, and so must what is merged be followed.
-    fn differences(self, mut found: Vec<ModelRow>) -> Vec<Difference> {
-        let follows: HashSet<String> = self
-            .follows
+    /// Of what a timeline may leave out, whatever it has must be expected, and so must what is merged be followed.
+    fn wrong_accounts(&self, accounts: FeedAccounts) -> Vec<Difference> {
+        let pairs = accounts
+            .merged
             .iter()
-            .filter(|(_, follow)| follow.since.is_some())
-            .map(|((followed, follower), _)| format!("{follower}/{followed}"))
+            .flat_map(|(reader, authors)| authors.iter().map(move |author| (*reader, *author)));
+        let mut wrong: Vec<Difference> = pairs
+            .filter(|(reader, author)| !self.is_following(*reader, *author))
+            .map(|(reader, author)| Difference {
+                table: MERGED,
+                key: format!("{reader}/{author}"),
+                expected: None,
+                found: Some(json!(true)),
+                position: self
+                    .follows
+                    .get(&(author, reader))
+                    .map_or(0, |follow| follow.position),
+            })
             .collect();
-        let optional = Optional::take_from(&mut found, &follows);
-        // What is left of these is of follows that have ended, or never were.
-        for row in found.iter_mut().filter(|row| row.table == MERGED) {
-            row.position = self.followed_last(&row.key);
+        let mut unexpected = accounts
+            .there
+            .into_iter()
+            .filter(|there| !self.expects(there))
+            .peekable();
+        if unexpected.peek().is_some() {
+            let posts: HashMap<Position, &PostCreated> = self.feed_posts().collect();
+            wrong.extend(unexpected.map(|there| {
+                let post = posts.get(&there.position);
+                let post = post.filter(|post| self.is_following(there.reader, post.user_id));
+                Difference {
+                    table: TIMELINE,
+                    key: timeline_key(there.reader, there.position),
+                    expected: post.map(|post| timeline_value(post.post_id, post.user_id)),
+                    found: Some(timeline_value(there.post, there.author)),
+                    position: there.position,
+                }
+            }));
         }
-        let mut expected = self.into_rows();
-        // Found rows are sorted.
-        let present = |row: &ModelRow| {
-            let place = |other: &ModelRow| (other.table, &other.key).cmp(&(row.table, &row.key));
-            found.binary_search_by(place).is_ok()
-        };
-        expected.retain(|row| row.table != TIMELINE || present(row) || !optional.covers(row));
-        compare(expected, found)
+        wrong
     }
 }
 
-/// Which timeline rows a store need not have, by its own account.
-struct Optional {
-    horizons: HashMap<String, Position>,
-    merged: HashSet<String>,
+/// Which timeline rows a store need not have, by its own account, and which of them it has.
+#[derive(Debug, Default)]
+pub struct FeedAccounts {
+    horizons: HashMap<UserId, Position>,
+    /// By reader.
+    merged: HashMap<UserId, HashSet<UserId>>,
+    there: Vec<TimelineRow>,
 }
 
-impl Optional {
-    /// Takes the rows that only stores have out of what was found; merged authors who are not followed stay in, and so
-    /// become differences.
-    fn take_from(found: &mut Vec<ModelRow>, follows: &HashSet<String>) -> Self {
-        let (mut horizons, mut merged) = (HashMap::new(), HashSet::new());
-        found.retain(|row| match row.table {
-            HORIZON => {
-                horizons.insert(row.key.clone(), row.value.read().as_u64().unwrap_or(0));
-                false
-            }
-            MERGED if follows.contains(&row.key) => {
-                merged.insert(row.key.clone());
-                false
-            }
-            _ => true,
-        });
-        Self { horizons, merged }
-    }
+/// A row of a timeline.
+#[derive(Debug)]
+struct TimelineRow {
+    reader: UserId,
+    position: Position,
+    post: PostId,
+    author: UserId,
+}
 
-    /// Whether a row of a timeline is one of them.
-    fn covers(&self, row: &ModelRow) -> bool {
-        let user = row.key.split('/').next().unwrap_or_default();
-        let horizon = self.horizons.get(user).copied().unwrap_or(0);
-        if row.position <= horizon {
-            return true;
-        }
+impl TimelineRow {
+    /// None when it is none, or nobody's.
+    fn read(row: &ModelRow) -> Option<Self> {
+        let (reader, position) = row.key.split_once('/')?;
         let value = row.value.read();
-        let author = value["author"].as_str().unwrap_or_default();
-        self.merged.contains(&format!("{user}/{author}"))
+        Some(Self {
+            reader: user(reader)?,
+            position: position.parse().ok()?,
+            post: PostId(value["post"].as_str()?.parse().ok()?),
+            author: user(value["author"].as_str()?)?,
+        })
+    }
+}
+
+fn user(text: &str) -> Option<UserId> {
+    text.parse().ok().map(UserId)
+}
+
+impl FeedAccounts {
+    /// Whether a store need not have a row of a timeline.
+    fn cover(&self, reader: UserId, position: Position, author: UserId) -> bool {
+        self.is_below(reader, position)
+            || self
+                .merged
+                .get(&reader)
+                .is_some_and(|authors| authors.contains(&author))
+    }
+
+    fn is_below(&self, reader: UserId, position: Position) -> bool {
+        self.horizons
+            .get(&reader)
+            .is_some_and(|horizon| position <= *horizon)
+    }
+
+    fn note(&mut self, row: &ModelRow) -> Option<()> {
+        match row.table {
+            HORIZON => {
+                let horizon = row.value.read().as_u64()?;
+                self.horizons.insert(user(&row.key)?, horizon);
+            }
+            MERGED => {
+                let (reader, author) = row.key.split_once('/')?;
+                self.merged
+                    .entry(user(reader)?)
+                    .or_default()
+                    .insert(user(author)?);
+            }
+            TIMELINE => {
+                let reader = user(row.key.split('/').next()?)?;
+                // Whose value need not be read, as that of most.
+                if !self.is_below(reader, row.position) && !self.merged.contains_key(&reader) {
+                    return None;
+                }
+                let there = TimelineRow::read(row)?;
+                if !self.cover(reader, there.position, there.author) {
+                    return None;
+                }
+                self.there.push(there);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// What cannot be read is of no account.
+impl Accounts for FeedAccounts {
+    fn keep(&mut self, row: ModelRow) -> Option<ModelRow> {
+        match self.note(&row) {
+            Some(()) => None,
+            None => Some(row),
+        }
     }
 }

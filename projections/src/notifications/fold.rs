@@ -102,6 +102,8 @@ impl NotificationFold {
 }
 
 impl ModelFold for NotificationFold {
+    type Accounts = ();
+
     fn apply(&mut self, position: Position, event: &Event) {
         match event {
             Event::UserFollowed(data) => {
@@ -162,30 +164,28 @@ impl ModelFold for NotificationFold {
         }
     }
 
-    fn into_rows(self) -> Vec<ModelRow> {
-        let mut rows = self.notification_rows();
-        rows.extend(self.wish_rows());
-        rows.extend(self.erased.iter().map(|(id, position)| ModelRow {
-            table: "erased",
-            key: id.to_string(),
+    fn each_row(&self, (): &(), row: &mut dyn FnMut(ModelRow)) {
+        self.notification_rows(row);
+        self.mark_rows().for_each(&mut *row);
+        self.wish_rows().for_each(&mut *row);
+        let bare = |table, id: String, position: Position| ModelRow {
+            table,
+            key: id,
             value: json!({}).into(),
-            position: *position,
-        }));
-        rows.extend(self.gone.iter().map(|(id, position)| ModelRow {
-            table: "gone",
-            key: id.to_string(),
-            value: json!({}).into(),
-            position: *position,
-        }));
-        rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
-        rows
+            position,
+        };
+        for (id, position) in &self.erased {
+            row(bare("erased", id.to_string(), *position));
+        }
+        for (id, position) in &self.gone {
+            row(bare("gone", id.to_string(), *position));
+        }
     }
 }
 
 impl NotificationFold {
-    /// Notifications, marks that wait for theirs, and what people have read.
-    fn notification_rows(&self) -> Vec<ModelRow> {
-        let mut rows = Vec::new();
+    /// Notifications, and what people have read.
+    fn notification_rows(&self, row: &mut dyn FnMut(ModelRow)) {
         let mut unread: HashMap<UserId, u64> = HashMap::new();
         let mut counted = self.all_read.clone();
         for (id, (position, notice)) in &self.told {
@@ -203,7 +203,7 @@ impl NotificationFold {
                 ERASED_TEXT.clone_into(&mut notice.username);
             }
             let view = notice.into_view(*position, read);
-            rows.push(ModelRow {
+            row(ModelRow {
                 table: "notification",
                 key: id.to_string(),
                 value: json!({
@@ -213,32 +213,32 @@ impl NotificationFold {
                 position: marks.position.max(*position),
             });
         }
-        let waiting = self
-            .marks
-            .iter()
-            .filter(|(id, _)| !self.told.contains_key(id));
-        rows.extend(waiting.map(|(id, marks)| ModelRow {
-            table: "mark",
-            key: id.to_string(),
-            value: json!({"read": marks.read, "removed": marks.removed}).into(),
-            position: marks.position,
-        }));
         let person = |table, user: &UserId, value: Value| ModelRow {
             table,
             key: user.to_string(),
             value: value.into(),
             position: counted.get(user).copied().unwrap_or_default(),
         };
-        let read_up_to = self.read_up_to.iter().filter(|(_, up_to)| **up_to > 0);
-        rows.extend(
-            read_up_to.map(|(user, up_to)| person(PERSON, user, json!({ "readUpTo": up_to }))),
-        );
-        rows.extend(
-            unread
-                .iter()
-                .map(|(user, unread)| person(UNREAD, user, json!({ "unread": unread }))),
-        );
-        rows
+        for (user, up_to) in self.read_up_to.iter().filter(|(_, up_to)| **up_to > 0) {
+            row(person(PERSON, user, json!({ "readUpTo": up_to })));
+        }
+        for (user, unread) in &unread {
+            row(person(UNREAD, user, json!({ "unread": unread })));
+        }
+    }
+
+    /// Marks that wait for their notifications.
+    fn mark_rows(&self) -> impl Iterator<Item = ModelRow> {
+        let waiting = self
+            .marks
+            .iter()
+            .filter(|(id, _)| !self.told.contains_key(id));
+        waiting.map(|(id, marks)| ModelRow {
+            table: "mark",
+            key: id.to_string(),
+            value: json!({"read": marks.read, "removed": marks.removed}).into(),
+            position: marks.position,
+        })
     }
 
     fn wish_rows(&self) -> impl Iterator<Item = ModelRow> {

@@ -5,6 +5,10 @@
 //! checkpoints is folded, too, and only what differs in every one of some looks counts: a busy store has half a batch in
 //! each of them, but never the same. Parked events have not been applied and are left out of the fold.
 //!
+//! A model of any size is compared in memory that does not grow with its rows: the first look at a large one only says in
+//! which parts something differs ([`gathered`](crate::verify::gathered)), and the next one keeps the rows of these. The
+//! fold itself is kept as a whole.
+//!
 //! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
 //! erasure. So one that has not is looked at again, and in the end not judged.
 
@@ -26,7 +30,10 @@ use crate::{
         writer::{MAX_BATCH, check_alignment},
     },
     store::{GenerationId, ModelName, ParkedLetter, StoreError},
-    verify::{Difference, ModelFold},
+    verify::{
+        Difference, ModelFold,
+        gathered::{Compared, Gathered, Parts},
+    },
 };
 
 /// The position of what no event is behind.
@@ -101,21 +108,28 @@ pub async fn verify<P: Projection, F: ModelFold>(
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<VerifyReport, RebuildError> {
-    let Generation {
-        id, mut has_writer, ..
-    } = current(generations).await?;
+    let mut generation = current(generations).await?;
+    let id = generation.id;
+    let moving = generations.writes_effects_first();
     let mut patience = Patience::with(log, frontier, P::TOPICS);
-    let mut suspects: Option<Suspects> = None;
+    let mut suspects = Suspects::default();
     loop {
-        let snapshot = generations.snapshot(id).await?;
-        let moving = snapshot.model.effects_first;
-        let checkpoints = snapshot.model.checkpoints.clone();
-        let mut look = compare_with_log::<P, F>(id, snapshot, log, frontier).await?;
+        let mut gathered = suspects.gather::<F>().without(generations.derived());
         if moving {
-            suspects
-                .get_or_insert_with(|| Suspects::of(&look.report))
-                .clear(&mut look.report);
+            // What is handled by now was handled when the look begins.
+            let handled = Handled::by(P::NAME, &generation.checkpoints, frontier).await?;
+            gathered = gathered.noting_above(handled.least());
         }
+        let snapshot = generations.snapshot(id, &mut gathered).await?;
+        let checkpoints = snapshot.checkpoints.clone();
+        let mut look = compare_with_log::<P, F>(id, snapshot, gathered, log, frontier).await?;
+        if let Some(parts) = look.rough.take() {
+            suspects.are_in(parts, &look.report);
+            patience.is_over_after(checkpoints, false).await?;
+            generation = current(generations).await?;
+            continue;
+        }
+        suspects.clear(&mut look.report, moving);
         if look.report.is_clean() {
             return Ok(look.report);
         }
@@ -124,9 +138,9 @@ pub async fn verify<P: Projection, F: ModelFold>(
         // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash. Who has come since the look
         // began may be in the middle of one, and who has gone may have completed one: only a look that nobody wrote before or
         // after is the last. Whose clock is wrong seems not to be there, but moves the checkpoints.
-        let had_writer = std::mem::replace(&mut has_writer, current(generations).await?.has_writer);
+        let had_writer = std::mem::replace(&mut generation, current(generations).await?).has_writer;
         let stands_still = !moving || patience.stands_still();
-        let final_look = is_over || !(had_writer || has_writer) && stands_still;
+        let final_look = is_over || !(had_writer || generation.has_writer) && stands_still;
         match look.erasure_ahead {
             Some(position) if final_look => return Err(not_judged(position, had_writer).into()),
             None if final_look || !moving => return Ok(look.report),
@@ -138,6 +152,8 @@ pub async fn verify<P: Projection, F: ModelFold>(
 /// What one look found.
 struct Look {
     report: VerifyReport,
+    /// Where something differs, of a model too large to be kept: what it is, is not in the report.
+    rough: Option<Parts>,
     /// The erasure that explains what differs, if the generation has not come to it.
     erasure_ahead: Option<Position>,
     /// The events whose effects are there in part or as a whole, and which are beyond the checkpoints.
@@ -163,27 +179,43 @@ fn not_judged(erasure: Position, is_written: bool) -> StoreError {
     ))
 }
 
-/// What has differed in every look at a store without transactions.
+/// What has differed in every look so far.
+#[derive(Default)]
 struct Suspects {
-    things: HashSet<(&'static str, String)>,
+    /// Where it is, of a large model.
+    parts: Option<Parts>,
+    /// What it is, of a store without transactions.
+    things: Option<HashSet<(&'static str, String)>>,
     /// Up to where the first look went. What came later was not looked at as often.
-    position: Position,
+    position: Option<Position>,
 }
 
 impl Suspects {
-    fn of(report: &VerifyReport) -> Self {
-        Self {
-            things: report.differences.iter().map(named).collect(),
-            position: report.position,
+    /// Begins a look that keeps what is suspected.
+    fn gather<F: ModelFold>(&self) -> Gathered<F> {
+        match &self.parts {
+            Some(parts) => Gathered::keeping_parts(parts.clone()),
+            None => Gathered::keeping_few(),
         }
     }
 
-    /// Clears those that do not differ in another look, and takes out of it what differs only there.
-    fn clear(&mut self, look: &mut VerifyReport) {
-        look.position = self.position;
-        look.differences
-            .retain(|difference| self.things.contains(&named(difference)));
-        self.things = look.differences.iter().map(named).collect();
+    fn are_in(&mut self, parts: Parts, look: &VerifyReport) {
+        self.parts = Some(parts);
+        self.position = Some(look.position);
+    }
+
+    /// Clears those that do not differ in another look, and takes out of it what differs only there, unless every look is of
+    /// one moment.
+    fn clear(&mut self, look: &mut VerifyReport, moving: bool) {
+        look.position = *self.position.get_or_insert(look.position);
+        if !moving {
+            return;
+        }
+        if let Some(things) = &self.things {
+            look.differences
+                .retain(|difference| things.contains(&named(difference)));
+        }
+        self.things = Some(look.differences.iter().map(named).collect());
     }
 }
 
@@ -205,27 +237,22 @@ async fn current<P: Projection>(
 async fn compare_with_log<P: Projection, F: ModelFold>(
     id: GenerationId,
     snapshot: Snapshot,
+    mut gathered: Gathered<F>,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<Look, RebuildError> {
-    check_alignment(P::NAME, &snapshot.model.checkpoints, log).await?;
-    let handled = Handled::by(P::NAME, &snapshot.model.checkpoints, frontier).await?;
+    check_alignment(P::NAME, &snapshot.checkpoints, log).await?;
+    let handled = Handled::by(P::NAME, &snapshot.checkpoints, frontier).await?;
     let position = handled.last();
     let parked = snapshot
         .parked
         .iter()
         .map(|letter| letter.position)
         .collect();
-    let model = snapshot.model;
-    let ahead = if model.effects_first {
-        let least = handled.least();
-        let positions = model.rows.iter().map(|row| row.position);
-        positions.filter(|position| *position > least).collect()
-    } else {
-        HashSet::new()
-    };
+    let (least, mut ahead) = (handled.least(), gathered.take_ahead());
+    ahead.retain(|position| *position > least);
     let folded = fold_log::<F>(log, handled, parked, ahead).await?;
-    let count = model.rows.len();
+    let rows = gathered.count();
     let Folded {
         fold,
         handled,
@@ -233,7 +260,10 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         unreadable,
         ..
     } = folded;
-    let mut differences = apart(move || model.differences_from(fold)).await?;
+    let (mut differences, rough) = match apart(move || gathered.compare(&fold)).await? {
+        Compared::Exactly(differences) => (differences, None),
+        Compared::Roughly(parts) => (Vec::new(), Some(parts)),
+    };
     for invented in differences.iter_mut().filter(|one| one.expected.is_none()) {
         if invented.position > position && !early.contains(&invented.position) {
             invented.position = NO_EVENT;
@@ -248,13 +278,14 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         model: P::NAME,
         generation: id,
         position,
-        rows: count,
+        rows,
         parked: snapshot.parked,
         unreadable,
         differences,
     };
     Ok(Look {
         report,
+        rough,
         erasure_ahead,
         early,
     })

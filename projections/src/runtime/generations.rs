@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::{
     projection::Projection,
     store::{Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError},
-    verify::{Entity, ModelSnapshot},
+    verify::{Entity, RowSink},
 };
 
 /// What a generation is for.
@@ -139,11 +139,11 @@ pub trait Fence: Send {
     ) -> Result<(), StoreError>;
 }
 
-/// What a generation held at one moment.
+/// How far a generation was at the moment at which its rows were read.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Checkpoints and rows.
-    pub model: ModelSnapshot,
+    /// How far it had read.
+    pub checkpoints: Vec<Checkpoint>,
     /// Letters: their events have not been applied.
     pub parked: Vec<ParkedLetter>,
 }
@@ -211,11 +211,27 @@ pub trait Generations<P: Projection>: Send + Sync {
     /// [`StoreError::Unavailable`] when its writer does not let go in time.
     async fn fence(&self, claim: &Claim) -> Result<Box<dyn Fence>, StoreError>;
 
-    /// Everything a generation holds, read at one moment.
+    /// Hands over every row of a generation as it was at one moment, and says which moment that was.
     ///
     /// # Errors
-    /// [`StoreError`].
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError>;
+    /// [`StoreError`]; then some rows may have been handed over.
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError>;
+
+    /// Whether the store has no transactions: effects are written first and their checkpoint after them, so that a batch
+    /// under way, or cut off, shows in the rows and not in the checkpoints.
+    fn writes_effects_first(&self) -> bool {
+        false
+    }
+
+    /// The kinds of rows that the store keeps nowhere, because it works them out of others when it is asked: there is
+    /// nothing to compare.
+    fn derived(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The letters of a generation, by position, without opening it for writing.
     ///

@@ -35,9 +35,9 @@ use socialhub_projections::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
         StorePosition, VerifyReport, check::verify,
     },
-    verify::{ModelRow, ModelSnapshot},
+    verify::{Difference, ModelRow},
 };
-use store::{Model, StoreFault, Toy, ToyFold};
+use store::{Look, Model, StoreFault, Toy, ToyFold};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use topics::{Joins, Member, Topics, partitions};
@@ -453,7 +453,7 @@ async fn an_event_that_takes_the_process_down_is_parked_and_nothing_else_that_wa
 
 /// What a look at a store without transactions sees: how far it has come, and whether the row of the second event is
 /// there as a whole.
-fn look(position: u64, whole: bool) -> ModelSnapshot {
+fn look(position: u64, whole: bool) -> Look {
     let key = |nth: u64| Uuid::from_u128(u128::from(nth * nth % 11)).to_string();
     let row = |nth, value| ModelRow {
         table: "person",
@@ -462,25 +462,19 @@ fn look(position: u64, whole: bool) -> ModelSnapshot {
         position: nth,
     };
     let second = if whole { json!([2]) } else { json!("half") };
-    ModelSnapshot {
-        checkpoints: vec![Checkpoint {
-            source: Source::log(),
-            position,
-            event_id: Uuid::from_u128(u128::from(position)),
-            next_offset: None,
-            partitions: None,
-        }],
-        rows: vec![row(1, json!([1]).into()), row(2, second.into())],
-        effects_first: true,
-        derived: &[],
-    }
+    let checkpoint = Checkpoint {
+        source: Source::log(),
+        position,
+        event_id: Uuid::from_u128(u128::from(position)),
+        next_offset: None,
+        partitions: None,
+    };
+    let rows = vec![row(1, json!([1]).into()), row(2, second.into())];
+    (vec![checkpoint], rows)
 }
 
 /// Looks at a model of a log of so many events; answers how many looks were not needed, too.
-async fn looked_at(
-    events: usize,
-    looks: impl IntoIterator<Item = ModelSnapshot>,
-) -> (VerifyReport, usize) {
+async fn looked_at(events: usize, looks: impl IntoIterator<Item = Look>) -> (VerifyReport, usize) {
     looked_at_beside(None, events, looks).await
 }
 
@@ -488,7 +482,7 @@ async fn looked_at(
 async fn looked_at_beside(
     comes: Option<usize>,
     events: usize,
-    looks: impl IntoIterator<Item = ModelSnapshot>,
+    looks: impl IntoIterator<Item = Look>,
 ) -> (VerifyReport, usize) {
     let world = World::new(0);
     world.append(events).await;
@@ -508,6 +502,35 @@ async fn a_batch_that_is_half_written_is_waited_for_however_long_a_look_takes() 
     let (report, left) = looked_at(2, looks).await;
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(left, 1);
+}
+
+/// A look at a model that holds more than is kept of it, all of it invented but for the first two rows.
+fn large_look(invented: u128) -> Look {
+    let (checkpoints, mut rows) = look(2, true);
+    rows.extend((0..invented).map(|nth| ModelRow {
+        table: "person",
+        key: Uuid::from_u128(1_000 + nth).to_string(),
+        value: json!("invented").into(),
+        position: 1,
+    }));
+    (checkpoints, rows)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_large_model_what_differs_is_named_by_the_looks_after_the_first() {
+    let (report, left) = looked_at(2, [0, 0, 0].map(|_| large_look(100_001))).await;
+    assert_eq!(left, 0);
+    assert_eq!((report.rows, report.position), (100_003, 2));
+    assert_eq!(report.differences.len(), 100_001);
+    let invented = |found: &Difference| found.found == Some(json!("invented"));
+    assert!(report.differences.iter().all(invented));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_differs_in_the_first_look_at_a_large_model_only_was_being_written() {
+    let (report, left) = looked_at(2, [large_look(100_001), look(2, true)]).await;
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.rows, left), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]

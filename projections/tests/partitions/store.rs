@@ -24,7 +24,7 @@ use socialhub_projections::{
     },
     source_position,
     store::WriteBatch,
-    verify::{Entity, ModelFold, ModelRow, ModelSnapshot},
+    verify::{Entity, ModelFold, ModelRow, RowSink},
 };
 use tokio::{sync::watch, task::yield_now, time::sleep};
 
@@ -46,6 +46,8 @@ impl Projection for Toy {
 pub struct ToyFold(BTreeMap<String, Vec<Position>>);
 
 impl ModelFold for ToyFold {
+    type Accounts = ();
+
     fn apply(&mut self, position: Position, event: &Event) {
         self.0
             .entry(event.key().to_string())
@@ -53,8 +55,8 @@ impl ModelFold for ToyFold {
             .push(position);
     }
 
-    fn into_rows(self) -> Vec<ModelRow> {
-        rows(&self.0)
+    fn each_row(&self, (): &(), row: &mut dyn FnMut(ModelRow)) {
+        rows(&self.0).into_iter().for_each(row);
     }
 }
 
@@ -87,6 +89,9 @@ pub enum StoreFault {
     AnswerLost,
 }
 
+/// Checkpoints and rows as somebody sees them.
+pub type Look = (Vec<Checkpoint>, Vec<ModelRow>);
+
 pub struct Model {
     generations: Mutex<BTreeMap<GenerationId, Tables>>,
     current: watch::Sender<GenerationId>,
@@ -97,7 +102,7 @@ pub struct Model {
     /// A record that takes the process down in whose hands it is.
     pub deadly: Mutex<Option<Position>>,
     /// What the next looks see, of a store that somebody writes without transactions.
-    pub looks: Mutex<VecDeque<ModelSnapshot>>,
+    pub looks: Mutex<VecDeque<Look>>,
     /// With so many of them left there is a writer.
     pub writer_comes: Mutex<usize>,
 }
@@ -454,24 +459,33 @@ impl Generations<Toy> for SeenBy {
         }))
     }
 
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        sink: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
         let seen = self.model.looks.lock().pop_front();
-        if let Some(model) = seen {
+        if let Some((checkpoints, rows)) = seen {
             sleep(LOOK).await;
-            let parked = Vec::new();
-            return Ok(Snapshot { model, parked });
+            rows.into_iter().for_each(|row| sink.take(row));
+            return Ok(Snapshot {
+                checkpoints,
+                parked: Vec::new(),
+            });
         }
         let generations = self.model.generations.lock();
         let tables = &generations[&id];
+        rows(&tables.rows)
+            .into_iter()
+            .for_each(|row| sink.take(row));
         Ok(Snapshot {
-            model: ModelSnapshot {
-                checkpoints: tables.checkpoints.values().cloned().collect(),
-                rows: rows(&tables.rows),
-                effects_first: false,
-                derived: &[],
-            },
+            checkpoints: tables.checkpoints.values().cloned().collect(),
             parked: tables.letters.values().cloned().collect(),
         })
+    }
+
+    fn writes_effects_first(&self) -> bool {
+        !self.model.looks.lock().is_empty()
     }
 
     async fn letters(&self, _: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {

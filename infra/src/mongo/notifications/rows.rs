@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
 use socialhub_event_log::Position;
-use socialhub_projections::{notifications::PERSON, verify::ModelRow};
+use socialhub_projections::{
+    notifications::PERSON,
+    verify::{ModelRow, RowSink},
+};
 
 use super::{
-    documents::{Announcement, ERASED, Fact, GONE, READ, REMOVED, ReadUpTo, Wish},
+    documents::{Announcement, ERASED, Fact, GONE, READ, REMOVED, ReadUpTo, Told, Wish},
     tables::Tables,
 };
 use crate::mongo::connection::{Fault, from_stored};
@@ -33,9 +36,9 @@ fn lacks(what: &str, lacks: bool, mut value: Value) -> Value {
     value
 }
 
-pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fault> {
-    let (told, announcements, wishes, facts, marked, read_up_to, ahead, list) = tokio::try_join!(
-        tables.access.find_all(&tables.notifications, doc! {}),
+/// Hands over every row. Notifications last and part by part, so that only what says something about them is held.
+pub(in crate::mongo) async fn read(tables: &Tables, rows: &mut dyn RowSink) -> Result<(), Fault> {
+    let (announcements, wishes, facts, marked, read_up_to, ahead, list) = tokio::try_join!(
         tables.access.find_all(&tables.announcements, doc! {}),
         tables.access.find_all(&tables.wishes, doc! {}),
         tables.access.find_all(&tables.facts, doc! {}),
@@ -44,39 +47,74 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
         tables.access.find_all(&tables.ahead, doc! {}),
         tables.access.find_all(&tables.list, doc! {}),
     )?;
+    standing(wishes).for_each(|row| rows.take(row));
     let noted: HashSet<&str> = ahead.iter().map(|note| &*note.id).collect();
     let parts = list.iter().filter(|part| part.number().is_some());
     let mut listed: HashSet<&str> = parts.flat_map(|part| &part.gone).map(|id| &**id).collect();
-    let there: HashSet<&str> = told.iter().map(|told| &*told.id).collect();
-    let (mut marks, mut rows) = (BTreeMap::new(), Vec::new());
+    let mut marks = BTreeMap::new();
     let (facts, marked) = (facts.iter(), marked.iter());
     let all = facts.map(|fact| (fact, false));
     for (fact, among_marks) in all.chain(marked.map(|mark| (mark, true))) {
-        take_fact(
-            fact,
-            among_marks,
-            &noted,
-            &mut listed,
-            &mut marks,
-            &mut rows,
-        )?;
+        take_fact(fact, among_marks, &noted, &mut listed, &mut marks, rows)?;
     }
     // What nobody has said to be gone.
-    rows.extend(listed.into_iter().map(|id| ModelRow {
-        table: "gone",
-        key: id.to_owned(),
-        value: json!({"fact": false}).into(),
-        position: 0,
-    }));
-    let read_up_to = highest(&read_up_to);
-    let mut announced: HashMap<&str, &Announcement> = announcements
+    for id in listed {
+        rows.take(ModelRow {
+            table: "gone",
+            key: id.to_owned(),
+            value: json!({"fact": false}).into(),
+            position: 0,
+        });
+    }
+    let announced = announcements
         .iter()
-        .map(|announcement| (&*announcement.post, announcement))
-        .collect();
-    for told in told.iter().filter(|told| told.told || told.shown) {
-        let up_to = read_up_to.get(&*told.user).copied().unwrap_or_default();
-        let marks = marks.remove(&*told.id).unwrap_or_default();
-        let view = told.view(up_to)?;
+        .map(|announcement| (&*announcement.post, announcement));
+    let mut about = About {
+        read_up_to: highest(&read_up_to),
+        announced: announced.collect(),
+        marks,
+        unseen: HashSet::new(),
+    };
+    let each = |part: Vec<Told>| {
+        for told in part {
+            if let Some(row) = about.row_of(told)? {
+                rows.take(row);
+            }
+        }
+        Ok(())
+    };
+    tables
+        .access
+        .each_part(&tables.notifications, doc! {}, each)
+        .await?;
+    about.left_over().for_each(|row| rows.take(row));
+    people(&about.read_up_to).for_each(|row| rows.take(row));
+    Ok(())
+}
+
+/// What is said about notifications elsewhere.
+struct About<'a> {
+    read_up_to: HashMap<&'a str, Position>,
+    /// By post; those are left over that no notification is of.
+    announced: HashMap<&'a str, &'a Announcement>,
+    /// By notification; the same.
+    marks: BTreeMap<&'a str, Marks>,
+    /// Notifications that are there, and were never told.
+    unseen: HashSet<String>,
+}
+
+impl About<'_> {
+    /// None if it was never told, and is not shown.
+    fn row_of(&mut self, told: Told) -> Result<Option<ModelRow>, Fault> {
+        if !told.told && !told.shown {
+            if self.marks.contains_key(&*told.id) {
+                self.unseen.insert(told.id);
+            }
+            return Ok(None);
+        }
+        let up_to = self.read_up_to.get(&*told.user).copied();
+        let marks = self.marks.remove(&*told.id).unwrap_or_default();
+        let view = told.view(up_to.unwrap_or_default())?;
         let position = told.position();
         let mut value = json!({
             "view": view, "position": position, "gone": told.gone, "removed": told.removed,
@@ -88,39 +126,41 @@ pub(in crate::mongo) async fn read(tables: &Tables) -> Result<Vec<ModelRow>, Fau
             value["marks"] = json!({"read": marks.read, "removed": marks.removed});
         }
         if told.is_of_own_post() {
-            let announcement = announced.remove(told.post.as_deref().unwrap_or_default());
-            if !announcement.is_some_and(|announcement| announcement.agrees_with(told)) {
+            let post = told.post.as_deref().unwrap_or_default();
+            let announcement = self.announced.remove(post);
+            if !announcement.is_some_and(|announcement| announcement.agrees_with(&told)) {
                 value["announcement"] = json!(announcement);
             }
         }
-        rows.push(ModelRow {
+        Ok(Some(ModelRow {
             table: "notification",
-            key: told.id.clone(),
+            key: told.id,
             value: value.into(),
             position: position.max(marks.position),
-        });
+        }))
     }
-    rows.extend(announced.into_values().map(|announcement| ModelRow {
-        table: "announcement",
-        key: announcement.post.clone(),
-        value: json!(announcement).into(),
-        position: from_stored(announcement.position),
-    }));
-    rows.extend(marks.into_iter().map(|(id, marks)| {
-        let value = json!({"read": marks.read, "removed": marks.removed});
-        let value = lacks("found", marks.astray, value);
-        ModelRow {
-            table: "mark",
-            key: id.to_owned(),
+
+    fn left_over(&self) -> impl Iterator<Item = ModelRow> {
+        let announced = self.announced.values().map(|announcement| ModelRow {
+            table: "announcement",
+            key: announcement.post.clone(),
+            value: json!(announcement).into(),
+            position: from_stored(announcement.position),
+        });
+        let marks = self.marks.iter().map(|(id, marks)| {
+            let value = json!({"read": marks.read, "removed": marks.removed});
+            let value = lacks("found", marks.astray, value);
             // What waits for its notification must be found by it.
-            value: lacks("noted", !there.contains(id) && !marks.noted, value).into(),
-            position: marks.position,
-        }
-    }));
-    rows.extend(people(read_up_to));
-    rows.extend(standing(wishes));
-    rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
-    Ok(rows)
+            let is_lost = !self.unseen.contains(*id) && !marks.noted;
+            ModelRow {
+                table: "mark",
+                key: (*id).to_owned(),
+                value: lacks("noted", is_lost, value).into(),
+                position: marks.position,
+            }
+        });
+        announced.chain(marks)
+    }
 }
 
 fn take_fact<'f>(
@@ -129,7 +169,7 @@ fn take_fact<'f>(
     noted: &HashSet<&str>,
     listed: &mut HashSet<&str>,
     marks: &mut BTreeMap<&'f str, Marks>,
-    rows: &mut Vec<ModelRow>,
+    rows: &mut dyn RowSink,
 ) -> Result<(), Fault> {
     let position = from_stored(fact.position);
     let (what, about) = fact.id.split_once(':').unwrap_or_default();
@@ -143,7 +183,7 @@ fn take_fact<'f>(
     };
     if let Some((table, elsewhere, is_there)) = bare {
         let value = lacks(elsewhere, !is_there, json!({}));
-        rows.push(ModelRow {
+        rows.take(ModelRow {
             table,
             key: about.to_owned(),
             value: lacks("found", !is_found, value).into(),
@@ -177,12 +217,12 @@ fn highest(read_up_to: &[ReadUpTo]) -> HashMap<&str, Position> {
 }
 
 /// How much is not read is no row: it is counted when it is asked for.
-fn people(read_up_to: HashMap<&str, Position>) -> impl Iterator<Item = ModelRow> {
-    read_up_to.into_iter().map(|(user, up_to)| ModelRow {
+fn people(read_up_to: &HashMap<&str, Position>) -> impl Iterator<Item = ModelRow> {
+    read_up_to.iter().map(|(user, up_to)| ModelRow {
         table: PERSON,
-        key: user.to_owned(),
+        key: (*user).to_owned(),
         value: json!({ "readUpTo": up_to }).into(),
-        position: up_to,
+        position: *up_to,
     })
 }
 

@@ -1,10 +1,11 @@
 //! Every row of the model for verification, in the form of its fold.
 
+use futures::TryStreamExt;
 use serde_json::{Value, json};
 use socialhub_domain::{PostId, UserId, personal::ERASED_TEXT};
 use socialhub_projections::{
     feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
-    verify::ModelRow,
+    verify::{ModelRow, RowSink},
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -14,23 +15,27 @@ use crate::{
     postgres::{feed::visibility_of, model::from_sql, session::Session},
 };
 
-/// All of them, sorted by table and key.
-pub(super) async fn all(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>> {
-    let mut rows = Vec::new();
+/// All of them.
+pub(super) async fn all(connection: &mut Session, rows: &mut dyn RowSink) -> sqlx::Result<()> {
     for (sql, read) in TABLES {
-        let found = sqlx::query(sql).fetch_all(&mut *connection).await?;
-        for row in &found {
-            rows.push(read(row)?);
+        let mut found = sqlx::query(sql).fetch(&mut *connection);
+        while let Some(row) = found.try_next().await? {
+            rows.take(read(&row)?);
         }
     }
-    rows.sort_unstable_by(|left, right| (left.table, &left.key).cmp(&(right.table, &right.key)));
-    Ok(rows)
+    Ok(())
 }
 
 type ReadRow = fn(&PgRow) -> sqlx::Result<ModelRow>;
 
-/// Timelines as readers see them: above the horizon, of posts that are there.
+/// First what says which rows of timelines need not be there. Timelines as readers see them: above the horizon, of posts
+/// that are there.
 const TABLES: &[(&str, ReadRow)] = &[
+    ("SELECT user_id, position FROM horizons", horizon),
+    (
+        "SELECT follower_id, author_id FROM merged_authors",
+        merged_author,
+    ),
     (
         "SELECT id, position, username, name, NULLIF(bio, ''), NULLIF(avatar, ''),
                 COALESCE(created_at, 0), username_lower, name_lower FROM people",
@@ -68,11 +73,6 @@ const TABLES: &[(&str, ReadRow)] = &[
          LEFT JOIN horizons h ON h.user_id = t.user_id
          WHERE t.position > COALESCE(h.position, 0)",
         timeline,
-    ),
-    ("SELECT user_id, position FROM horizons", horizon),
-    (
-        "SELECT follower_id, author_id FROM merged_authors",
-        merged_author,
     ),
 ];
 

@@ -13,7 +13,7 @@ use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
     projection::Projected,
     runtime::WriteMode,
-    verify::{Entity, ModelRow},
+    verify::{Entity, RowSink},
 };
 use sqlx::Row;
 use uuid::Uuid;
@@ -97,8 +97,8 @@ impl PgModel for PgFeed {
         changes.any(|change| matches!(change, FeedChange::Erase { .. }))
     }
 
-    async fn rows(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>> {
-        rows::all(connection).await
+    async fn rows(connection: &mut Session, rows: &mut dyn RowSink) -> sqlx::Result<()> {
+        rows::all(connection, rows).await
     }
 
     const KINDS: &'static [&'static str] = mend::KINDS;

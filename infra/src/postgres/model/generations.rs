@@ -14,7 +14,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
     runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
-    verify::{Entity, ModelSnapshot},
+    verify::{Entity, RowSink},
 };
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use tokio::sync::{Mutex, OnceCell, watch};
@@ -492,16 +492,17 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
         Ok(Box::new(fence))
     }
 
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
         let mut session = self.shared.look_into(id).await?;
         let read = async {
+            let checkpoints = tables::checkpoints(&mut session).await?;
+            M::rows(&mut session, rows).await?;
             Ok(Snapshot {
-                model: ModelSnapshot {
-                    checkpoints: tables::checkpoints(&mut session).await?,
-                    rows: M::rows(&mut session).await?,
-                    effects_first: false,
-                    derived: &[],
-                },
+                checkpoints,
                 parked: tables::letters(&mut session).await?,
             })
         };

@@ -28,7 +28,7 @@ use socialhub_projections::{
     Projection,
     projection::Projected,
     runtime::WriteMode,
-    verify::{Entity, ModelFold, ModelRow},
+    verify::{Entity, ModelFold, RowSink},
 };
 use sqlx::{Executor, Row};
 use uuid::Uuid;
@@ -70,11 +70,11 @@ pub trait PgModel: Send + Sync + Sized + 'static {
         false
     }
 
-    /// Every row for verification, sorted by table and key, read in one transaction by the caller.
+    /// Hands over every row for verification, in one transaction of the caller's.
     ///
     /// # Errors
     /// What Postgres says.
-    async fn rows(connection: &mut Session) -> sqlx::Result<Vec<ModelRow>>;
+    async fn rows(connection: &mut Session, rows: &mut dyn RowSink) -> sqlx::Result<()>;
 
     /// The kinds of entity, in the order in which they are mended.
     const KINDS: &'static [&'static str];

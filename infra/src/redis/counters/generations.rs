@@ -16,6 +16,7 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, StoreError,
     counters::Counters,
     runtime::{Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode},
+    verify::RowSink,
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -360,8 +361,14 @@ impl Generations<Counters> for RedisGenerations {
         Ok(Box::new(fence))
     }
 
-    async fn snapshot(&self, id: GenerationId) -> Result<Snapshot, StoreError> {
-        snapshot::read(&self.shared, id).await
+    async fn snapshot(
+        &self,
+        id: GenerationId,
+        rows: &mut dyn RowSink,
+    ) -> Result<Snapshot, StoreError> {
+        let (snapshot, records) = snapshot::read(&self.shared, id).await?;
+        records.hand_over(rows)?;
+        Ok(snapshot)
     }
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {

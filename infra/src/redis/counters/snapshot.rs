@@ -7,7 +7,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     GenerationId, StoreError,
     runtime::Snapshot,
-    verify::{ModelRow, ModelSnapshot},
+    verify::{ModelRow, RowSink},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Reads a generation at one moment.
-pub(super) async fn read(shared: &Shared, id: GenerationId) -> Result<Snapshot, StoreError> {
+pub(super) async fn read(
+    shared: &Shared,
+    id: GenerationId,
+) -> Result<(Snapshot, Records), StoreError> {
     for _ in 0..HOPEFUL {
         if let Some(snapshot) = read_if_still(shared, id).await? {
             return Ok(snapshot);
@@ -67,13 +70,16 @@ async fn state(shared: &Shared, keys: &Keys) -> Result<State, StoreError> {
 }
 
 /// None when it was written meanwhile, or a batch is half written.
-async fn read_if_still(shared: &Shared, id: GenerationId) -> Result<Option<Snapshot>, StoreError> {
+async fn read_if_still(
+    shared: &Shared,
+    id: GenerationId,
+) -> Result<Option<(Snapshot, Records)>, StoreError> {
     let keys = shared.keys(id);
     let mut before = state(shared, &keys).await?;
     if has_begun(&before) {
         return Ok(None);
     }
-    let rows = rows(shared, &keys).await?;
+    let records = Records::read(shared, &keys).await?;
     let parked = read_letters(&shared.link, &keys).await?;
     let mut after = state(shared, &keys).await?;
     before.sort();
@@ -81,35 +87,45 @@ async fn read_if_still(shared: &Shared, id: GenerationId) -> Result<Option<Snaps
     if before != after {
         return Ok(None);
     }
-    Ok(Some(Snapshot {
-        model: ModelSnapshot {
-            checkpoints: parse_checkpoints(&before),
-            rows,
-            effects_first: false,
-            derived: &[],
-        },
+    let snapshot = Snapshot {
+        checkpoints: parse_checkpoints(&before),
         parked,
-    }))
+    };
+    Ok(Some((snapshot, records)))
 }
 
-async fn rows(shared: &Shared, keys: &Keys) -> Result<Vec<ModelRow>, StoreError> {
-    let people: BTreeMap<Uuid, Vec<u8>> = scan(shared, "HSCAN", keys.part("people")).await?;
-    let posts: BTreeMap<Uuid, Vec<u8>> = scan(shared, "HSCAN", keys.part("posts")).await?;
-    let mut scores: BTreeMap<Uuid, f64> = scan(shared, "ZSCAN", keys.part("trending")).await?;
-    let mut rows = Vec::with_capacity(people.len() + posts.len());
-    for (id, record) in &people {
-        let (value, position) = person_row(record).ok_or_else(damaged)?;
-        rows.push(row("person", *id, value, position));
+/// What is counted, packed as it is in Redis.
+pub(super) struct Records {
+    people: BTreeMap<Uuid, Vec<u8>>,
+    posts: BTreeMap<Uuid, Vec<u8>>,
+    scores: BTreeMap<Uuid, f64>,
+}
+
+impl Records {
+    async fn read(shared: &Shared, keys: &Keys) -> Result<Self, StoreError> {
+        Ok(Self {
+            people: scan(shared, "HSCAN", keys.part("people")).await?,
+            posts: scan(shared, "HSCAN", keys.part("posts")).await?,
+            scores: scan(shared, "ZSCAN", keys.part("trending")).await?,
+        })
     }
-    for (id, record) in &posts {
-        // The score that is served, so that it is the one that is verified.
-        let (value, position) = post_row(record, scores.remove(id)).ok_or_else(damaged)?;
-        rows.push(row("post", *id, value, position));
+
+    pub(super) fn hand_over(mut self, rows: &mut dyn RowSink) -> Result<(), StoreError> {
+        for (id, record) in self.people {
+            let (value, position) = person_row(&record).ok_or_else(damaged)?;
+            rows.take(row("person", id, value, position));
+        }
+        for (id, record) in self.posts {
+            // The score that is served, so that it is the one that is verified.
+            let score = self.scores.remove(&id);
+            let (value, position) = post_row(&record, score).ok_or_else(damaged)?;
+            rows.take(row("post", id, value, position));
+        }
+        for (id, score) in self.scores {
+            rows.take(row("trending", id, score.into(), 0));
+        }
+        Ok(())
     }
-    for (id, score) in scores {
-        rows.push(row("trending", id, score.into(), 0));
-    }
-    Ok(rows)
 }
 
 fn row(table: &'static str, id: Uuid, value: serde_json::Value, position: Position) -> ModelRow {

@@ -16,7 +16,7 @@ use rusqlite::{Connection, Transaction};
 use socialhub_projections::{
     counters::{CounterChange, CounterFold, Counters},
     projection::Projected,
-    verify::{Entity, ModelRow},
+    verify::{Entity, RowSink},
 };
 
 pub use self::reader::SqliteCounterReader;
@@ -87,8 +87,8 @@ impl SqliteModel for SqliteCounters {
 
     fn rolled_back(&mut self) {}
 
-    fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-        rows::rows(connection)
+    fn rows(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
+        rows::all(connection, rows)
     }
 
     const KINDS: &'static [&'static str] = &["person", "post"];

@@ -3,26 +3,23 @@
 use rusqlite::{Connection, Row};
 use serde_json::json;
 use socialhub_domain::score::DecayedScore;
-use socialhub_projections::verify::{ModelRow, same};
+use socialhub_projections::verify::{ModelRow, RowSink, same};
 
 use super::state;
 use crate::sqlite::connection::{from_sql, read_id};
 
-pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-    let mut rows = Vec::new();
-    let mut people = connection.prepare(
-        "SELECT person, followers, following, posts, changed FROM person_counter ORDER BY person",
-    )?;
+pub(super) fn all(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
+    let mut people = connection
+        .prepare("SELECT person, followers, following, posts, changed FROM person_counter")?;
     for row in people.query_map([], person)? {
-        rows.push(row?);
+        rows.take(row?);
     }
-    let mut posts = connection.prepare(
-        "SELECT post, state, likes, comments, score, changed, decay FROM post_counter ORDER BY post",
-    )?;
+    let mut posts = connection
+        .prepare("SELECT post, state, likes, comments, score, changed, decay FROM post_counter")?;
     for row in posts.query_map([], post)? {
-        rows.push(row?);
+        rows.take(row?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 fn person(row: &Row<'_>) -> rusqlite::Result<ModelRow> {

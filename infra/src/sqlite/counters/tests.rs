@@ -182,7 +182,7 @@ proptest! {
 
     #[test]
     fn the_reader_answers_what_the_fold_says(log in histories(100)) {
-        let rows = fold::<CounterFold>(&log).into_rows();
+        let rows = fold::<CounterFold>(&log).rows();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(check_reader(&Model::after(&log), &rows));
     }
@@ -249,7 +249,8 @@ async fn counts_are_never_shown_below_zero() {
     let rest = [0, 1, 3].map(|index: usize| history.entries[index].clone());
     model.deliver(&rest);
     assert_eq!(model.counts(id).await, PostCounts::default());
-    let rows = SqliteCounters::rows(&model.connection).unwrap();
+    let mut rows = Vec::new();
+    SqliteCounters::rows(&model.connection, &mut rows).unwrap();
     let fold: CounterFold = fold(&history.entries);
     assert_eq!(fold.differences(rows), []);
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use socialhub_domain::{PostId, UserId, personal::ERASED_TEXT};
 use socialhub_projections::{
     feed::fold::{HORIZON, MERGED, STRAY, TIMELINE, timeline_key, timeline_value},
-    verify::ModelRow,
+    verify::{ModelRow, RowSink},
 };
 use uuid::Uuid;
 
@@ -17,23 +17,26 @@ use crate::{
     },
 };
 
-/// All of them, sorted by table and key.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-    let mut rows = Vec::new();
+/// All of them.
+pub(super) fn all(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
     for (sql, read) in TABLES {
         let mut statement = connection.prepare(sql)?;
-        let found = statement.query_map([], *read)?;
-        for row in found {
-            rows.push(row?);
+        for row in statement.query_map([], *read)? {
+            rows.take(row?);
         }
     }
-    rows.sort_unstable_by(|left, right| (left.table, &left.key).cmp(&(right.table, &right.key)));
-    Ok(rows)
+    Ok(())
 }
 
 type ReadRow = fn(&Row<'_>) -> rusqlite::Result<ModelRow>;
 
+/// First what says which rows of timelines need not be there.
 const TABLES: &[(&str, ReadRow)] = &[
+    ("SELECT user_id, position FROM horizons", horizon),
+    (
+        "SELECT follower_id, author_id FROM merged_authors",
+        merged_author,
+    ),
     (
         "SELECT id, position, username, name, bio, avatar, created_at, username_lower, name_lower
          FROM people",
@@ -69,11 +72,6 @@ const TABLES: &[(&str, ReadRow)] = &[
         "SELECT t.user_id, t.position, p.id, p.author_id
          FROM timeline t CROSS JOIN posts p ON p.position = t.position",
         timeline,
-    ),
-    ("SELECT user_id, position FROM horizons", horizon),
-    (
-        "SELECT follower_id, author_id FROM merged_authors",
-        merged_author,
     ),
 ];
 

@@ -12,7 +12,7 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     feed::{Feed, FeedChange, FeedFold},
     projection::Projected,
-    verify::{Entity, ModelRow},
+    verify::{Entity, RowSink},
 };
 use uuid::Uuid;
 
@@ -88,8 +88,8 @@ impl SqliteModel for SqliteFeed {
         self.timelines.forget();
     }
 
-    fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-        rows::all(connection)
+    fn rows(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
+        rows::all(connection, rows)
     }
 
     const KINDS: &'static [&'static str] = mend::KINDS;

@@ -471,7 +471,9 @@ pub(crate) fn differences<M: SqliteModel>(
     let mut model = open::<M>(&connection);
     deliver(&mut connection, &mut model, delivery, batches);
     let log = as_read_afterwards(log);
-    fold::<M::Fold>(&log).differences(M::rows(&connection).unwrap())
+    let mut rows = Vec::new();
+    M::rows(&connection, &mut rows).unwrap();
+    fold::<M::Fold>(&log).differences(rows)
 }
 
 /// Sizes of batches, and which are rolled back and written again.

@@ -24,7 +24,7 @@ use socialhub_domain::{CommentId, PostId, Timestamp, UserId};
 use socialhub_projections::{
     notifications::{About, Notice, NotificationChange, NotificationFold, Notifications},
     projection::Projected,
-    verify::{Entity, ModelRow},
+    verify::{Entity, RowSink},
 };
 use uuid::Uuid;
 
@@ -130,8 +130,8 @@ impl SqliteModel for SqliteNotifications {
 
     fn rolled_back(&mut self) {}
 
-    fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-        rows::rows(connection)
+    fn rows(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
+        rows::all(connection, rows)
     }
 
     const KINDS: &'static [&'static str] = mend::KINDS;

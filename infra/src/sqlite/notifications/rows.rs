@@ -5,19 +5,18 @@ use serde_json::json;
 use socialhub_domain::UserId;
 use socialhub_projections::{
     notifications::{PERSON, UNREAD},
-    verify::ModelRow,
+    verify::{ModelRow, RowSink},
 };
 use uuid::Uuid;
 
 use super::{flag, notice_columns, read_notice, wishes::OPEN};
 use crate::sqlite::connection::{from_sql, read_id};
 
-pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
-    let mut rows = Vec::new();
+pub(super) fn all(connection: &Connection, rows: &mut dyn RowSink) -> rusqlite::Result<()> {
     let mut collect = |sql: &str, read: fn(&Row<'_>) -> rusqlite::Result<ModelRow>| {
         let mut query = connection.prepare(sql)?;
         for row in query.query_map(params![], read)? {
-            rows.push(row?);
+            rows.take(row?);
         }
         Ok::<_, rusqlite::Error>(())
     };
@@ -48,9 +47,7 @@ pub(super) fn rows(connection: &Connection) -> rusqlite::Result<Vec<ModelRow>> {
     collect(
         &format!("SELECT author, follower, since FROM wish WHERE until = {OPEN}"),
         wish,
-    )?;
-    rows.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
-    Ok(rows)
+    )
 }
 
 /// An id and the position it is there since.

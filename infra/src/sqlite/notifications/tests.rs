@@ -196,7 +196,7 @@ proptest! {
 
     #[test]
     fn the_reader_answers_what_the_fold_says(log in histories(120)) {
-        let rows = fold::<NotificationFold>(&log).into_rows();
+        let rows = fold::<NotificationFold>(&log).rows();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(check_reader(&Model::after(&log), &rows));
     }
@@ -487,7 +487,8 @@ async fn marks_tombstones_and_wishes_are_rows_too() {
     history.mark_read(user(AUTHOR), NotificationId(uuid::Uuid::nil()));
     history.erase(user(OTHER));
     let model = Model::after(&history.entries);
-    let rows = SqliteNotifications::rows(&model.connection).unwrap();
+    let mut rows = Vec::new();
+    SqliteNotifications::rows(&model.connection, &mut rows).unwrap();
     let tables: std::collections::BTreeSet<_> = rows.iter().map(|row| row.table).collect();
     let expected = ["erased", "gone", "mark", "notification", "unread", "wish"];
     assert!(tables.into_iter().eq(expected));

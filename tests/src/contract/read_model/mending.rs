@@ -5,11 +5,12 @@ use socialhub_domain::Timestamp;
 use socialhub_projections::{
     GenerationId, Source,
     runtime::{Claim, WriteMode},
-    verify::{Entity, ModelFold, ModelRow, ModelSnapshot},
+    verify::{Entity, ModelFold, ModelRow},
 };
 
 use super::{
-    Gens, Subject, assert_equals_fold, batch, claim, current, open, patiently, racing::start_over,
+    Contents, Gens, Subject, assert_equals_fold, batch, claim, contents, current, open, patiently,
+    racing::start_over,
 };
 use crate::contract::history::{Log, PEOPLE, followed, history};
 
@@ -47,17 +48,17 @@ async fn write<S: Subject>(
     store.close().await;
 }
 
-fn differing<S: Subject>(log: &Log, model: ModelSnapshot) -> Vec<Entity> {
+fn differing<S: Subject>(log: &Log, model: &Contents) -> Vec<Entity> {
     let mut fold = S::Fold::default();
     for (position, event) in log {
         fold.apply(*position, event);
     }
-    let differences = model.differences_from(fold);
+    let differences = model.differences_from(&fold);
     differences.iter().map(Entity::from).collect()
 }
 
-async fn look<S: Subject>(generations: &Gens<S>, id: GenerationId) -> ModelSnapshot {
-    generations.snapshot(id).await.unwrap().model
+async fn look<S: Subject>(generations: &Gens<S>, id: GenerationId) -> Contents {
+    contents(&**generations, id).await.unwrap()
 }
 
 /// Mends all that differs but for one thing, then that. What did not differ stays as it was.
@@ -71,14 +72,14 @@ async fn mend<S: Subject>(
     let workshop = generations.create(held).await.unwrap();
     write::<S>(generations, workshop, WriteMode::Bulk, log, log).await;
     let before = look::<S>(generations, id).await;
-    let found = differing::<S>(log, before.clone());
+    let found = differing::<S>(log, &before);
     let (last, others) = found
         .split_last()
         .unwrap_or_else(|| panic!("{hint}: no damage shows"));
     let fence = generations.fence(held).await.unwrap();
     fence.mend(workshop, others).await.unwrap();
     let between = look::<S>(generations, id).await;
-    let left = differing::<S>(log, between.clone());
+    let left = differing::<S>(log, &between);
     assert!(left.iter().all(|one| one == last), "{hint}: left: {left:?}");
     let differed = |row: &ModelRow| {
         found
