@@ -10,6 +10,7 @@ pub mod s3_server;
 pub mod server;
 pub mod servers;
 pub mod smtp_server;
+mod split;
 pub mod stack;
 
 pub use client::{Answer, Client};

@@ -9,12 +9,20 @@ use crate::support::servers;
 /// What the servers under test know their operator by.
 pub const OPERATOR_TOKEN: &str = "the operator of the tests";
 
+/// The distributed profile, each role in a process of its own, behind nginx.
+const SPLIT: &str = "split";
+
+/// Whether each role of a distributed server under test has a process of its own.
+pub fn is_split() -> bool {
+    std::env::var("TEST_PROFILE").is_ok_and(|chosen| chosen == SPLIT)
+}
+
 /// Which adapters the servers under test run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// SQLite alone.
     Embedded,
-    /// Postgres, Kafka, MongoDB and Redis, all roles in one process.
+    /// Postgres, Kafka, MongoDB and Redis; all roles in one process, or each in its own behind nginx ([`is_split`]).
     Distributed,
 }
 
@@ -26,7 +34,7 @@ impl Profile {
     pub fn chosen() -> Self {
         match std::env::var("TEST_PROFILE").as_deref() {
             Err(_) | Ok("" | "embedded") => Self::Embedded,
-            Ok("distributed") => Self::Distributed,
+            Ok("distributed" | SPLIT) => Self::Distributed,
             Ok(other) => panic!("TEST_PROFILE: there is no profile `{other}`"),
         }
     }

@@ -11,11 +11,19 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Client, Profile, eventually, free_port, last_lines, printed, running};
+use crate::support::{
+    Client, Profile, eventually, free_port, last_lines, printed,
+    profile::is_split,
+    running,
+    split::{self, Part},
+};
 
 /// A running server.
 pub struct Server {
-    process: Option<Child>,
+    /// All of them; a gateway is the last.
+    processes: Vec<Child>,
+    /// What it is made of, where it is more than one process.
+    parts: Vec<Part>,
     port: u16,
     folder: Arc<TempDir>,
     flags: Vec<String>,
@@ -67,7 +75,12 @@ impl Server {
     /// A server on a fresh data folder that was not started yet: [`Server::restart`] does.
     pub fn prepare(flags: &[&str], environment: Vec<(String, String)>) -> Self {
         Self {
-            process: None,
+            processes: Vec::new(),
+            parts: if is_split() && !environment.is_empty() {
+                split::parts()
+            } else {
+                Vec::new()
+            },
             port: free_port(),
             folder: Arc::new(tempfile::tempdir().unwrap()),
             flags: flags.iter().map(ToString::to_string).collect(),
@@ -83,9 +96,36 @@ impl Server {
     }
 
     fn launch(&mut self) {
-        let mut child = Command::new(binary())
-            .arg("serve")
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+        if self.parts.is_empty() {
+            let listen = format!("127.0.0.1:{}", self.port);
+            let command = self.process(&["serve", "--listen", &listen]);
+            self.run_beside(command);
+            return;
+        }
+        let mut migrate = self.process(&["migrate"]);
+        assert!(migrate.stderr(Stdio::inherit()).status().unwrap().success());
+        let mut commands = Vec::new();
+        for part in &self.parts {
+            let arguments: Vec<&str> = part.arguments.iter().map(String::as_str).collect();
+            commands.push(self.process(&arguments));
+        }
+        let folder = self.folder.path();
+        commands.push(split::gateway(
+            folder,
+            self.port,
+            &self.parts,
+            &self.environment,
+        ));
+        for command in commands {
+            self.run_beside(command);
+        }
+    }
+
+    /// One of its processes.
+    fn process(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.flags)
@@ -94,9 +134,12 @@ impl Server {
             .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run_beside(&mut self, mut command: Command) {
+        let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::clone(&self.log);
         std::thread::spawn(move || {
@@ -104,26 +147,35 @@ impl Server {
                 log.lock().unwrap().push(line);
             }
         });
-        self.process = Some(child);
+        self.processes.push(child);
     }
 
     async fn ready(&mut self) {
-        let client = self.client();
-        let process = self.process.as_mut().unwrap();
-        eventually("the server is ready", || {
-            running(process);
-            async {
-                let answer = client.try_get("/readyz").await?;
-                (answer.status == 200).then_some(())
-            }
-        })
-        .await;
+        let mut clients = vec![self.client()];
+        let ports = self.parts.iter().filter_map(|part| part.port);
+        clients.extend(ports.map(|port| Client::new(&format!("http://127.0.0.1:{port}"))));
+        for client in clients {
+            eventually("the server is ready", || {
+                self.processes.iter_mut().for_each(running);
+                let client = &client;
+                async move {
+                    let answer = client.try_get("/readyz").await?;
+                    (answer.status == 200).then_some(())
+                }
+            })
+            .await;
+        }
     }
 
     /// Another server on the same servers, with a folder and a port of its own. For the distributed profile.
     pub async fn another(&self) -> Self {
         let mut server = Self {
-            process: None,
+            processes: Vec::new(),
+            parts: if self.parts.is_empty() {
+                Vec::new()
+            } else {
+                split::parts()
+            },
             port: free_port(),
             folder: Arc::new(tempfile::tempdir().unwrap()),
             flags: self.flags.clone(),
@@ -164,9 +216,9 @@ impl Server {
         self.folder.path().join("data")
     }
 
-    /// Its process id.
+    /// Its process id; where it is several, that of the first.
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().map(Child::id).unwrap()
+        self.processes[0].id()
     }
 
     /// An anonymous client of it.
@@ -181,27 +233,31 @@ impl Server {
 
     /// Kills it at once (SIGKILL).
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        for process in &mut self.processes {
             process.kill().unwrap();
+        }
+        for mut process in self.processes.drain(..) {
             process.wait().unwrap();
         }
     }
 
     /// Asks it to stop (SIGTERM) and waits for it; true when it ended with success.
     pub async fn stop(&mut self) -> bool {
-        let Some(mut process) = self.process.take() else {
-            return true;
-        };
-        let asked = Command::new("kill")
-            .args(["-TERM", &process.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(asked.success());
-        let ended = tokio::task::spawn_blocking(move || process.wait())
-            .await
-            .unwrap()
-            .unwrap();
-        ended.success()
+        let mut success = true;
+        // The gateway first.
+        for mut process in self.processes.drain(..).rev() {
+            let asked = Command::new("kill")
+                .args(["-TERM", &process.id().to_string()])
+                .status()
+                .unwrap();
+            assert!(asked.success());
+            let ended = tokio::task::spawn_blocking(move || process.wait())
+                .await
+                .unwrap()
+                .unwrap();
+            success &= ended.success();
+        }
+        success
     }
 
     /// Starts it again on the same folder and port, after a kill or a stop, and waits until it is ready.
