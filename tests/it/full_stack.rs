@@ -2,6 +2,7 @@
 //! failing under load. `./stack` starts it (`tests/src/support/stack.rs`); the tests take turns on it.
 
 mod gateway;
+mod hangs;
 mod kills;
 pub(crate) mod load;
 mod outages;
