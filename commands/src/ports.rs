@@ -77,6 +77,14 @@ pub trait Mailer: Send + Sync {
     async fn forget(&self, _to: &str) -> Result<(), PortError> {
         Ok(())
     }
+
+    /// Looks whether mail could be handed over now. Where nothing can be away there is nothing to look for.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn look(&self) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// The verdict on a one-time code.

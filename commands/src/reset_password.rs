@@ -27,7 +27,8 @@ pub struct ResetPassword {
 }
 
 impl Commands {
-    /// Mails a one-time code, if the address is somebody's; the same answer in the same time if not.
+    /// Mails a one-time code, if the address is somebody's; the same answer in the same time if not. Where no code can be
+    /// kept now nobody is promised one.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -48,10 +49,16 @@ impl Commands {
             let (commands, ctx) = (self.clone(), ctx.clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                let outcome = commands.note_request(&ctx).await;
+                let (outcome, otp) = match commands.keep_otp(&email).await {
+                    Ok(otp) => (commands.note_request(&ctx).await, otp),
+                    Err(error) => {
+                        let _ = told.send(Err(error));
+                        return;
+                    }
+                };
                 let kept = matches!(outcome, Ok(_) | Err(CommandError::OutcomeUnknown));
                 let _ = told.send(outcome);
-                if kept && let Err(error) = commands.mail_otp(&email).await {
+                if kept && let Err(error) = commands.mail_otp(&email, &otp).await {
                     tracing::warn!(%error, "a one-time code could not be mailed");
                 }
             });
@@ -154,15 +161,24 @@ impl Commands {
         })
     }
 
-    /// Makes, keeps and mails a code, if the address is somebody's.
-    async fn mail_otp(&self, email: &str) -> Result<(), CommandError> {
-        let key = credential_key(email);
-        let Some(credentials) = self.by_email(&key).await? else {
-            return Ok(());
-        };
+    /// Makes and keeps a code, whether the address is somebody's or not: a store that is away must be found out before the
+    /// answer, and the answer must not tell whose address it is.
+    async fn keep_otp(&self, email: &str) -> Result<String, CommandError> {
         let otp = self.ports.secrets.otp();
         let now = self.ports.clock.now();
+        let key = credential_key(email);
         self.ports.otps.put(&key, &otp, now).await?;
+        Ok(otp)
+    }
+
+    /// Mails a code, if the address is somebody's; else forgets it, so that nobody's codes take no room.
+    async fn mail_otp(&self, email: &str, otp: &str) -> Result<(), CommandError> {
+        let key = credential_key(email);
+        let Some(credentials) = self.by_email(&key).await? else {
+            // That one alone: whose address it has become may have asked for another.
+            self.ports.otps.use_up(&key, otp).await?;
+            return Ok(());
+        };
         let text = format!(
             "Your one-time code is {otp}. It works for 5 minutes.\n\n\
              If you did not ask to reset your password, ignore this mail.\n"

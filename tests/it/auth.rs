@@ -1,11 +1,13 @@
 //! Signing up, logging in, tokens and the reset of a password.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually};
+use socialhub_tests::support::{Answer, Client, Profile, Server, client::PASSWORD, eventually};
+
+use crate::redis_stores::server::Server as RedisServer;
 
 /// A key of the test's own, so that it can make tokens.
 const SECRET: &str = "a key of the test's own, 32 bytes and more";
@@ -362,4 +364,65 @@ async fn tries_are_limited_and_the_answer_says_when_to_come_back() {
     }
     let limited = last.expect_status(429);
     assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
+}
+
+/// Everything that needs a one-time code, for somebody who is here and somebody who is not: refused alike, soon, and with
+/// nothing done.
+async fn no_codes(server: &Server, email: &str) {
+    let client = server.client();
+    let later = |answer: Answer| {
+        let mut answer = answer.expect_problem(503, "Temporarily unavailable");
+        assert!(answer.header("retry-after").parse::<u64>().is_ok());
+        answer.json["requestId"].take();
+        answer.json
+    };
+    let begun = Instant::now();
+    let mut told = Vec::new();
+    for email in [email, "nobody@example.com"] {
+        let wish = json!({ "email": email });
+        let tried = json!({ "email": email, "otp": "123456" });
+        let reset = json!({ "email": email, "otp": "123456", "newPassword": "another one 42" });
+        told.push([
+            later(client.post("/auth/request-reset", wish).await),
+            later(client.post("/auth/verify-otp", tried).await),
+            later(client.post("/auth/reset-password", reset).await),
+        ]);
+    }
+    assert_eq!(told[0], told[1], "it tells who is here");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(20), "six refusals took {took:?}");
+    let mails = std::fs::read_dir(server.data_dir().join("mail"));
+    assert_eq!(mails.unwrap().count(), 0, "a mail whose code is no good");
+}
+
+#[tokio::test]
+async fn without_redis_nobody_is_promised_a_code() {
+    if Profile::chosen() == Profile::Embedded {
+        // Its codes are in the process.
+        return;
+    }
+    let mut redis = RedisServer::start().await;
+    let mut environment = Profile::chosen().environment().await;
+    environment.push(("REDIS_URL".to_owned(), redis.url()));
+    // With limits, which are counted in Redis, too.
+    let server = Server::start_in(&["--rate-limit-per-account", "1000"], environment).await;
+    let client = server.client();
+    let person = client.sign_up("promised").await;
+    let email = format!("{}@example.com", person.username);
+    redis.signal("STOP");
+    no_codes(&server, &email).await;
+    redis.signal("CONT");
+    redis.stop();
+    no_codes(&server, &email).await;
+    redis.start_again().await;
+    let wish = json!({ "email": email });
+    eventually("a code can be asked for again", || async {
+        let asked = client.post("/auth/request-reset", wish.clone()).await;
+        (asked.status == 200).then_some(())
+    })
+    .await;
+    let otp = mailed_code(&server, &email).await;
+    let reset = json!({ "email": email, "otp": otp, "newPassword": "another one 42" });
+    let answer = client.post("/auth/reset-password", reset).await;
+    answer.expect_status(200);
 }

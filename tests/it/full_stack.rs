@@ -2,8 +2,9 @@
 //! failing under load. `./stack` starts it (`tests/src/support/stack.rs`); the tests take turns on it.
 
 mod gateway;
+mod hangs;
 mod kills;
-mod load;
+pub(crate) mod load;
 mod outages;
 mod shares;
 mod topics;
@@ -33,7 +34,7 @@ async fn read_at(reader: &Client, path: &str, position: &str) -> Answer {
 }
 
 /// Waits until a fresh post is in its author's list, notifications and trending: until everything moves again.
-async fn everything_moves(author: &Client) {
+pub(crate) async fn everything_moves(author: &Client) {
     let (_, position) = within(120, "a post is accepted", || async {
         let body = json!({ "content": "moves" });
         let answer = author.post("/posts/", body).await;

@@ -24,6 +24,7 @@ mod fail_over;
 mod firehose;
 mod flow;
 mod full_stack;
+mod hung_projectors;
 mod kafka;
 mod media;
 mod mongo_notifications;

@@ -7,7 +7,8 @@ use std::{
 
 use serde_json::Value;
 use socialhub_tests::support::{
-    Profile, Server, eventually, profile::OPERATOR_TOKEN, server::binary,
+    Profile, Server, eventually, profile::OPERATOR_TOKEN, s3_server::S3Server, server::binary,
+    smtp_server::SmtpServer,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -250,6 +251,79 @@ async fn a_server_that_is_away_is_named_and_its_password_is_not() {
         let said = std::fs::read_to_string(log.path()).unwrap();
         assert!(!said.contains("verysecret"), "{setting}: {said}");
     }
+}
+
+/// A server that is to send mail and keep files at these addresses.
+async fn with_mail_and_files(mail: String, files: String) -> Server {
+    let mut environment = Profile::chosen().environment().await;
+    let settings = [("SMTP_URL", mail), ("MEDIA_URL", files)];
+    environment.extend(settings.map(|(name, value)| (name.to_owned(), value)));
+    Server::start_in(&["--rate-limits", "off"], environment).await
+}
+
+/// Mail and files are not needed to start. What cannot be used is named once, by its setting, and the program runs.
+#[tokio::test]
+async fn mail_and_files_that_cannot_be_used_are_named_and_the_program_runs() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap();
+    let (mail, files) = (SmtpServer::start().await, S3Server::start().await);
+    let endpoint = |place: &str| format!("endpoint=http://{place}");
+    for (mail, files) in [
+        (
+            nobody("smtp"),
+            format!(
+                "s3://somebody:verysecret@bucket/files?{}",
+                endpoint("127.0.0.1:1")
+            ),
+        ),
+        // They take connections, and say nothing.
+        (
+            format!("smtp://somebody:verysecret@{silent}"),
+            format!(
+                "cloudinary://somebody:verysecret@cloud?{}",
+                endpoint(&silent.to_string())
+            ),
+        ),
+        // They answer, and do not let this program in.
+        (
+            mail.url_with("verysecret"),
+            files.url_with("verysecret", "files"),
+        ),
+    ] {
+        let server = with_mail_and_files(mail, files).await;
+        let named = |setting: &str| {
+            let log = server.log();
+            let lines = log.lines();
+            lines.filter(|line| line.contains(setting)).count()
+        };
+        let both = || async { (named("SMTP_URL") > 0 && named("MEDIA_URL") > 0).then_some(()) };
+        eventually("what cannot be used is named", both).await;
+        let log = server.log();
+        assert!(log.contains("each mail tries again"), "{log}");
+        assert!(log.contains("each file tries again"), "{log}");
+        assert!(!log.contains("verysecret"), "{log}");
+        let person = server.client().sign_up("anyway").await;
+        person.write_post("without a file", "public").await;
+        assert_eq!((named("SMTP_URL"), named("MEDIA_URL")), (1, 1), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn mail_and_files_that_can_be_used_are_not_worth_a_line() {
+    let (mail, files) = (SmtpServer::start().await, S3Server::start().await);
+    let mut server = with_mail_and_files(mail.url(), files.url("files")).await;
+    eventually("it looks at the mail server", || async {
+        (mail.conversations() > 0).then_some(())
+    })
+    .await;
+    server.client().sign_up("writer").await;
+    assert!(server.stop().await);
+    let log = server.log();
+    assert!(
+        !log.contains("SMTP_URL") && !log.contains("MEDIA_URL"),
+        "{log}"
+    );
+    assert!(mail.mails().is_empty(), "nobody was to get a mail");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! lose what it holds, can be asked.
 
 mod faults;
-mod server;
+pub(crate) mod server;
 mod shared;
 
 use std::{

@@ -266,6 +266,7 @@ async fn unknown_addresses_get_the_same_answer_and_no_mail() {
     }
     world.commands.drain().await;
     assert!(world.mailer.sent.lock().is_empty());
+    assert_eq!(world.otps.count(), 0, "nobody's codes take no room");
     let outcome = world
         .commands
         .verify_otp("nobody@example.org".into(), OTP.into())
@@ -273,6 +274,32 @@ async fn unknown_addresses_get_the_same_answer_and_no_mail() {
     assert_eq!(refusal(outcome), (400, "Invalid or expired OTP".to_owned()));
     let outcome = world.commands.request_reset(&ctx, "ada".into()).await;
     assert_eq!(bad_fields(outcome), ["email".to_owned()].into());
+}
+
+#[tokio::test]
+async fn where_no_code_can_be_kept_nobody_is_promised_one() {
+    let world = World::new();
+    world.person("ada").await;
+    let ctx = || CommandContext::default().with_key("k", 1);
+    world.otps.down.store(true, Ordering::Relaxed);
+    let mut refusals = Vec::new();
+    for email in ["ada@example.org", "nobody@example.org"] {
+        let outcome = world.commands.request_reset(&ctx(), email.into()).await;
+        refusals.push(refusal(outcome));
+    }
+    assert_eq!(refusals[0].0, 503);
+    assert_eq!(refusals[0], refusals[1], "it tells who is here");
+    world.commands.drain().await;
+    assert!(world.mailer.sent.lock().is_empty());
+    // Nothing was done under the key.
+    world.otps.down.store(false, Ordering::Relaxed);
+    let outcome = world
+        .commands
+        .request_reset(&ctx(), "ada@example.org".into())
+        .await;
+    assert!(!outcome.unwrap().replayed);
+    world.commands.drain().await;
+    assert_eq!(world.mailer.sent.lock().len(), 1);
 }
 
 #[tokio::test]

@@ -109,17 +109,39 @@ impl Mailer for FakeMailer {
 
 /// Codes with their wrong tries; burnt by the fifth.
 #[derive(Default)]
-pub struct FakeOtps(Mutex<HashMap<String, (String, u32)>>);
+pub struct FakeOtps {
+    kept: Mutex<HashMap<String, (String, u32)>>,
+    /// Whether it is away.
+    pub down: AtomicBool,
+}
+
+impl FakeOtps {
+    fn answers(&self) -> Result<(), PortError> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(PortError("down".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// How many codes it keeps.
+    pub fn count(&self) -> usize {
+        self.kept.lock().len()
+    }
+}
 
 #[async_trait]
 impl OtpStore for FakeOtps {
     async fn put(&self, email: &str, otp: &str, _: Timestamp) -> Result<(), PortError> {
-        self.0.lock().insert(email.to_owned(), (otp.to_owned(), 0));
+        self.answers()?;
+        self.kept
+            .lock()
+            .insert(email.to_owned(), (otp.to_owned(), 0));
         Ok(())
     }
 
     async fn check(&self, email: &str, otp: &str, _: Timestamp) -> Result<OtpVerdict, PortError> {
-        let mut kept = self.0.lock();
+        self.answers()?;
+        let mut kept = self.kept.lock();
         let Some((good, wrong)) = kept.get_mut(email) else {
             return Ok(OtpVerdict::Bad);
         };
@@ -134,7 +156,8 @@ impl OtpStore for FakeOtps {
     }
 
     async fn use_up(&self, email: &str, otp: &str) -> Result<bool, PortError> {
-        let mut kept = self.0.lock();
+        self.answers()?;
+        let mut kept = self.kept.lock();
         let is_it = kept.get(email).is_some_and(|(good, _)| good == otp);
         if is_it {
             kept.remove(email);
@@ -143,7 +166,7 @@ impl OtpStore for FakeOtps {
     }
 
     async fn burn(&self, email: &str) -> Result<(), PortError> {
-        self.0.lock().remove(email);
+        self.kept.lock().remove(email);
         Ok(())
     }
 }
@@ -352,6 +375,7 @@ pub struct World {
     pub hasher: Arc<FakeHasher>,
     pub tokens: Arc<FakeTokens>,
     pub mailer: Arc<FakeMailer>,
+    pub otps: Arc<FakeOtps>,
     pub media: Arc<FakeMedia>,
     pub notifications: Arc<FakeNotifications>,
     pub counts: Arc<FakeCounts>,
@@ -363,6 +387,7 @@ impl World {
         let hasher = Arc::new(FakeHasher::default());
         let tokens = Arc::new(FakeTokens::default());
         let mailer = Arc::new(FakeMailer::default());
+        let otps = Arc::new(FakeOtps::default());
         let media = Arc::new(FakeMedia::default());
         let notifications = Arc::new(FakeNotifications::default());
         let counts = Arc::new(FakeCounts {
@@ -376,7 +401,7 @@ impl World {
             hasher: hasher.clone(),
             tokens: tokens.clone(),
             mailer: mailer.clone(),
-            otps: Arc::new(FakeOtps::default()),
+            otps: otps.clone(),
             secrets: Arc::new(FakeSecrets),
             media: media.clone(),
             notifications: notifications.clone(),
@@ -391,6 +416,7 @@ impl World {
             hasher,
             tokens,
             mailer,
+            otps,
             media,
             notifications,
             counts,

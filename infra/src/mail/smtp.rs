@@ -102,6 +102,15 @@ impl Mailer for SmtpMailer {
             Err(_) => Err(PortError("the mail server takes too long".to_owned())),
         }
     }
+
+    /// Up to the login, if there is one, and no further: nothing is sent.
+    async fn look(&self) -> Result<(), PortError> {
+        match self.transport.test_connection().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PortError("the mail server does not answer".to_owned())),
+            Err(error) => Err(PortError(failure(&error))),
+        }
+    }
 }
 
 /// What went wrong. Not in the server's words, which may quote the address.
@@ -110,7 +119,7 @@ fn failure(error: &smtp::Error) -> String {
         return format!("there is no TLS with the mail server: {trouble}");
     }
     match error.status() {
-        Some(code) => format!("the mail server refused the mail with code {code}"),
+        Some(code) => format!("the mail server refused with code {code}"),
         None if error.is_timeout() => "the mail server does not answer".to_owned(),
         None if error.is_tls() => "the mail server offers no TLS that can be used".to_owned(),
         None => "the mail server cannot be reached".to_owned(),

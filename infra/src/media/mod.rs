@@ -53,4 +53,12 @@ pub trait Media: MediaStore + MediaReader {
     /// # Errors
     /// When the store cannot be read. What was removed until then stays removed; the next sweep goes on.
     async fn sweep(&self, older_than: Timestamp, exists: &PostExists) -> io::Result<Swept>;
+
+    /// Looks whether the store answers now, and takes its keys. A folder was made when it was opened.
+    ///
+    /// # Errors
+    /// Why not, without keys and passwords.
+    async fn look(&self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -59,7 +59,7 @@ use super::{
     figures::Figures,
     mailer, media,
     past::SqlitePast,
-    sealed, text,
+    place, sealed, text,
 };
 use crate::config::{Config, Servers};
 
@@ -254,7 +254,7 @@ where
         match connect().await {
             Ok(done) => return Ok(done),
             Err(error @ OpenError::Unreachable(_)) => {
-                let server = servers::place(url);
+                let server = place(url);
                 tracing::warn!(setting, server, %error, "waiting for the database");
                 tokio::time::sleep(CONNECT_EVERY).await;
             }

@@ -12,6 +12,7 @@ mod embedded;
 mod erasing;
 mod figures;
 mod heartbeat;
+mod looks;
 mod past;
 mod program;
 mod replay;
@@ -288,6 +289,13 @@ fn smtp(_: &str, _: &str) -> Result<Arc<dyn Mailer>, String> {
     Err(format!("SMTP_URL: {}", left_out()))
 }
 
+/// The host of an address, and what is looked for there: without who looks, and their password.
+fn place(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    rest.rsplit_once('@').map_or(rest, |(_, place)| place)
+}
+
 /// A secret kept in the data folder, made at the first start.
 fn secret_in(data_dir: &Path, name: &str) -> Result<String, String> {
     let made = std::fs::create_dir_all(data_dir.join("secrets")).map_err(text);
@@ -298,4 +306,32 @@ fn secret_in(data_dir: &Path, name: &str) -> Result<String, String> {
 /// Where such a secret is.
 fn secret_file(data_dir: &Path, name: &str) -> PathBuf {
     data_dir.join("secrets").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn a_place_says_where_and_not_who() {
+        for (url, wanted) in [
+            (
+                "postgres://ada:se@cret@db:5432/social?sslmode=disable",
+                "db:5432/social",
+            ),
+            ("redis://:secret@cache:6379/0", "cache:6379/0"),
+            ("mongodb://a:b@one:1,two:2/x?replicaSet=r", "one:1,two:2/x"),
+            ("mongodb://localhost", "localhost"),
+            (
+                "s3://key:secret@bucket/files?endpoint=http://host",
+                "bucket/files",
+            ),
+            (
+                "postgres:///social?host=/run&user=x&password=secret",
+                "/social",
+            ),
+        ] {
+            assert_eq!(place(url), wanted);
+        }
+    }
 }

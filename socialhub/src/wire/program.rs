@@ -21,6 +21,7 @@ use super::{
     adapters::{ChatTokens, Likes, Owners, sweep_media},
     erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure},
     heartbeat::beat,
+    looks::looks,
     secret_in,
 };
 use crate::config::{Config, Profile};
@@ -66,6 +67,10 @@ pub fn assemble(
         parts.clock.clone(),
         background.stop.clone(),
     )));
+    for look in looks(config, roles, &parts) {
+        let looking = look.run(background.stop.clone());
+        background.tasks.push(tokio::spawn(looking));
+    }
     let services = if roles.services.is_empty() {
         None
     } else {

@@ -3,18 +3,16 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::Arc,
 };
 
 use futures::future::join_all;
-use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
-use reqwest::Method;
 use socialhub_domain::{Event, IdGenerator, StreamId, Timestamp, topic::Topic};
 use socialhub_event_log::{Append, EventLog, Metadata, NewEvent};
 use socialhub_infra::{
@@ -23,7 +21,7 @@ use socialhub_infra::{
     postgres::event_log::PgEventLog,
 };
 use socialhub_projections::analytics::{CommitLog, Row, RowFormat};
-use socialhub_tests::support::{Client, Profile, binary, eventually, free_port, running};
+use socialhub_tests::support::{Process, Profile, binary, eventually, free_port};
 use tempfile::TempDir;
 
 use crate::kafka::topic;
@@ -34,69 +32,6 @@ pub struct World {
     environment: Vec<(String, String)>,
     folder: TempDir,
     url: String,
-}
-
-/// A process that is killed when the test is over.
-pub struct Process {
-    child: Mutex<Child>,
-    metrics: u16,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let child = self.child.get_mut();
-        // It may have ended.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-impl Process {
-    /// Kills it at once (SIGKILL).
-    pub fn kill(&mut self) {
-        let child = self.child.get_mut();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.lock().id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Asks it to stop, and waits for it.
-    pub fn stop(&mut self) {
-        self.signal("TERM");
-        assert!(self.child.get_mut().wait().unwrap().success());
-    }
-
-    /// What it says when it is asked whether it is ready and is not.
-    pub async fn not_ready(&self) -> Option<String> {
-        running(&mut self.child.lock());
-        let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
-        let request = client.request(Method::GET, "/readyz");
-        let answer = request.send().await.ok()?;
-        if answer.status().is_success() {
-            return None;
-        }
-        answer.text().await.ok()
-    }
-
-    /// A metric of it; 0 while it has none or does not answer.
-    pub async fn metric(&self, name: &str) -> f64 {
-        running(&mut self.child.lock());
-        let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
-        let request = client.request(Method::GET, "/metrics");
-        let Ok(answer) = request.send().await else {
-            return 0.0;
-        };
-        let text = answer.text().await.unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|value| value.trim().parse().ok())
-            .unwrap_or(0.0)
-    }
 }
 
 impl World {
@@ -172,16 +107,9 @@ impl World {
     pub fn start(&self, arguments: &[&str]) -> Process {
         let metrics = free_port();
         let data = self.folder.path().join(format!("data-{metrics}"));
-        let child = self
-            .command(arguments, &data)
-            .env("METRICS_LISTEN", format!("127.0.0.1:{metrics}"))
-            .env("LOG", "warn,socialhub_projections=info")
-            .spawn()
-            .unwrap();
-        Process {
-            child: Mutex::new(child),
-            metrics,
-        }
+        let mut command = self.command(arguments, &data);
+        command.env("LOG", "warn,socialhub_projections=info");
+        Process::start(command, metrics)
     }
 
     /// Runs a command to its end.

@@ -32,12 +32,29 @@ struct Common {
     stop: AtomicBool,
     answered: AtomicU64,
     refused: AtomicU64,
+    /// Refused or not, nobody knows.
+    left_open: AtomicU64,
+    /// How long the slowest answer took, and which it was.
+    longest: Mutex<(Duration, String)>,
     posts: Mutex<Vec<String>>,
 }
 
 impl Common {
     fn answer(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn refuse(&self, certainly: bool) {
+        let open = u64::from(!certainly);
+        self.left_open.fetch_add(open, Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn took(&self, begun: Instant, what: &str) {
+        let (took, mut longest) = (begun.elapsed(), self.longest.lock().unwrap());
+        if took > longest.0 {
+            *longest = (took, what.to_owned());
+        }
     }
 }
 
@@ -113,6 +130,21 @@ impl Load {
     #[track_caller]
     pub fn is_refused(&self, count: u64) -> impl Future<Output = ()> + '_ {
         self.passes("commands are refused", count, |common| &common.refused)
+    }
+
+    /// How many commands were refused or left open so far.
+    pub fn refused(&self) -> u64 {
+        self.common.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many of those were left open.
+    pub fn left_open(&self) -> u64 {
+        self.common.left_open.load(Ordering::Relaxed)
+    }
+
+    /// The slowest answer since this was asked last.
+    pub fn longest(&self) -> (Duration, String) {
+        std::mem::take(&mut *self.common.longest.lock().unwrap())
     }
 
     #[track_caller]
@@ -212,7 +244,11 @@ async fn insist(person: &Client, common: &Common, path: &str, key: &str, body: &
     let give_up = Instant::now() + INSIST;
     let mut last = String::new();
     while Instant::now() < give_up {
-        match person.try_post_with_key(path, key, body).await {
+        let begun = Instant::now();
+        let answer = person.try_post_with_key(path, key, body).await;
+        common.took(begun, path);
+        let certainly = answer.as_ref().is_some_and(|it| it.status != 504);
+        match answer {
             Some(answer) if answer.status < 300 => {
                 common.answer();
                 return answer;
@@ -220,7 +256,7 @@ async fn insist(person: &Client, common: &Common, path: &str, key: &str, body: &
             Some(answer) => last = refused(&answer, &format!("POST {path} ({key})")),
             None => "the connection broke".clone_into(&mut last),
         }
-        common.refused.fetch_add(1, Ordering::Relaxed);
+        common.refuse(certainly);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{path} ({key}) was not answered; the last was: {last}");
@@ -232,7 +268,9 @@ async fn unfollow(person: &Client, common: &Common, other: &str) {
     let path = format!("/users/unfollow/{other}");
     let (mut open, mut last) = (false, String::new());
     while Instant::now() < give_up {
+        let begun = Instant::now();
         let sent = person.request(Method::DELETE, &path).send().await;
+        common.took(begun, &path);
         match sent.map(|response| response.status().as_u16()) {
             Ok(200) => return common.answer(),
             Ok(400) if open => return common.answer(),
@@ -244,7 +282,7 @@ async fn unfollow(person: &Client, common: &Common, other: &str) {
             }
             Ok(other) => panic!("DELETE {path}: {other}"),
         }
-        common.refused.fetch_add(1, Ordering::Relaxed);
+        common.refuse(last == "503");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{path} was not answered; the last was: {last}");

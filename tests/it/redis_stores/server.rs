@@ -6,8 +6,8 @@ use socialhub_tests::support::{eventually, free_port};
 use tempfile::TempDir;
 
 /// A Redis server of this test alone.
-pub(super) struct Server {
-    pub(super) folder: TempDir,
+pub(crate) struct Server {
+    pub(crate) folder: TempDir,
     port: u16,
     process: Child,
 }
@@ -31,7 +31,7 @@ fn start(folder: &TempDir, port: u16) -> Child {
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let process = start(&folder, port);
         let server = Self {
@@ -43,7 +43,7 @@ impl Server {
         server
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
@@ -54,7 +54,7 @@ impl Server {
         .await;
     }
 
-    pub(super) async fn try_run(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    pub(crate) async fn try_run(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         let mut command = redis::cmd(words[0]);
@@ -62,17 +62,24 @@ impl Server {
         command.query_async(&mut connection).await
     }
 
-    pub(super) async fn run(&self, words: &[&str]) {
+    pub(crate) async fn run(&self, words: &[&str]) {
         self.try_run(words).await.unwrap();
     }
 
     /// Kills it: what is not in its dump is lost.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    pub(super) async fn start_again(&mut self) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    pub(crate) async fn start_again(&mut self) {
         self.process = start(&self.folder, self.port);
         self.answers().await;
     }

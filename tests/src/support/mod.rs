@@ -4,6 +4,7 @@ pub mod client;
 pub mod fake_cloudinary;
 pub mod ports;
 pub mod postgres;
+pub mod process;
 pub mod profile;
 pub mod proxy;
 pub mod s3_server;
@@ -15,6 +16,7 @@ pub mod stack;
 
 pub use client::{Answer, Client};
 pub use ports::free_port;
+pub use process::Process;
 pub use profile::Profile;
 pub use server::{Server, binary};
 pub use stack::{Stack, Turn};

@@ -141,6 +141,26 @@ impl Cloud {
         request.send().await.map_err(failed)
     }
 
+    /// A page of the listing with so many files at most, from a cursor on.
+    async fn page(&self, most: usize, cursor: Option<String>) -> Result<Page, RemoteError> {
+        let mut query = vec![
+            ("prefix", format!("{}/", self.folder)),
+            ("max_results", most.to_string()),
+        ];
+        query.extend(cursor.map(|cursor| ("next_cursor", cursor)));
+        let call = self
+            .http
+            .get(format!("{}/resources/raw/authenticated", self.api))
+            .basic_auth(&self.key, Some(&self.secret))
+            .query(&query);
+        json(call).await
+    }
+
+    /// Asks for as little as there is to ask for.
+    pub(super) async fn look(&self) -> Result<(), RemoteError> {
+        self.page(1, None).await.map(drop)
+    }
+
     /// Reads the next stretch of the listing, and where the one after it begins.
     pub(super) async fn list(
         &self,
@@ -148,17 +168,7 @@ impl Cloud {
     ) -> Result<(Vec<SweptFile>, Option<String>), RemoteError> {
         let mut files = Vec::new();
         for _ in 0..PAGES {
-            let mut query = vec![
-                ("prefix", format!("{}/", self.folder)),
-                ("max_results", PAGE.to_string()),
-            ];
-            query.extend(cursor.map(|cursor| ("next_cursor", cursor)));
-            let call = self
-                .http
-                .get(format!("{}/resources/raw/authenticated", self.api))
-                .basic_auth(&self.key, Some(&self.secret))
-                .query(&query);
-            let page: Page = json(call).await?;
+            let page = self.page(PAGE, cursor).await?;
             files.extend(page.resources.iter().filter_map(|file| self.listed(file)));
             cursor = page.next_cursor;
             if cursor.is_none() {

@@ -111,4 +111,8 @@ impl Media for Cloudinary {
             .sweep(listed, older_than, max_files, &*self.cloud, exists)
             .await
     }
+
+    async fn look(&self) -> io::Result<()> {
+        self.cloud.look().await.map_err(io::Error::other)
+    }
 }

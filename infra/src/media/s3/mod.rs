@@ -225,4 +225,11 @@ impl Media for S3Media {
             .sweep(listed, older_than, max_files, &*self.bucket, exists)
             .await
     }
+
+    /// Asks for the first page of what the sweep lists.
+    async fn look(&self) -> io::Result<()> {
+        let mut listing = self.bucket.store.list(Some(&self.bucket.prefix));
+        let first = listing.try_next().await;
+        first.map(drop).map_err(io::Error::other)
+    }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
-use crate::config::Servers;
+use crate::{config::Servers, wire::place};
 
 /// Between two looks at a server that has not answered yet.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -41,13 +41,6 @@ fn or_the_log<'s>(
     } else {
         (setting, url)
     }
-}
-
-/// The host of an address, and what is looked for there: without who looks, and their password.
-pub(super) fn place(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    rest.rsplit_once('@').map_or(rest, |(_, place)| place)
 }
 
 /// Makes sure that no database turns this program away: that does not pass by itself. One that is away may come back.
@@ -152,28 +145,4 @@ pub(super) fn looks(
         async move { told(link.check_server().await) }
     });
     databases.into_iter().chain([kafka, notifications, redis])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::place;
-
-    #[test]
-    fn a_place_says_where_and_not_who() {
-        for (url, wanted) in [
-            (
-                "postgres://ada:se@cret@db:5432/social?sslmode=disable",
-                "db:5432/social",
-            ),
-            ("redis://:secret@cache:6379/0", "cache:6379/0"),
-            ("mongodb://a:b@one:1,two:2/x?replicaSet=r", "one:1,two:2/x"),
-            ("mongodb://localhost", "localhost"),
-            (
-                "postgres:///social?host=/run&user=x&password=secret",
-                "/social",
-            ),
-        ] {
-            assert_eq!(place(url), wanted);
-        }
-    }
 }
