@@ -89,8 +89,13 @@ cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREA
 step "the same black-box tests, the distributed profile"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-4}" \
-    auth:: backup::a_backup bad_input:: chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: flow:: \
-    media:: program:: replay:: seen:: smtp::real_server social::
+    auth:: backup::a_backup chat:: contract_files::chat concurrency:: durability:: erasure:: firehose:: media:: program:: \
+    replay:: seen:: smtp::real_server
+
+step "the same, each service in a process of its own behind nginx"
+# A dozen processes for each test: fewer at a time.
+TEST_PROFILE=split cargo test --workspace --test it "${features[@]}" --locked -- \
+    --test-threads="${TEST_THREADS:-3}" bad_input:: flow:: social::
 
 alone realign
 alone full_stack

@@ -275,6 +275,7 @@ async fn liking_sets_or_toggles() {
     assert_eq!(
         me.get(&format!("/posts/{post}"))
             .await
+            .expect_status(200)
             .at("/post/likeCount"),
         1
     );
@@ -287,6 +288,7 @@ async fn liking_sets_or_toggles() {
     assert_eq!(
         me.get(&format!("/posts/{post}"))
             .await
+            .expect_status(200)
             .at("/post/likeCount"),
         0
     );

@@ -152,8 +152,8 @@ impl Server {
 
     async fn ready(&mut self) {
         let mut clients = vec![self.client()];
-        let ports = self.parts.iter().filter_map(|part| part.port);
-        clients.extend(ports.map(|port| Client::new(&format!("http://127.0.0.1:{port}"))));
+        let parts = self.parts.iter();
+        clients.extend(parts.map(|part| Client::new(&format!("http://127.0.0.1:{}", part.port))));
         for client in clients {
             eventually("the server is ready", || {
                 self.processes.iter_mut().for_each(running);

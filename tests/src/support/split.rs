@@ -16,7 +16,7 @@ const SERVICES: [(&str, &str); 6] = [
     ("feed", "FEED"),
     ("chat", "CHAT"),
 ];
-/// What has no port of its own.
+/// What takes no requests.
 const WORKERS: [&[&str]; 4] = [
     &["relay"],
     &["project", "feed"],
@@ -28,25 +28,30 @@ const WORKERS: [&[&str]; 4] = [
 pub(super) struct Part {
     /// What the program is told to be.
     pub(super) arguments: Vec<String>,
-    /// Where it says whether it is ready, if it does.
-    pub(super) port: Option<u16>,
+    /// Where it says whether it is ready; a service takes its requests there, too.
+    pub(super) port: u16,
 }
 
-/// The processes of one server, not started yet.
-pub(super) fn parts() -> Vec<Part> {
-    let services = SERVICES.iter().map(|(name, _)| {
+impl Part {
+    fn new(names: &[&str], listens: &str) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["service", name, "--listen", &listen].map(str::to_owned);
-        Part {
-            arguments: arguments.to_vec(),
-            port: Some(port),
+        let arguments = [names, &[listens, &listen]].concat();
+        Self {
+            arguments: arguments.into_iter().map(str::to_owned).collect(),
+            port,
         }
-    });
-    let workers = WORKERS.iter().map(|names| Part {
-        arguments: names.iter().map(ToString::to_string).collect(),
-        port: None,
-    });
+    }
+}
+
+/// The processes of one server, not started yet: the services first.
+pub(super) fn parts() -> Vec<Part> {
+    let services = SERVICES
+        .iter()
+        .map(|(name, _)| Part::new(&["service", name], "--listen"));
+    let workers = WORKERS
+        .iter()
+        .map(|names| Part::new(names, "--metrics-listen"));
     services.chain(workers).collect()
 }
 
@@ -71,11 +76,14 @@ pub(super) fn gateway(
         ("CORS_ORIGINS", "http://localhost:5173".to_owned()),
         ("RESOLVER", "127.0.0.1".to_owned()),
     ];
-    let ports = parts.iter().filter_map(|part| part.port);
-    let upstreams: Vec<_> = SERVICES
-        .iter()
-        .zip(ports)
-        .map(|((_, name), port)| (format!("{name}_UPSTREAM"), format!("127.0.0.1:{port}")))
+    let services = SERVICES.iter().zip(parts);
+    let upstreams: Vec<_> = services
+        .map(|((_, name), part)| {
+            (
+                format!("{name}_UPSTREAM"),
+                format!("127.0.0.1:{}", part.port),
+            )
+        })
         .collect();
     values.extend(
         upstreams
