@@ -369,7 +369,11 @@ async fn damaged_metadata_hold_up_nothing_but_their_own_sequence() {
         .await
         .expect_status(200);
     fan.put(&like, Value::Null).await.expect_status(500);
-    assert!(server.log().contains("its metadata are damaged"));
+    eventually("the log says why", async || {
+        let said = server.log().contains("its metadata are damaged");
+        said.then_some(())
+    })
+    .await;
     server.caught_up().await;
     let read = me.get(&format!("/posts/{other}")).await.expect_status(200);
     assert_eq!(read.at("/post/likeCount"), 1);
