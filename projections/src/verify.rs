@@ -78,12 +78,12 @@ fn has_fraction(value: &Value) -> bool {
     }
 }
 
-/// Rounds numbers with a fraction to what [`same`] tells apart.
+/// Rounds numbers with a fraction to ten digits, which is never more coarsely than [`same`] tells apart.
 fn round(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
             let exact = number.as_f64().unwrap_or(f64::NAN);
-            *value = Value::String(format!("{exact:.8e}"));
+            *value = Value::String(format!("{exact:.9e}"));
         }
         Value::Array(values) => values.iter_mut().for_each(round),
         Value::Object(fields) => fields.values_mut().for_each(round),
@@ -93,7 +93,7 @@ fn round(value: &mut Value) {
 
 /// Takes the rows of a model one by one as its store reads them, in any order.
 ///
-/// But first those by which the store says what else it need not have ([`Accounts`]).
+/// But first those by which the store says what it need not have ([`Accounts`]).
 pub trait RowSink: Send {
     /// Takes the next row.
     fn take(&mut self, row: ModelRow);
@@ -290,6 +290,9 @@ mod tests {
         let of = |score: f64| hash(json!({ "score": [score], "likes": 3 }));
         assert_eq!(of(1_667.248_753_750_000_6), of(1_667.248_753_750_000_4));
         assert_ne!(of(1_667.248_753), of(1_667.248_853));
+        let (one, other) = (1_667.248_751, 1_667.248_754);
+        assert!(!same(&json!(one), &json!(other)));
+        assert_ne!(of(one), of(other));
         assert_ne!(hash(json!({ "likes": 3 })), hash(json!({ "likes": 4 })));
     }
 

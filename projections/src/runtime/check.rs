@@ -5,9 +5,9 @@
 //! checkpoints is folded, too, and only what differs in every one of some looks counts: a busy store has half a batch in
 //! each of them, but never the same. Parked events have not been applied and are left out of the fold.
 //!
-//! A model of any size is compared in memory that does not grow with its rows: the first look at a large one only says in
+//! A model that is right is compared in memory that does not grow with its rows: the first look at a large one only says in
 //! which parts something differs ([`gathered`](crate::verify::gathered)), and the next one keeps the rows of these. The
-//! fold itself is kept as a whole.
+//! fold itself is kept as a whole, and so is what a store has to read before it can say its rows.
 //!
 //! The log of today reads without the names of those who are erased, and a generation shows them until it has come to the
 //! erasure. So one that has not is looked at again, and in the end not judged.
@@ -22,7 +22,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use crate::{
     projection::Projection,
     runtime::{
-        generations::{Generation, GenerationState, Generations, Snapshot},
+        generations::{Generation, GenerationState, Generations, Snapshot, log_position},
         handled::Handled,
         patience::Patience,
         rebuild::RebuildError,
@@ -113,19 +113,20 @@ pub async fn verify<P: Projection, F: ModelFold>(
     let moving = generations.writes_effects_first();
     let mut patience = Patience::with(log, frontier, P::TOPICS);
     let mut suspects = Suspects::default();
+    let mut handled_before = log_position(&generation.checkpoints);
     loop {
         let mut gathered = suspects.gather::<F>().without(generations.derived());
         if moving {
-            // What is handled by now was handled when the look begins.
-            let handled = Handled::by(P::NAME, &generation.checkpoints, frontier).await?;
-            gathered = gathered.noting_above(handled.least());
+            // What was handled before the look is handled in it.
+            gathered = gathered.noting_above(handled_before);
         }
         let snapshot = generations.snapshot(id, &mut gathered).await?;
         let checkpoints = snapshot.checkpoints.clone();
+        handled_before = log_position(&checkpoints);
         let mut look = compare_with_log::<P, F>(id, snapshot, gathered, log, frontier).await?;
         if let Some(parts) = look.rough.take() {
             suspects.are_in(parts, &look.report);
-            patience.is_over_after(checkpoints, false).await?;
+            patience.begin().await?;
             generation = current(generations).await?;
             continue;
         }
@@ -201,13 +202,15 @@ impl Suspects {
 
     fn are_in(&mut self, parts: Parts, look: &VerifyReport) {
         self.parts = Some(parts);
-        self.position = Some(look.position);
+        self.position.get_or_insert(look.position);
     }
 
     /// Clears those that do not differ in another look, and takes out of it what differs only there, unless every look is of
     /// one moment.
     fn clear(&mut self, look: &mut VerifyReport, moving: bool) {
-        look.position = *self.position.get_or_insert(look.position);
+        if moving || self.parts.is_some() {
+            look.position = *self.position.get_or_insert(look.position);
+        }
         if !moving {
             return;
         }

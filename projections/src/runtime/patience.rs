@@ -86,12 +86,24 @@ impl<'a> Patience<'a> {
         self.stands_still
     }
 
+    /// Notes how far the log goes after a first look that counts as none, because it only said where something differs.
+    ///
+    /// # Errors
+    /// When nobody says how far the log is.
+    pub(super) async fn begin(&mut self) -> Result<(), LogError> {
+        self.first_head().await.map(drop)
+    }
+
+    async fn first_head(&mut self) -> Result<Position, LogError> {
+        match self.head {
+            Some(head) => Ok(head),
+            None => Ok(*self.head.insert(self.log.head().await?)),
+        }
+    }
+
     /// Whether everything was handled that was in the log after the first look.
     async fn has_handled_all(&mut self, checkpoints: &[Checkpoint]) -> Result<bool, LogError> {
-        let head = match self.head {
-            Some(head) => head,
-            None => *self.head.insert(self.log.head().await?),
-        };
+        let head = self.first_head().await?;
         let Some(frontier) = self.frontier else {
             return Ok(source_position(checkpoints, &Source::log()) >= head);
         };

@@ -484,7 +484,15 @@ async fn looked_at_beside(
     events: usize,
     looks: impl IntoIterator<Item = Look>,
 ) -> (VerifyReport, usize) {
-    let world = World::new(0);
+    look_at(World::new(0), comes, events, looks).await
+}
+
+async fn look_at(
+    world: World,
+    comes: Option<usize>,
+    events: usize,
+    looks: impl IntoIterator<Item = Look>,
+) -> (VerifyReport, usize) {
     world.append(events).await;
     let looks: VecDeque<_> = looks.into_iter().collect();
     let comes = comes.map_or(usize::MAX, |after| looks.len() - after);
@@ -518,12 +526,29 @@ fn large_look(invented: u128) -> Look {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_large_model_what_differs_is_named_by_the_looks_after_the_first() {
-    let (report, left) = looked_at(2, [0, 0, 0].map(|_| large_look(100_001))).await;
+    let (report, left) = looked_at(2, [0, 0, 0, 0].map(|_| large_look(100_001))).await;
     assert_eq!(left, 0);
     assert_eq!((report.rows, report.position), (100_003, 2));
     assert_eq!(report.differences.len(), 100_001);
     let invented = |found: &Difference| found.found == Some(json!("invented"));
     assert!(report.differences.iter().all(invented));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_model_that_is_seen_at_one_moment_is_looked_at_twice() {
+    let world = World::new(0);
+    *world.model.one_moment.lock() = true;
+    let earlier = || {
+        let (mut checkpoints, rows) = large_look(100_001);
+        checkpoints[0].position = 1;
+        checkpoints[0].event_id = Uuid::from_u128(1);
+        (checkpoints, rows)
+    };
+    let looks = [earlier(), large_look(100_001), large_look(0)];
+    let (report, left) = look_at(world, None, 2, looks).await;
+    // What is only in the rest was not compared up to where the second look was.
+    assert_eq!((left, report.position), (1, 1));
+    assert_eq!(report.differences.len(), 100_001);
 }
 
 #[tokio::test(start_paused = true)]

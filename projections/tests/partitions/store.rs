@@ -103,6 +103,8 @@ pub struct Model {
     pub deadly: Mutex<Option<Position>>,
     /// What the next looks see, of a store that somebody writes without transactions.
     pub looks: Mutex<VecDeque<Look>>,
+    /// Whether each of them is of one moment after all.
+    pub one_moment: Mutex<bool>,
     /// With so many of them left there is a writer.
     pub writer_comes: Mutex<usize>,
 }
@@ -121,6 +123,7 @@ impl Model {
             leaving: Mutex::default(),
             deadly: Mutex::default(),
             looks: Mutex::default(),
+            one_moment: Mutex::default(),
             writer_comes: Mutex::default(),
         })
     }
@@ -485,7 +488,7 @@ impl Generations<Toy> for SeenBy {
     }
 
     fn writes_effects_first(&self) -> bool {
-        !self.model.looks.lock().is_empty()
+        !self.model.looks.lock().is_empty() && !*self.model.one_moment.lock()
     }
 
     async fn letters(&self, _: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {

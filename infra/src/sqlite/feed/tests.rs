@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{collection::vec, prelude::*};
 use rusqlite::Connection;
+use serde_json::json;
 use socialhub_domain::{
     CommentId, Event, PostId, Timestamp, UserId,
     event::{
@@ -529,6 +530,54 @@ fn a_difference_in_a_timeline_is_found() {
     let differences = fold.differences(store.rows());
     assert_eq!(differences.len(), 1);
     assert_eq!(differences[0].table, "timeline");
+}
+
+#[test]
+fn what_a_timeline_need_not_have_must_be_right_where_it_is() {
+    let now = Timestamp(0);
+    let events = [follow_event(1, 0, true, now), created(6, now)];
+    let mut store = Store::new(FeedLimits::default());
+    in_order(&mut store, &events);
+    let mut fold = FeedFold::default();
+    for (position, event) in (1..).zip(&events) {
+        fold.apply(position, event);
+    }
+    let row = |table, key: String, value: serde_json::Value| ModelRow {
+        table,
+        key,
+        value: value.into(),
+        position: 2,
+    };
+    let (shown, others): (Vec<_>, Vec<_>) = store
+        .rows()
+        .into_iter()
+        .partition(|row| row.table == "timeline");
+    let [shown] = &shown[..] else {
+        panic!("{shown:?}")
+    };
+    let (reader, _) = shown.key.split_once('/').unwrap();
+    let author = shown.value.read()["author"].as_str().unwrap().to_owned();
+    let accounts = [
+        row("horizon", reader.to_owned(), json!(2)),
+        row("merged", format!("{reader}/{author}"), json!(true)),
+    ];
+    for account in accounts {
+        let with = |timeline: &[ModelRow]| {
+            let rows = [&[account.clone()], &others[..], timeline].concat();
+            fold.differences(rows)
+        };
+        assert_eq!(with(std::slice::from_ref(shown)), []);
+        assert_eq!(with(&[]), [], "{account:?}");
+        let mut value = shown.value.read();
+        value["post"] = json!(Uuid::nil());
+        let wrong = row("timeline", shown.key.clone(), value.clone());
+        let [found] = &with(&[wrong])[..] else {
+            panic!("{account:?}: one difference")
+        };
+        assert_eq!((found.table, &found.key), ("timeline", &shown.key));
+        assert_eq!(found.expected, Some(shown.value.read()));
+        assert_eq!(found.found, Some(value));
+    }
 }
 
 /// A reader of a file that a writer has filled.
