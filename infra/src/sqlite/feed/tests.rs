@@ -563,7 +563,7 @@ fn what_a_timeline_need_not_have_must_be_right_where_it_is() {
     ];
     for account in accounts {
         let with = |timeline: &[ModelRow]| {
-            let rows = [&[account.clone()], &others[..], timeline].concat();
+            let rows = [std::slice::from_ref(&account), &others[..], timeline].concat();
             fold.differences(rows)
         };
         assert_eq!(with(std::slice::from_ref(shown)), []);
