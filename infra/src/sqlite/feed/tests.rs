@@ -512,8 +512,8 @@ fn timelines_are_trimmed_and_say_how_far_down_they_go() {
     assert_eq!(store.home(user(1), 4, true).len(), 10);
 }
 
-#[test]
-fn a_difference_in_a_timeline_is_found() {
+/// Which is a row in the timeline of whoever follows.
+fn a_post_of_somebody_followed() -> (Store, FeedFold) {
     let now = Timestamp(0);
     let events = [follow_event(1, 0, true, now), created(6, now)];
     let mut store = Store::new(FeedLimits::default());
@@ -522,6 +522,12 @@ fn a_difference_in_a_timeline_is_found() {
     for (position, event) in (1..).zip(&events) {
         fold.apply(position, event);
     }
+    (store, fold)
+}
+
+#[test]
+fn a_difference_in_a_timeline_is_found() {
+    let (store, fold) = a_post_of_somebody_followed();
     assert_eq!(fold.differences(store.rows()), []);
     store
         .connection
@@ -534,14 +540,7 @@ fn a_difference_in_a_timeline_is_found() {
 
 #[test]
 fn what_a_timeline_need_not_have_must_be_right_where_it_is() {
-    let now = Timestamp(0);
-    let events = [follow_event(1, 0, true, now), created(6, now)];
-    let mut store = Store::new(FeedLimits::default());
-    in_order(&mut store, &events);
-    let mut fold = FeedFold::default();
-    for (position, event) in (1..).zip(&events) {
-        fold.apply(position, event);
-    }
+    let (store, fold) = a_post_of_somebody_followed();
     let row = |table, key: String, value: serde_json::Value| ModelRow {
         table,
         key,
