@@ -365,26 +365,25 @@ impl FeedFold {
     }
 
     /// Those that a store must have.
-    fn timeline_rows<'a>(&'a self, accounts: &'a FeedAccounts) -> impl Iterator<Item = ModelRow> {
+    fn timeline_rows(&self, accounts: &FeedAccounts, row: &mut dyn FnMut(ModelRow)) {
         let mut followers: HashMap<UserId, Vec<UserId>> = HashMap::new();
         for ((followed, follower), follow) in &self.follows {
             if follow.since.is_some() {
                 followers.entry(*followed).or_default().push(*follower);
             }
         }
-        self.feed_posts().flat_map(move |(position, post)| {
-            let row = |follower: &UserId| ModelRow {
-                table: TIMELINE,
-                key: timeline_key(*follower, position),
-                value: timeline_value(post.post_id, post.user_id).into(),
-                position,
-            };
-            let readers = followers.get(&post.user_id).into_iter().flatten();
-            readers
-                .filter(|reader| !accounts.cover(**reader, position, post.user_id))
-                .map(row)
-                .collect::<Vec<ModelRow>>()
-        })
+        for (position, post) in self.feed_posts() {
+            for follower in followers.get(&post.user_id).into_iter().flatten() {
+                if !accounts.cover(*follower, position, post.user_id) {
+                    row(ModelRow {
+                        table: TIMELINE,
+                        key: timeline_key(*follower, position),
+                        value: timeline_value(post.post_id, post.user_id).into(),
+                        position,
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -432,8 +431,8 @@ impl ModelFold for FeedFold {
             .chain(self.post_rows())
             .chain(self.like_rows())
             .chain(self.comment_rows())
-            .chain(self.timeline_rows(accounts))
-            .for_each(row);
+            .for_each(&mut *row);
+        self.timeline_rows(accounts, row);
     }
 
     /// Of what a timeline may leave out, whatever it has must be expected, and so must what is merged be followed.

@@ -37,6 +37,16 @@ enum Keep {
     Of(Parts),
 }
 
+impl Keep {
+    fn wants(&self, part: usize) -> bool {
+        match self {
+            Self::UpTo(_) => true,
+            Self::None => false,
+            Self::Of(parts) => parts.0.contains(&part),
+        }
+    }
+}
+
 /// What a look at a store has gathered.
 #[derive(Debug)]
 pub struct Gathered<F: ModelFold> {
@@ -133,14 +143,9 @@ impl<F: ModelFold> Gathered<F> {
             if derived.contains(&row.table) {
                 return;
             }
-            let part = part_of(&row);
-            sums[part] = sums[part].wrapping_sub(sum_of(&row));
-            let is_kept = match &keep {
-                Keep::UpTo(_) => true,
-                Keep::None => false,
-                Keep::Of(parts) => parts.0.contains(&part),
-            };
-            if is_kept {
+            let (part, hash) = hashed(&row);
+            sums[part] = sums[part].wrapping_sub(hash);
+            if keep.wants(part) {
                 expected.push(row);
             }
         });
@@ -181,38 +186,29 @@ impl<F: ModelFold> RowSink for Gathered<F> {
         let Some(row) = self.accounts.keep(row) else {
             return;
         };
-        let part = part_of(&row);
-        self.sums[part] = self.sums[part].wrapping_add(sum_of(&row));
-        match &self.keep {
-            Keep::UpTo(most) if self.kept.len() < *most => self.kept.push(row),
-            Keep::UpTo(_) => {
-                self.keep = Keep::None;
-                self.kept = Vec::new();
-            }
-            Keep::Of(parts) if parts.0.contains(&part) => self.kept.push(row),
-            Keep::Of(_) | Keep::None => {}
+        let (part, hash) = hashed(&row);
+        self.sums[part] = self.sums[part].wrapping_add(hash);
+        if matches!(self.keep, Keep::UpTo(most) if self.kept.len() == most) {
+            self.keep = Keep::None;
+            self.kept = Vec::new();
+        }
+        if self.keep.wants(part) {
+            self.kept.push(row);
         }
     }
 }
 
-fn hash_of_key(row: &ModelRow) -> DefaultHasher {
+/// The part that a row belongs to, by its key, and the hash of all that it says.
+fn hashed(row: &ModelRow) -> (usize, u64) {
     let mut hasher = DefaultHasher::new();
     hasher.write(row.table.as_bytes());
     hasher.write_u8(0);
     hasher.write(row.key.as_bytes());
     hasher.write_u8(0);
-    hasher
-}
-
-fn part_of(row: &ModelRow) -> usize {
-    // Truncated on purpose: the low bits decide.
-    usize::try_from(hash_of_key(row).finish() % PARTS as u64).unwrap_or_default()
-}
-
-fn sum_of(row: &ModelRow) -> u64 {
-    let mut hasher = hash_of_key(row);
+    // A number below `PARTS` always fits.
+    let part = usize::try_from(hasher.finish() % PARTS as u64).unwrap_or_default();
     row.value.hash(&mut hasher);
-    hasher.finish()
+    (part, hasher.finish())
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ pub async fn start(
     let looks = servers::looks(servers, kafka(servers), &stores, &link);
     background
         .tasks
-        .extend(looks.map(|look| tokio::spawn(look.run(background.stop.clone()))));
+        .extend(looks.map(|look| tokio::spawn(look.until_it_answers(background.stop.clone()))));
     let models = controls(&stores, &clock, &frontier);
     let figures = Figures {
         log: sealed.clone(),

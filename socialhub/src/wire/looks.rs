@@ -1,9 +1,12 @@
-//! A look at where mail and files go. No start waits for it: nothing but a mail or a file needs them, and each tries again.
-//! But who set an address should hear now that nobody is there, and not with the first mail.
+//! Looks at servers by the names of the settings that say where they are. Passwords are never shown.
+//!
+//! At where mail and files go a process looks once. No start waits for it: nothing but a mail or a file needs them, and each
+//! tries again. But who set an address should hear now that nobody is there, and not with the first mail. The other servers
+//! are looked at until they answer, in `distributed::servers`.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use socialhub_api::Service;
 use socialhub_infra::media::is_folder;
 use socialhub_projections::{Projection, feed::Feed};
@@ -15,21 +18,34 @@ use crate::config::Config;
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One look.
+/// A look at one server.
 pub struct Look {
-    setting: &'static str,
-    server: String,
-    /// What is said when it fails.
-    failed: &'static str,
-    answer: BoxFuture<'static, Result<(), String>>,
+    pub(super) setting: &'static str,
+    pub(super) server: String,
+    pub(super) ask: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
 impl Look {
-    /// Says so when nobody answers, or somebody who does not let this program in.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(super) fn new<F>(
+        setting: &'static str,
+        url: &str,
+        ask: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self {
+            setting,
+            server: place(url).to_owned(),
+            ask: Box::new(move || Box::pin(ask())),
+        }
+    }
+
+    /// Says so when nobody answers now, or somebody who does not let this program in, and what that means.
+    pub async fn once(self, failed: &'static str, stop: CancellationToken) {
         let answer = tokio::select! {
             () = stop.cancelled() => return,
-            answer = tokio::time::timeout(PATIENCE, self.answer) => answer,
+            answer = tokio::time::timeout(PATIENCE, (self.ask)()) => answer,
         };
         let error = match answer {
             Ok(Ok(())) => return,
@@ -37,31 +53,31 @@ impl Look {
             Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
         };
         let (setting, server) = (self.setting, self.server);
-        tracing::warn!(setting, server, error, "{}", self.failed);
+        tracing::warn!(setting, server, error, "{failed}");
     }
 }
 
-/// The looks of a process with these roles: at what it uses and what is on another machine.
-pub fn looks(config: &Config, roles: &Roles, parts: &Parts) -> Vec<Look> {
+/// The looks of a process with these roles: at what it uses and what is on another machine; and what it means when there is
+/// no answer.
+pub fn looks(config: &Config, roles: &Roles, parts: &Parts) -> Vec<(Look, &'static str)> {
     let mut looks = Vec::new();
     if let Some(url) = config.smtp_url.as_deref().filter(|_| sends_mail(roles)) {
         let mailer = Arc::clone(&parts.mailer);
-        looks.push(Look {
-            setting: "SMTP_URL",
-            server: place(url).to_owned(),
-            failed: "no mail can be sent now; each mail tries again",
-            answer: async move { mailer.look().await.map_err(text) }.boxed(),
+        let look = Look::new("SMTP_URL", url, move || {
+            let mailer = Arc::clone(&mailer);
+            async move { mailer.look().await.map_err(text) }
         });
+        looks.push((look, "no mail can be sent now; each mail tries again"));
     }
     let store = config.media_url.as_deref();
     if let Some(url) = store.filter(|_| !is_folder(store) && touches_files(roles)) {
         let media = Arc::clone(&parts.media);
-        looks.push(Look {
-            setting: "MEDIA_URL",
-            server: place(url).to_owned(),
-            failed: "no file can be stored or served now; each file tries again",
-            answer: async move { media.look().await.map_err(text) }.boxed(),
+        let look = Look::new("MEDIA_URL", url, move || {
+            let media = Arc::clone(&media);
+            async move { media.look().await.map_err(text) }
         });
+        let failed = "no file can be stored or served now; each file tries again";
+        looks.push((look, failed));
     }
     looks
 }

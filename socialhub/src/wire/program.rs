@@ -67,8 +67,8 @@ pub fn assemble(
         parts.clock.clone(),
         background.stop.clone(),
     )));
-    for look in looks(config, roles, &parts) {
-        let looking = look.run(background.stop.clone());
+    for (look, failed) in looks(config, roles, &parts) {
+        let looking = look.once(failed, background.stop.clone());
         background.tasks.push(tokio::spawn(looking));
     }
     let services = if roles.services.is_empty() {

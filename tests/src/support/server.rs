@@ -169,22 +169,8 @@ impl Server {
 
     /// Another server on the same servers, with a folder and a port of its own. For the distributed profile.
     pub async fn another(&self) -> Self {
-        let mut server = Self {
-            processes: Vec::new(),
-            parts: if self.parts.is_empty() {
-                Vec::new()
-            } else {
-                split::parts()
-            },
-            port: free_port(),
-            folder: Arc::new(tempfile::tempdir().unwrap()),
-            flags: self.flags.clone(),
-            environment: self.environment.clone(),
-            log: Arc::default(),
-        };
-        server.launch();
-        server.ready().await;
-        server
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        Self::start_in(&flags, self.environment.clone()).await
     }
 
     /// The server's address.

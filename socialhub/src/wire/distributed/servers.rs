@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use socialhub_infra::{
     kafka::{self, KafkaSettings},
     postgres::connect::{self, OpenError},
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
-use crate::{config::Servers, wire::place};
+use crate::{config::Servers, wire::looks::Look};
 
 /// Between two looks at a server that has not answered yet.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -59,27 +58,9 @@ pub(super) async fn let_in(servers: &Servers) -> Result<(), String> {
     Ok(())
 }
 
-/// A look at one server, until it answers.
-pub(super) struct Look {
-    setting: &'static str,
-    server: String,
-    ask: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
-}
-
 impl Look {
-    fn new<F>(setting: &'static str, url: &str, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<(), String>> + Send + 'static,
-    {
-        Self {
-            setting,
-            server: place(url).to_owned(),
-            ask: Box::new(move || Box::pin(ask())),
-        }
-    }
-
     /// Says why it does not answer, now and then, and that it does again.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(super) async fn until_it_answers(self, stop: CancellationToken) {
         let Self {
             setting,
             server,
