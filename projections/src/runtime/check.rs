@@ -29,7 +29,7 @@ use crate::{
         tail::{Chunk, read_chunk},
         writer::{MAX_BATCH, check_alignment},
     },
-    store::{GenerationId, ModelName, ParkedLetter, StoreError},
+    store::{Checkpoint, GenerationId, ModelName, ParkedLetter, StoreError},
     verify::{
         Difference, ModelFold,
         gathered::{Compared, Gathered, Parts},
@@ -38,6 +38,8 @@ use crate::{
 
 /// The position of what no event is behind.
 const NO_EVENT: Position = 0;
+/// So often it is begun anew because another generation has become current.
+const SWITCHES: u32 = 3;
 /// Between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
@@ -102,12 +104,31 @@ impl From<&VerifyReport> for VerifySummary {
 /// event is expected to show if its partition has come to it.
 ///
 /// # Errors
-/// When store or log cannot be read, or the log does not hold the generation's checkpoint.
+/// When store or log cannot be read, or the log does not hold the generation's checkpoint. [`RebuildError::Changed`] when
+/// other generations keep becoming current.
 pub async fn verify<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
 ) -> Result<VerifyReport, RebuildError> {
+    for _ in 0..SWITCHES {
+        if let Some(report) = verify_current::<P, F>(generations, log, frontier).await? {
+            return Ok(report);
+        }
+    }
+    Err(RebuildError::Changed {
+        model: P::NAME,
+        what: "other generations keep becoming current".to_owned(),
+    })
+}
+
+/// None when another generation has become current: the one that was looked at may have been removed meanwhile, and what
+/// was read of it, nothing perhaps, says nothing.
+async fn verify_current<P: Projection, F: ModelFold>(
+    generations: &dyn Generations<P>,
+    log: &Arc<dyn EventLog>,
+    frontier: Option<&Arc<dyn FrontierReader>>,
+) -> Result<Option<VerifyReport>, RebuildError> {
     let mut generation = current(generations).await?;
     let id = generation.id;
     let moving = generations.writes_effects_first();
@@ -120,10 +141,12 @@ pub async fn verify<P: Projection, F: ModelFold>(
             // What was handled before the look is handled in it.
             gathered = gathered.noting_above(handled_before);
         }
-        let snapshot = generations.snapshot(id, &mut gathered).await?;
-        let checkpoints = snapshot.checkpoints.clone();
-        handled_before = log_position(&checkpoints);
-        let mut look = compare_with_log::<P, F>(id, snapshot, gathered, log, frontier).await?;
+        let looked = look_at::<P, F>(generations, id, gathered, log, frontier).await;
+        if generations.refresh().await? != id {
+            return Ok(None);
+        }
+        let mut look = looked?;
+        handled_before = log_position(&look.checkpoints);
         if let Some(parts) = look.rough.take() {
             suspects.are_in(parts, &look.report);
             patience.begin().await?;
@@ -132,10 +155,10 @@ pub async fn verify<P: Projection, F: ModelFold>(
         }
         suspects.clear(&mut look.report, moving);
         if look.report.is_clean() {
-            return Ok(look.report);
+            return Ok(Some(look.report));
         }
         let is_pending = look.erasure_ahead.is_some() || look.is_half_written();
-        let is_over = patience.is_over_after(checkpoints, is_pending).await?;
+        let is_over = patience.is_over_after(look.checkpoints, is_pending).await?;
         // Whoever writes comes to the erasure, and completes a batch, or repeats it after a crash. Who has come since the look
         // began may be in the middle of one, and who has gone may have completed one: only a look that nobody wrote before or
         // after is the last. Whose clock is wrong seems not to be there, but moves the checkpoints.
@@ -144,15 +167,29 @@ pub async fn verify<P: Projection, F: ModelFold>(
         let final_look = is_over || !(had_writer || generation.has_writer) && stands_still;
         match look.erasure_ahead {
             Some(position) if final_look => return Err(not_judged(position, had_writer).into()),
-            None if final_look || !moving => return Ok(look.report),
+            None if final_look || !moving => return Ok(Some(look.report)),
             _ => sleep(BETWEEN_LOOKS).await,
         }
     }
 }
 
+/// Reads a generation and compares it with the log.
+async fn look_at<P: Projection, F: ModelFold>(
+    generations: &dyn Generations<P>,
+    id: GenerationId,
+    mut gathered: Gathered<F>,
+    log: &Arc<dyn EventLog>,
+    frontier: Option<&Arc<dyn FrontierReader>>,
+) -> Result<Look, RebuildError> {
+    let snapshot = generations.snapshot(id, &mut gathered).await?;
+    compare_with_log::<P, F>(id, snapshot, gathered, log, frontier).await
+}
+
 /// What one look found.
 struct Look {
     report: VerifyReport,
+    /// Where the generation stood.
+    checkpoints: Vec<Checkpoint>,
     /// Where something differs, of a model too large to be kept: what it is, is not in the report.
     rough: Option<Parts>,
     /// The erasure that explains what differs, if the generation has not come to it.
@@ -288,6 +325,7 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
     };
     Ok(Look {
         report,
+        checkpoints: snapshot.checkpoints,
         rough,
         erasure_ahead,
         early,

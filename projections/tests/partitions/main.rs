@@ -29,7 +29,8 @@ use socialhub_event_log::{
     Append, EventLog, FrontierReader, MemoryEventLog, Metadata, NewEvent, Position,
 };
 use socialhub_projections::{
-    Checkpoint, ModelPosition, ParkedLetter, Projection, ProjectorState, PublicRecord, Source,
+    Checkpoint, GenerationId, ModelPosition, ParkedLetter, Projection, ProjectorState,
+    PublicRecord, Source,
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
@@ -484,7 +485,8 @@ async fn looked_at_beside(
     events: usize,
     looks: impl IntoIterator<Item = Look>,
 ) -> (VerifyReport, usize) {
-    look_at(World::new(0), comes, events, looks).await
+    let (report, left) = look_at(World::new(0), comes, events, looks).await;
+    (report.unwrap(), left)
 }
 
 async fn look_at(
@@ -492,7 +494,7 @@ async fn look_at(
     comes: Option<usize>,
     events: usize,
     looks: impl IntoIterator<Item = Look>,
-) -> (VerifyReport, usize) {
+) -> (Result<VerifyReport, RebuildError>, usize) {
     world.append(events).await;
     let looks: VecDeque<_> = looks.into_iter().collect();
     let comes = comes.map_or(usize::MAX, |after| looks.len() - after);
@@ -501,7 +503,7 @@ async fn look_at(
     let (generations, log) = (world.model.seen_by(Arc::default()), world.log());
     let report = verify::<Toy, ToyFold>(&*generations, &log, None).await;
     let left = world.model.looks.lock().len();
-    (report.unwrap(), left)
+    (report, left)
 }
 
 #[tokio::test(start_paused = true)]
@@ -509,6 +511,40 @@ async fn a_batch_that_is_half_written_is_waited_for_however_long_a_look_takes() 
     let looks = [look(1, false), look(1, false), look(2, true), look(2, true)];
     let (report, left) = looked_at(2, looks).await;
     assert!(report.is_clean(), "{report:?}");
+    assert_eq!(left, 1);
+}
+
+/// A look at a generation that is removed in the middle of it, since another one has become current.
+fn removed() -> Look {
+    (Vec::new(), Vec::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_is_replaced_in_the_middle_is_not_judged_but_the_one_that_is_current_then()
+ {
+    for moments in [false, true] {
+        let world = World::new(0);
+        *world.model.one_moment.lock() = moments;
+        let looks = [look(1, false), removed(), look(2, true)];
+        let looks = looks.into_iter().skip(usize::from(moments));
+        let (report, left) = look_at(world, None, 2, looks).await;
+        let report = report.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        assert_eq!(
+            (report.generation, report.rows, left),
+            (GenerationId(2), 2, 0)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_generations_keep_being_replaced_none_is_judged() {
+    let looks = [removed(), removed(), removed(), look(2, true)];
+    let (report, left) = look_at(World::new(0), None, 2, looks).await;
+    assert!(
+        matches!(report, Err(RebuildError::Changed { .. })),
+        "{report:?}"
+    );
     assert_eq!(left, 1);
 }
 
@@ -547,6 +583,7 @@ async fn a_large_model_that_is_seen_at_one_moment_is_looked_at_twice() {
     let looks = [earlier(), large_look(100_001), large_look(0)];
     let (report, left) = look_at(world, None, 2, looks).await;
     // What is only in the rest was not compared up to where the second look was.
+    let report = report.unwrap();
     assert_eq!((left, report.position), (1, 1));
     assert_eq!(report.differences.len(), 100_001);
 }

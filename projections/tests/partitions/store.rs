@@ -101,7 +101,8 @@ pub struct Model {
     pub leaving: Mutex<Option<Position>>,
     /// A record that takes the process down in whose hands it is.
     pub deadly: Mutex<Option<Position>>,
-    /// What the next looks see, of a store that somebody writes without transactions.
+    /// What the next looks see, of a store that somebody writes without transactions. One that sees not even checkpoints is
+    /// of a generation that is removed meanwhile, since another one has become current.
     pub looks: Mutex<VecDeque<Look>>,
     /// Whether each of them is of one moment after all.
     pub one_moment: Mutex<bool>,
@@ -126,6 +127,13 @@ impl Model {
             one_moment: Mutex::default(),
             writer_comes: Mutex::default(),
         })
+    }
+
+    /// Another generation becomes current, and the one before is removed.
+    fn replace(&self) {
+        let next = GenerationId(self.current.borrow().0 + 1);
+        *self.generations.lock() = BTreeMap::from([(next, Tables::default())]);
+        self.current.send_replace(next);
     }
 
     /// The model as one process sees it, until it is cut off.
@@ -470,6 +478,9 @@ impl Generations<Toy> for SeenBy {
         let seen = self.model.looks.lock().pop_front();
         if let Some((checkpoints, rows)) = seen {
             sleep(LOOK).await;
+            if checkpoints.is_empty() {
+                self.model.replace();
+            }
             rows.into_iter().for_each(|row| sink.take(row));
             return Ok(Snapshot {
                 checkpoints,
