@@ -39,6 +39,19 @@ node --version
 step "format"
 cargo fmt --all --check
 
+if [ "${1:-}" != quick ]; then
+    step "the servers: fetched, built and started while the lints run"
+    stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
+    ./stack up --servers-only --free-ports --dir "$stack_dir" &
+    servers=$!
+    end_servers() {
+        kill "$servers" 2>/dev/null || true
+        wait "$servers" || true
+        ./stack destroy --yes --dir "$stack_dir" >/dev/null || true
+    }
+    trap end_servers EXIT
+fi
+
 step "lints"
 cargo clippy --workspace --all-targets "${features[@]}" --locked -- -D warnings
 
@@ -62,10 +75,8 @@ for folder in examples/consumers/python tests/python; do
     )
 done
 
-step "the servers"
-stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
-trap './stack destroy --yes --dir "$stack_dir" >/dev/null || true' EXIT
-./stack up --servers-only --free-ports --dir "$stack_dir"
+step "the servers are there"
+wait "$servers" || { echo "the servers did not start" >&2; exit 1; }
 eval "$(./stack env --dir "$stack_dir" | sed -n 's/^export \(DATABASE_URL\|REDIS_URL\|MONGODB_URL\|KAFKA_BROKERS\)=/export TEST_\1=/p')"
 export TEST_POSTGRES_URL="$TEST_DATABASE_URL"
 

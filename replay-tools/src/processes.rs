@@ -97,10 +97,24 @@ pub(crate) fn last_error(processes: &[ProcessView], part: &str) -> Option<LastEr
 
 /// How many processes play a role and have been heard of lately.
 pub(crate) fn playing(processes: &[ProcessView], role: &str) -> usize {
-    let plays = |process: &&ProcessView| {
-        process.state != State::Silent && process.roles.split(", ").any(|played| played == role)
+    let heard_of = with_role(processes, role).filter(|process| process.state != State::Silent);
+    heard_of.count()
+}
+
+/// Whether there are processes with a role, and none of them has been heard of lately.
+pub(crate) fn all_silent(processes: &[ProcessView], role: &str) -> bool {
+    with_role(processes, role).next().is_some() && playing(processes, role) == 0
+}
+
+fn with_role<'p>(
+    processes: &'p [ProcessView],
+    role: &str,
+) -> impl Iterator<Item = &'p ProcessView> {
+    let plays = move |process: &&ProcessView| {
+        let mut roles = process.roles.split(", ");
+        roles.any(|played| played == role)
     };
-    processes.iter().filter(plays).count()
+    processes.iter().filter(plays)
 }
 
 /// What `/readyz` calls a model's projector.
@@ -191,6 +205,16 @@ pub(crate) mod tests {
             seconds_ago,
         }
         .into()
+    }
+
+    #[test]
+    fn a_role_is_silent_when_everybody_who_plays_it_is() {
+        let both = "relay, project feed";
+        let (gone, there) = (process("a", both, 9.0, &[]), process("b", both, 1.0, &[]));
+        let silent = |processes: &[ProcessView], role| all_silent(processes, role);
+        assert!(silent(std::slice::from_ref(&gone), "project feed"));
+        assert!(!silent(&[gone, there], "project feed"));
+        assert!(!silent(&[], "project feed"));
     }
 
     #[test]

@@ -99,6 +99,7 @@ struct SourceView {
 enum Activity {
     Running,
     Stuck,
+    Silent,
     WaitingForRelay,
     NotRunning,
     AheadOfLog,
@@ -113,6 +114,7 @@ impl Activity {
         match self {
             Self::Running => "running",
             Self::Stuck => "stuck",
+            Self::Silent => "held by a process that is not heard of: it hangs, or was killed",
             Self::WaitingForRelay => "waiting for the relay",
             Self::NotRunning => "not running",
             Self::AheadOfLog => "ahead of the log: rebuild it",
@@ -173,11 +175,13 @@ impl Moment {
         found.map(|(_, position)| *position)
     }
 
+    /// `hangs`: of whoever projects the model, nobody is heard of.
     fn activity(
         &self,
         before: Option<Position>,
         generation: &Generation,
         position: Position,
+        hangs: bool,
     ) -> Activity {
         let furthest = generation.checkpoints.iter().map(|place| place.position);
         if generation.state == GenerationState::Current && furthest.max() > Some(self.head) {
@@ -188,7 +192,11 @@ impl Moment {
             (GenerationState::Current, true) => {
                 let moving = before.is_none_or(|before| position > before);
                 let published = self.relay.as_ref().map(|relay| relay.frontier.position);
-                if position >= self.head || moving {
+                let moved = before.is_some_and(|before| position > before);
+                if hangs && !moved {
+                    // With nothing to do it would look like one that does its work.
+                    Activity::Silent
+                } else if position >= self.head || moving {
                     Activity::Running
                 } else if published.is_some_and(|published| position >= published) {
                     Activity::WaitingForRelay
@@ -325,10 +333,11 @@ async fn generations(
         let rate = earlier.filter(|_| between > 0.0);
         let rate = rate.map(|earlier| position.saturating_sub(earlier) as f64 / between);
         let current = generation.state == GenerationState::Current;
+        let hangs = processes::all_silent(processes, &format!("project {}", model.name()));
         views.push(GenerationView {
             generation: generation.id,
             state: generation.state,
-            activity: now.activity(earlier, generation, *position),
+            activity: now.activity(earlier, generation, *position, hangs),
             created_at: generation.created_at,
             position: *position,
             lag_events: now.head.saturating_sub(*position),
@@ -438,10 +447,20 @@ mod tests {
 
     /// What is said of a generation at a position of a log of ten events, of which so many are published.
     fn told(
+        generation: (GenerationState, bool),
+        before: Option<Position>,
+        position: Position,
+        published: Option<Position>,
+    ) -> &'static str {
+        told_of(generation, before, position, published, false)
+    }
+
+    fn told_of(
         (state, has_writer): (GenerationState, bool),
         before: Option<Position>,
         position: Position,
         published: Option<Position>,
+        hangs: bool,
     ) -> &'static str {
         let checkpoint = Checkpoint {
             source: Source::log(),
@@ -465,7 +484,29 @@ mod tests {
             relay: published.map(Look::published),
             models: Vec::new(),
         };
-        moment.activity(before, &generation, position).words()
+        let activity = moment.activity(before, &generation, position, hangs);
+        activity.words()
+    }
+
+    #[test]
+    fn what_is_held_by_a_process_that_hangs_is_not_said_to_run() {
+        let (written, left) = (
+            (GenerationState::Current, true),
+            (GenerationState::Current, false),
+        );
+        let silent = Activity::Silent.words();
+        for (generation, before, position, words) in [
+            (written, Some(10), 10, silent),
+            (written, None, 10, silent),
+            (written, Some(5), 5, silent),
+            // Whoever moves is there, though it may not reach where processes report.
+            (written, Some(4), 5, "running"),
+            (left, Some(10), 10, "not running"),
+            ((GenerationState::Building, true), None, 3, "being filled"),
+        ] {
+            let told = told_of(generation, before, position, None, true);
+            assert_eq!(told, words, "{before:?} {position}");
+        }
     }
 
     #[test]

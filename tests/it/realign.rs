@@ -598,7 +598,10 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     within("the relay is seen to hang", async || {
         let status = site.server.status().await;
         let silent = status["processes"][0]["state"] == "silent";
-        (status["relay"]["state"] == "notRenewed" && silent).then_some(())
+        // Nothing is left to be done, so only its silence tells.
+        let mut models = status["models"].as_array().unwrap().iter();
+        let hang = models.all(|model| current(model)["activity"] != "running");
+        (status["relay"]["state"] == "notRenewed" && silent && hang).then_some(())
     })
     .await;
     signal(site.server.pid(), "-CONT");
