@@ -45,8 +45,10 @@ if [ "${1:-}" != quick ]; then
     ./stack up --servers-only --free-ports --dir "$stack_dir" &
     servers=$!
     end_servers() {
-        kill "$servers" 2>/dev/null || true
-        wait "$servers" || true
+        if [ -n "$servers" ]; then
+            kill "$servers" 2>/dev/null || true
+            wait "$servers" || true
+        fi
         ./stack destroy --yes --dir "$stack_dir" >/dev/null || true
     }
     trap end_servers EXIT
@@ -77,6 +79,8 @@ done
 
 step "the servers are there"
 wait "$servers" || { echo "the servers did not start" >&2; exit 1; }
+# Its number may be somebody else's from now on.
+servers=
 eval "$(./stack env --dir "$stack_dir" | sed -n 's/^export \(DATABASE_URL\|REDIS_URL\|MONGODB_URL\|KAFKA_BROKERS\)=/export TEST_\1=/p')"
 export TEST_POSTGRES_URL="$TEST_DATABASE_URL"
 

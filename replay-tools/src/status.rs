@@ -190,13 +190,13 @@ impl Moment {
         match (generation.state, generation.has_writer) {
             (GenerationState::Current, false) => Activity::NotRunning,
             (GenerationState::Current, true) => {
-                let moving = before.is_none_or(|before| position > before);
+                // None: it was looked at once.
+                let moved = before.map(|before| position > before);
                 let published = self.relay.as_ref().map(|relay| relay.frontier.position);
-                let moved = before.is_some_and(|before| position > before);
-                if hangs && !moved {
+                if hangs && moved != Some(true) {
                     // With nothing to do it would look like one that does its work.
                     Activity::Silent
-                } else if position >= self.head || moving {
+                } else if position >= self.head || moved != Some(false) {
                     Activity::Running
                 } else if published.is_some_and(|published| position >= published) {
                     Activity::WaitingForRelay
