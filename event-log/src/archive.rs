@@ -7,7 +7,7 @@
 use std::{collections::HashMap, fmt};
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use socialhub_domain::{
     UserId,
     event::{EventData, UserErased},
@@ -67,6 +67,18 @@ impl EventRow {
     pub fn erases(&self) -> Option<UserId> {
         let erases = self.event_type == UserErased::TYPE && self.stream_type == "user";
         erases.then(|| self.stream_id.parse().ok()).flatten()
+    }
+
+    /// What of it should be JSON and is not, and why: somebody else wrote that.
+    pub fn no_json(&self) -> Option<String> {
+        let texts = [("data", &self.payload), ("metadata", &self.metadata)];
+        texts.iter().find_map(|(what, text)| {
+            let error = serde_json::from_str::<IgnoredAny>(text).err()?;
+            let position = self.position;
+            Some(format!(
+                "the {what} of event {position} are no JSON ({error})"
+            ))
+        })
     }
 
     /// The error of a row that is not the next one of its stream.
@@ -205,6 +217,9 @@ pub trait LogArchive: Send + Sync {
     /// # Errors
     /// [`ArchiveError`].
     async fn head(&self) -> Result<Position, ArchiveError>;
+
+    /// Whether data and metadata are kept whatever they are; else only JSON can be written.
+    fn keeps_any_text(&self) -> bool;
 
     /// At most `limit` rows after a position, in order.
     ///

@@ -637,6 +637,45 @@ async fn an_export_that_was_tampered_with_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn an_event_that_is_no_json_is_kept_in_a_data_folder_and_refused_by_a_database() {
+    use sqlx::{Connection, PgConnection};
+    let server = many_posts().await;
+    let log = rusqlite::Connection::open(server.data_dir().join("events.db")).unwrap();
+    let broken = log.execute("UPDATE events SET payload = '{\"by' WHERE position = 5", []);
+    assert_eq!(broken.unwrap(), 1);
+    drop(log);
+    let exports = Exports::new();
+    let folder = exports.name("broken");
+    let says = "the data of event 5 are no JSON";
+    let exported = server.fail(&["replay", "export", &folder, "--all"]).await;
+    assert!(exported.contains(says), "{exported}");
+
+    let target = fresh(Profile::Embedded).await;
+    let import = ["replay", "import", &folder];
+    let imported = target.fail(&import).await;
+    assert!(imported.contains(says), "{imported}");
+    let again = target.succeed(&import).await;
+    let there = format!("events: 0, and {} were there", MANY + 1);
+    assert!(again.contains(&there), "{again}");
+    let copy = exports.name("copy");
+    let copied = target.fail(&["replay", "export", &copy, "--all"]).await;
+    assert!(copied.contains(says), "{copied}");
+
+    let target = fresh(Profile::Distributed).await;
+    let from = format!("sqlite:{}", server.data_dir().display());
+    let to = target.setting("DATABASE_URL").to_owned();
+    let migrate = ["replay", "migrate", "--from", &from, "--to", &to];
+    for bring in [&import[..], &migrate[..]] {
+        let refused = target.fail(bring).await;
+        assert!(refused.contains(says), "{refused}");
+        assert!(refused.contains("into a data folder"), "{refused}");
+    }
+    let mut connection = PgConnection::connect(&to).await.unwrap();
+    let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM events");
+    assert_eq!(count.fetch_one(&mut connection).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_file_of_media_that_was_changed_is_refused_by_name() {
     let mut server = fresh(Profile::Embedded).await;
     server.restart().await;

@@ -85,6 +85,10 @@ impl LogArchive for PgLogArchive {
         head.map_err(unavailable)
     }
 
+    fn keeps_any_text(&self) -> bool {
+        false
+    }
+
     async fn read_rows(
         &self,
         after: Position,

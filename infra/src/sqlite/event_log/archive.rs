@@ -117,6 +117,10 @@ impl LogArchive for SqliteLogArchive {
             .await
     }
 
+    fn keeps_any_text(&self) -> bool {
+        true
+    }
+
     async fn read_rows(
         &self,
         after: Position,
