@@ -169,6 +169,10 @@ async fn an_old_dump_is_not_served_as_if_it_were_current() {
     let ids = [post(0), post(1)];
     let counts = place.reader.post_counts(&ids).await.unwrap();
     assert!(counts.is_some());
+    // It has answered nothing yet, but its process has said how far the model is.
+    let told = generations.reader();
+    let seen = generations.current_checkpoints().await.unwrap();
+    assert_eq!(source_position(&seen, &Source::log()), 800);
 
     server.stop();
     let away = Instant::now();
@@ -193,6 +197,10 @@ async fn an_old_dump_is_not_served_as_if_it_were_current() {
         generations.current_checkpoints().await.ok()
     })
     .await;
+    // Whoever has seen nothing cannot know: so Redis answers.
+    let unknowing = place.generations().reader();
+    assert!(unknowing.post_counts(&ids).await.unwrap().is_some());
+    assert_eq!(told.post_counts(&ids).await.unwrap(), None);
     let reader = &place.reader;
     assert_eq!(reader.post_counts(&ids).await.unwrap(), None);
     assert_eq!(reader.person_counts(user(0)).await.unwrap(), None);

@@ -24,7 +24,9 @@ use super::{
     FORMAT, Keys, RedisCounterReader, Reply, claim_key,
     fence::RedisFence,
     held::Held,
-    pairs, parse_checkpoints, scripts, snapshot,
+    pairs, parse_checkpoints,
+    reader::Known,
+    scripts, snapshot,
     store::{RedisCounterStore, read_letters},
     token, words,
 };
@@ -63,6 +65,8 @@ pub(super) struct Shared {
     highest: AtomicU32,
     /// The token of the claim that this process holds.
     claim: Mutex<Option<String>>,
+    /// What this process has seen of the current generation: its readers answer nothing older.
+    known: Arc<Known>,
 }
 
 impl RedisGenerations {
@@ -81,6 +85,7 @@ impl RedisGenerations {
                 token: Mutex::default(),
                 highest: AtomicU32::new(0),
                 claim: Mutex::new(None),
+                known: Arc::default(),
             }),
             following: Once::new(),
         }))
@@ -88,7 +93,11 @@ impl RedisGenerations {
 
     /// A reader of whichever generation is current, on a connection of its own.
     pub fn reader(&self) -> RedisCounterReader {
-        RedisCounterReader::new(self.shared.link.another(), self.shared.catalogue.clone())
+        RedisCounterReader::new(
+            self.shared.link.another(),
+            self.shared.catalogue.clone(),
+            Arc::clone(&self.shared.known),
+        )
     }
 
     /// Whether Redis holds no model, so that it has to be filled from the log.
@@ -110,14 +119,14 @@ impl RedisGenerations {
             .arg("")
             .arg("checkpoints");
         let reply = Reply::of(self.shared.link.invoke(&script).await?);
-        match reply.word.as_str() {
-            "done" => Ok(reply
-                .rest
-                .get(1)
-                .map(|state| parse_checkpoints(&pairs(state)))
-                .unwrap_or_default()),
-            _ => Ok(Vec::new()),
-        }
+        let ("done", [stamp, state, ..]) = (reply.word.as_str(), &*reply.rest) else {
+            return Ok(Vec::new());
+        };
+        let checkpoints = parse_checkpoints(&pairs(state));
+        // Before anybody is told: whoever knows how far the model was does not take older counts for these.
+        let stamp = words(stamp).unwrap_or_default();
+        self.shared.known.note(stamp, checkpoints.clone());
+        Ok(checkpoints)
     }
 
     fn follow(&self) {

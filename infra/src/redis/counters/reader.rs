@@ -8,7 +8,7 @@ use redis::{ScriptInvocation, Value};
 use socialhub_domain::{PostId, UserId};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    ReadError, Source,
+    Checkpoint, ReadError, Source,
     counters::{CounterReader, PersonCounts, PostCounts, TrendingPost},
     page::{Page, PageRequest},
     source_position,
@@ -24,21 +24,55 @@ use crate::redis::link::RedisLink;
 /// Reads the current generation of the counters.
 ///
 /// Every answer comes in one script with the generation's marker. Counts are `None` when Redis is away, when the model is
-/// missing or lacks a part, and when a source is not as far as it was when this reader last answered: an old dump.
+/// missing or lacks a part, and when a source is not as far as this process has seen it: an old dump.
 #[derive(Debug, Clone)]
 pub struct RedisCounterReader {
     link: RedisLink,
     catalogue: String,
-    served: Arc<RwLock<Arc<Served>>>,
+    known: Arc<Known>,
 }
 
-/// What has been served last.
+/// The furthest that this process has seen of the counters: what it said of their position must hold for the counts, too.
 #[derive(Debug, Default)]
-struct Served {
-    /// Which generation, after which write.
+pub(super) struct Known(RwLock<Arc<Seen>>);
+
+/// What was seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Of which generation, after which write.
     stamp: String,
     /// How far each source was; never lower than before.
     sources: HashMap<Source, Position>,
+}
+
+impl Seen {
+    /// A source that is not as far in `checkpoints` as it was.
+    fn ahead_of(&self, checkpoints: &[Checkpoint]) -> Option<&Source> {
+        let mut sources = self.sources.iter();
+        let behind =
+            sources.find(|(source, position)| source_position(checkpoints, source) < **position);
+        behind.map(|(source, _)| source)
+    }
+}
+
+impl Known {
+    fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Takes note of what Redis holds. What is behind that, an old dump or an answer that came late, is nothing to go by.
+    pub(super) fn note(&self, stamp: String, checkpoints: Vec<Checkpoint>) {
+        let mut seen = self.0.write();
+        if seen.ahead_of(&checkpoints).is_some() {
+            return;
+        }
+        let mut sources = seen.sources.clone();
+        for checkpoint in checkpoints {
+            let position = sources.entry(checkpoint.source).or_default();
+            *position = checkpoint.position.max(*position);
+        }
+        *seen = Arc::new(Seen { stamp, sources });
+    }
 }
 
 /// Why there is no answer.
@@ -49,11 +83,11 @@ enum Untrusted {
 }
 
 impl RedisCounterReader {
-    pub(super) fn new(link: RedisLink, catalogue: String) -> Self {
+    pub(super) fn new(link: RedisLink, catalogue: String, known: Arc<Known>) -> Self {
         Self {
             link,
             catalogue,
-            served: Arc::default(),
+            known,
         }
     }
 
@@ -62,10 +96,10 @@ impl RedisCounterReader {
         &self,
         query: impl FnOnce(&mut ScriptInvocation<'_>),
     ) -> Result<Vec<Value>, Untrusted> {
-        // Taken before the question: the answer must be at least as new as what had been served by then.
-        let served = Arc::clone(&self.served.read());
+        // Taken before the question: the answer must be at least as new as what had been seen by then.
+        let before = self.known.seen();
         let mut script = scripts::READ.prepare_invoke();
-        script.key(&self.catalogue).arg(&served.stamp);
+        script.key(&self.catalogue).arg(&before.stamp);
         query(&mut script);
         let answer = self.link.invoke(&script).await;
         let reply = Reply::of(answer.map_err(|error| Untrusted::Away(error.to_string()))?);
@@ -75,8 +109,8 @@ impl RedisCounterReader {
         let mut rest = reply.rest.into_iter();
         let stamp = rest.next().as_ref().and_then(words).unwrap_or_default();
         let state = rest.next().unwrap_or_default();
-        if stamp != served.stamp {
-            self.check(&served, stamp, &state)?;
+        if stamp != before.stamp {
+            self.check(&before, stamp, &state)?;
         }
         match rest.next() {
             Some(Value::Array(rows)) => Ok(rows),
@@ -84,22 +118,12 @@ impl RedisCounterReader {
         }
     }
 
-    fn check(&self, before: &Served, stamp: String, state: &Value) -> Result<(), Untrusted> {
+    fn check(&self, before: &Seen, stamp: String, state: &Value) -> Result<(), Untrusted> {
         let checkpoints = parse_checkpoints(&pairs(state));
-        let behind = before
-            .sources
-            .iter()
-            .find(|(source, position)| source_position(&checkpoints, source) < **position);
-        if let Some((source, _)) = behind {
+        if let Some(source) = before.ahead_of(&checkpoints) {
             return Err(Untrusted::Behind(source.clone()));
         }
-        let mut served = self.served.write();
-        let mut sources = served.sources.clone();
-        for checkpoint in checkpoints {
-            let position = sources.entry(checkpoint.source).or_default();
-            *position = checkpoint.position.max(*position);
-        }
-        *served = Arc::new(Served { stamp, sources });
+        self.known.note(stamp, checkpoints);
         Ok(())
     }
 
