@@ -2,7 +2,7 @@
 //! do nothing that was done already.
 
 use futures::future::join_all;
-use socialhub_tests::support::{Process, Profile, Server, eventually, free_port, within};
+use socialhub_tests::support::{Client, Process, Profile, Server, eventually, free_port, within};
 
 use crate::full_stack::{everything_moves, load::Load};
 
@@ -73,7 +73,7 @@ async fn others_take_over_and_nothing_is_done_twice_or_not_at_all() {
     let services = ["auth", "users", "posts", "notifications", "feed"];
     let arguments = [&["service"], &services[..], &["--listen", &listen]].concat();
     let _services = start(&site, &arguments);
-    let _relay = start(&site, &["relay"]);
+    let relay = start(&site, &["relay"]);
     let groups = [
         Group::start(&site, "feed", 3),
         Group::start(&site, "notifications", 2),
@@ -107,4 +107,30 @@ async fn others_take_over_and_nothing_is_done_twice_or_not_at_all() {
     }
     site.verify_all().await;
     done.check().await;
+    drop(groups);
+    a_model_without_projectors_is_seen(&relay, &client).await;
+}
+
+/// Whoever is gone tells nobody that they are: the relay's metrics do.
+async fn a_model_without_projectors_is_seen(relay: &Process, client: &Client) {
+    let author = client.sign_up("nobody").await;
+    author.write_post("unseen", "public").await;
+    for model in ["feed", "notifications", "counters"] {
+        within(120, "the relay says that nobody writes it", async || {
+            let mut figures = [0.0; 4];
+            for (nth, name) in ["position", "has_writer", "lag_events", "lag_seconds"]
+                .iter()
+                .enumerate()
+            {
+                let labels = format!("{{model=\"{model}\",state=\"current\"}}");
+                let name = format!("socialhub_generation_{name}{labels}");
+                figures[nth] = relay.metric(&name).await;
+            }
+            // Shown when it never comes true.
+            eprintln!("{model}: {figures:?}");
+            let [position, writer, events, seconds] = figures;
+            (position > 0.0 && writer < 1.0 && events > 0.0 && seconds > 0.0).then_some(())
+        })
+        .await;
+    }
 }

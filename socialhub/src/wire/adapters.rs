@@ -144,6 +144,17 @@ impl Workers {
     }
 }
 
+/// What is wrong with a projector, if something is.
+fn trouble(status: &ProjectionStatus) -> Option<String> {
+    if status.is_starting() {
+        return Some(status.last_error().unwrap_or_else(|| STARTING.to_owned()));
+    }
+    let stands = || "has work and does not move: see `socialhub replay status`".to_owned();
+    status
+        .is_stuck()
+        .then(|| status.last_error().unwrap_or_else(stands))
+}
+
 #[async_trait]
 impl Readiness for Workers {
     async fn not_ready(&self) -> Vec<NotReady> {
@@ -154,14 +165,11 @@ impl Readiness for Workers {
                 reason: error.to_string(),
             });
         }
-        for status in self.projectors.iter().filter(|status| status.is_stuck()) {
-            let reason = status.last_error().unwrap_or_else(|| {
-                "has work and does not move: see `socialhub replay status`".to_owned()
-            });
-            parts.push(NotReady {
-                name: format!("projection {}", status.model()),
-                reason,
-            });
+        for status in &self.projectors {
+            if let Some(reason) = trouble(status) {
+                let name = format!("projection {}", status.model());
+                parts.push(NotReady { name, reason });
+            }
         }
         if let Some(report) = self.relay.as_ref().map(|status| status.report())
             && !matches!(report.state, RelayState::Leading | RelayState::Following)

@@ -186,7 +186,7 @@ pub async fn start(
     let figures = Figures {
         log: sealed.clone(),
         clock: clock.clone(),
-        models: roles.projected(&models),
+        models: roles.watched(&models),
         relay: workers.relay.clone(),
     };
     figures.spawn(&mut background);

@@ -1,12 +1,11 @@
-//! What `replay status` finds out of generations and the relay, as metrics: of what this process writes or publishes.
+//! What `replay status` finds out of generations and the relay, as metrics.
 
 use std::{sync::Arc, time::Duration};
 
 use socialhub_domain::Clock;
 use socialhub_event_log::{EventLog, LogError, Position, RelayStatus, behind_for};
 use socialhub_projections::runtime::{Generation, GenerationState, ModelControl, RebuildError};
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Background;
 
@@ -28,7 +27,7 @@ pub struct Figures {
     pub log: Arc<dyn EventLog>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// The models that this process projects.
+    /// The models to look at.
     pub models: Vec<Arc<dyn ModelControl>>,
     /// Its relay, if it has one.
     pub relay: Option<Arc<RelayStatus>>,
@@ -48,34 +47,31 @@ struct Row {
 }
 
 impl Figures {
-    /// Publishes them beside everything else.
+    /// Publishes them beside everything else. A store that is long in answering holds up nothing but its own model.
     pub fn spawn(self, background: &mut Background) {
-        let publishing = tokio::spawn(self.publish(background.stop.clone()));
-        background.tasks.push(publishing);
-    }
-
-    async fn publish(self, stop: CancellationToken) {
-        let ticking = |period| {
-            let mut ticks = interval(period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        };
-        let (mut ticks, mut relay_ticks) = (ticking(EVERY), ticking(RELAY_EVERY));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => self.look_at_models().await,
-                _ = relay_ticks.tick(), if self.relay.is_some() => self.look_at_relay().await,
-            }
+        let figures = Arc::new(self);
+        for model in &figures.models {
+            let (figures, model) = (Arc::clone(&figures), Arc::clone(model));
+            let publish = async move {
+                let mut ticks = ticking(EVERY);
+                loop {
+                    ticks.tick().await;
+                    if let Err(error) = figures.look_at(&*model).await {
+                        // Its projector says what is wrong; what was known stays.
+                        tracing::debug!(model = %model.name(), %error, "the generations were not looked at");
+                    }
+                }
+            };
+            background.until_stopped(publish);
         }
-    }
-
-    async fn look_at_models(&self) {
-        for model in &self.models {
-            if let Err(error) = self.look_at(&**model).await {
-                // Its projector says what is wrong; what was known stays.
-                tracing::debug!(model = %model.name(), %error, "the generations were not looked at");
-            }
+        if let Some(relay) = figures.relay.clone() {
+            background.until_stopped(async move {
+                let mut ticks = ticking(RELAY_EVERY);
+                loop {
+                    ticks.tick().await;
+                    figures.look_at_relay(&relay).await;
+                }
+            });
         }
     }
 
@@ -119,14 +115,19 @@ impl Figures {
         }
     }
 
-    async fn look_at_relay(&self) {
-        let Some(relay) = &self.relay else { return };
+    async fn look_at_relay(&self, relay: &RelayStatus) {
         let report = relay.report();
         // While the log cannot be read, the relay says so.
         if let Ok(seconds) = self.lag_seconds(report.position, report.lag_events).await {
             relay.behind_for(seconds);
         }
     }
+}
+
+fn ticking(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 impl Row {

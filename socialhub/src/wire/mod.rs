@@ -114,14 +114,15 @@ impl Roles {
         }
     }
 
-    /// Those of some models that it projects.
+    /// Those of some models whose generations it watches: that it projects, or all where it relays, so that somebody sees
+    /// also a model that nobody projects.
     #[cfg(feature = "distributed")]
-    fn projected(&self, models: &[Arc<dyn ModelControl>]) -> Vec<Arc<dyn ModelControl>> {
-        let is_projected = |model: &&Arc<dyn ModelControl>| {
+    fn watched(&self, models: &[Arc<dyn ModelControl>]) -> Vec<Arc<dyn ModelControl>> {
+        let is_watched = |model: &&Arc<dyn ModelControl>| {
             let name = model.name().0;
-            self.projections.iter().any(|projected| projected == name)
+            self.relay || self.projections.iter().any(|projected| projected == name)
         };
-        models.iter().filter(is_projected).cloned().collect()
+        models.iter().filter(is_watched).cloned().collect()
     }
 
     /// The port it listens on unless told otherwise.
@@ -200,6 +201,19 @@ struct Background {
     last: CancellationToken,
     /// Closes the event log, at the very end.
     close: Option<BoxFuture<'static, ()>>,
+}
+
+impl Background {
+    /// Runs something that never ends by itself.
+    fn until_stopped(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        }));
+    }
 }
 
 /// Starts everything but the listening sockets.
