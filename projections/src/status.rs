@@ -105,7 +105,7 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProjectorState {
-    /// Opening its store.
+    /// Opening its store, or waiting for the first partitions that its group deals out.
     Starting,
     /// Following the log.
     Running,
@@ -154,8 +154,8 @@ pub struct StatusReport {
     pub head: Position,
     /// How many events it is behind.
     pub lag_events: u64,
-    /// For how long it has been behind, in seconds: since the last event it wrote happened, at most since it was last not
-    /// behind. 0 when it is not.
+    /// For how long it has been behind, in seconds: since the last event it wrote happened (or the first that waited for it
+    /// when it opened its store), at most since it was last not behind. 0 when it is not.
     pub lag_seconds: f64,
     /// How many events are parked with it.
     pub parked: u64,
@@ -175,35 +175,51 @@ pub struct ProjectionStatus {
 
 struct Inner {
     state: ProjectorState,
+    /// Whether partitions, perhaps none, have been dealt to it; always where it reads the log itself.
+    dealt: bool,
     generation: Option<GenerationId>,
     parked: u64,
     last_error: Option<String>,
-    /// When the last event that was written happened.
+    /// When the last event that was written happened; before the first, the one that waited for it.
     event_time: Option<Timestamp>,
     /// Since when it has had work without moving.
     behind_since: Option<Instant>,
-    /// When it was last not behind, or this process began.
-    caught_up: Instant,
+    /// When it was last not behind; none before it has been.
+    caught_up: Option<Instant>,
+    began: Instant,
     heartbeat: Instant,
 }
 
 impl ProjectionStatus {
-    /// A projector that has not started; `head` is the log's.
+    /// A projector that has not started and reads the log itself; `head` is the log's.
     pub fn new(model: ModelName, head: watch::Receiver<Position>) -> Self {
+        Self::before_work(model, head, true)
+    }
+
+    /// A projector that has not started and to which a group deals partitions.
+    pub(crate) fn of_group(model: ModelName, head: watch::Receiver<Position>) -> Self {
+        Self::before_work(model, head, false)
+    }
+
+    fn before_work(model: ModelName, head: watch::Receiver<Position>, dealt: bool) -> Self {
+        let began = Instant::now();
+        let inner = Inner {
+            state: ProjectorState::Starting,
+            dealt,
+            generation: None,
+            parked: 0,
+            last_error: None,
+            event_time: None,
+            behind_since: None,
+            caught_up: None,
+            began,
+            heartbeat: began,
+        };
         Self {
             model,
             position: watch::Sender::new(0),
             head,
-            inner: Mutex::new(Inner {
-                state: ProjectorState::Starting,
-                generation: None,
-                parked: 0,
-                last_error: None,
-                event_time: None,
-                behind_since: None,
-                caught_up: Instant::now(),
-                heartbeat: Instant::now(),
-            }),
+            inner: Mutex::new(inner),
         }
     }
 
@@ -250,16 +266,33 @@ impl ProjectionStatus {
         self.stuck_at().is_some_and(|at| at <= Instant::now())
     }
 
-    /// A generation has been opened and stands at `position`.
-    pub(crate) fn opened(&self, generation: GenerationId, position: Position, parked: u64) {
+    /// Whether it has not come to its work yet.
+    pub fn is_starting(&self) -> bool {
+        self.inner.lock().state_now() == ProjectorState::Starting
+    }
+
+    /// A generation has been opened and stands at `position`; `waiting` is when the first event after that happened.
+    pub(crate) fn opened(
+        &self,
+        generation: GenerationId,
+        position: Position,
+        parked: u64,
+        waiting: Option<Timestamp>,
+    ) {
         {
             let mut inner = self.inner.lock();
             inner.state = ProjectorState::Running;
             inner.generation = Some(generation);
             inner.parked = parked;
             inner.last_error = None;
+            inner.event_time = waiting.or(inner.event_time);
         }
         self.moved(position);
+    }
+
+    /// The group has dealt out its partitions, perhaps none to this projector: from now on what comes is written.
+    pub(crate) fn dealt(&self) {
+        self.inner.lock().dealt = true;
     }
 
     /// Everything up to `position` has been committed; `event_time` is when its event happened.
@@ -306,7 +339,7 @@ impl ProjectionStatus {
         inner.heartbeat = now;
         inner.behind_since = behind.then_some(now);
         if !behind {
-            inner.caught_up = now;
+            inner.caught_up = Some(now);
         }
     }
 
@@ -316,7 +349,7 @@ impl ProjectionStatus {
         let mut inner = self.inner.lock();
         if !behind {
             inner.behind_since = None;
-            inner.caught_up = Instant::now();
+            inner.caught_up = Some(Instant::now());
         } else if inner.behind_since.is_none() {
             inner.behind_since = Some(Instant::now());
         }
@@ -380,6 +413,7 @@ impl Inner {
             .behind_since
             .is_some_and(|since| since.elapsed() >= STUCK_AFTER);
         match self.state {
+            ProjectorState::Running if !self.dealt => ProjectorState::Starting,
             ProjectorState::Running if hangs => ProjectorState::Stuck,
             state => state,
         }
@@ -389,12 +423,16 @@ impl Inner {
         if !behind {
             return 0.0;
         }
+        let since_event = self
+            .event_time
+            .map(|time| (clock.now().0 - time.0).max(0) as f64 / 1000.0);
         // After a quiet hour the last event is an hour old, and the new one is not.
-        let at_most = self.caught_up.elapsed().as_secs_f64();
-        self.event_time.map_or(at_most, |time| {
-            let since_event = (clock.now().0 - time.0).max(0) as f64 / 1000.0;
-            since_event.min(at_most)
-        })
+        let at_most = self.caught_up.map(|at| at.elapsed().as_secs_f64());
+        match (since_event, at_most) {
+            (Some(since_event), Some(at_most)) => since_event.min(at_most),
+            (Some(known), None) | (None, Some(known)) => known,
+            (None, None) => self.began.elapsed().as_secs_f64(),
+        }
     }
 }
 
@@ -521,6 +559,20 @@ mod tests {
         head.send_replace(7);
         tokio::time::advance(Duration::from_secs(90)).await;
         assert!(status.report(&At(0)).lag_seconds >= 90.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_begins_behind_is_behind_for_as_long_as_the_first_event_waits() {
+        let (_head, watched) = watch::channel(9);
+        let status = ProjectionStatus::new(ModelName("feed"), watched);
+        status.opened(GenerationId(1), 7, 0, Some(Timestamp(1_000)));
+        let hour = At(3_601_000);
+        let lag = |status: &ProjectionStatus| status.report(&hour).lag_seconds;
+        assert!((lag(&status) - 3_600.0).abs() < 1.0);
+        status.committed(8, 0, Some(Timestamp(3_591_000)));
+        assert!((lag(&status) - 10.0).abs() < 1.0);
+        status.committed(9, 0, Some(Timestamp(3_591_500)));
+        assert!(lag(&status) < f64::EPSILON);
     }
 
     #[tokio::test(start_paused = true)]

@@ -196,6 +196,7 @@ async fn wrong_types_in_every_field_of_every_command() {
             }
         }
     }
+    server.caught_up().await;
     server.verify_all().await;
 }
 

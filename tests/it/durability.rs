@@ -42,7 +42,7 @@ async fn all_posts(reader: &Client, author: &str) -> Vec<String> {
     loop {
         let page = eventually("the posts are not stale", || async {
             let page = reader.get(&next).await.expect_status(200);
-            (page.header("x-stale") != "true").then_some(page)
+            (!page.is_stale()).then_some(page)
         })
         .await;
         ids.extend(

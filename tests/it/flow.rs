@@ -100,10 +100,8 @@ pub async fn walk(client: &Client) {
         .await
         .header("x-position")
         .to_owned();
-    let request = me
-        .request(reqwest::Method::GET, "/api/feed/?page=1&limit=10")
-        .header("x-min-position", &position);
-    let answer = me.send(request).await.expect_status(200);
+    let answer = me.get_after("/api/feed/?page=1&limit=10", &position).await;
+    let answer = answer.expect_status(200);
     assert_eq!(answer.text("/posts/0/content"), "From the other side");
     assert_eq!(answer.text("/posts/0/user/username"), other.username);
     assert_eq!(

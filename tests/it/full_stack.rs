@@ -50,7 +50,7 @@ pub(crate) async fn everything_moves(author: &Client) {
     for path in pages {
         within(120, &format!("{path} is up to date"), || async {
             let answer = read_at(author, &path, &position).await;
-            (answer.status == 200 && answer.header("x-stale") != "true").then_some(())
+            (answer.status == 200 && !answer.is_stale()).then_some(())
         })
         .await;
     }

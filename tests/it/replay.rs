@@ -59,10 +59,8 @@ async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
     assert_eq!(profile.at("/user/postsCount"), written);
     let last = me.write_post("after", "public").await;
     let seen = me.get(&format!("/posts/{last}")).await.expect_status(200);
-    let request = fan
-        .request(reqwest::Method::GET, "/api/feed/")
-        .header("x-min-position", seen.header("x-position"));
-    assert_eq!(fan.send(request).await.text("/posts/0/content"), "after");
+    let feed = fan.get_after("/api/feed/", seen.header("x-position")).await;
+    assert_eq!(feed.text("/posts/0/content"), "after");
     server.verify_all().await;
 }
 

@@ -253,11 +253,8 @@ impl Member {
         Ok(())
     }
 
-    /// From where the partitions are read, as soon as the projector knows.
+    /// From where the partitions are read, as soon as the projector knows. It is told also that there are none for it.
     fn starts(&self, sources: Vec<Source>) -> Vec<(Source, Start)> {
-        if sources.is_empty() {
-            return Vec::new();
-        }
         let (sender, answer): (_, Receiver<Vec<(Source, Start)>>) = sync_channel(1);
         let told = Delivery::Assigned(sources, Answer::new(sender));
         if self.deliveries.send(Ok(told)).is_err() {

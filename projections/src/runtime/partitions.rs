@@ -25,7 +25,7 @@ use crate::{
         careful::Turns,
         division,
         generations::{Generations, WriteMode},
-        live::{End, ProjectorTask, spawn, store_failed, until_next},
+        live::{End, ProjectorTask, first_waiting, spawn, store_failed, until_next},
         partition::{Partition, open_writer},
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
@@ -79,7 +79,7 @@ impl<P: Projection> PartitionProjector<P> {
         frontier: Arc<dyn FrontierReader>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let status = Arc::new(ProjectionStatus::new(P::NAME, log.watch_head()));
+        let status = Arc::new(ProjectionStatus::of_group(P::NAME, log.watch_head()));
         Self {
             generations,
             sources,
@@ -223,7 +223,8 @@ async fn look_over<P: Projection>(
     division::check(P::NAME, &checkpoints, &frontier)?;
     let parked = store.parked().await?.len() as u64;
     let position = reached(&checkpoints, P::TOPICS, &frontier);
-    shared.status.opened(id, position, parked);
+    let waiting = first_waiting(&shared.log, position).await;
+    shared.status.opened(id, position, parked, waiting);
     shared.frontier.send_replace(frontier);
     shared.stored.send_replace(checkpoints);
     Ok(())
@@ -421,6 +422,7 @@ impl<P: Projection> Assigned<P> {
             self.writers.insert(source, writer);
         }
         answer.give(starts);
+        self.shared.status.dealt();
         Ok(())
     }
 

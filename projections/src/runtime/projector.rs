@@ -17,7 +17,7 @@ use crate::{
     record::PublicRecord,
     runtime::{
         generations::{Generations, WriteMode},
-        live::{End, ProjectorTask, spawn, store_failed, until_next},
+        live::{End, ProjectorTask, first_waiting, spawn, store_failed, until_next},
         tail::{Backoff, Chunk, LogTail, read_chunk},
         writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
@@ -146,8 +146,9 @@ impl<P: Projection> Run<P> {
                 return self.not_opened(id, error).await;
             }
         };
+        let waiting = first_waiting(self.projector.tail.log(), writer.position()).await;
         let status = &self.projector.status;
-        status.opened(id, writer.position(), writer.letters());
+        status.opened(id, writer.position(), writer.letters(), waiting);
         tracing::info!(model = %P::NAME, generation = %id, position = writer.position(), "projecting");
         self.catch_reactors_up(writer.position()).await;
         let end = self.follow(&mut writer, current).await;

@@ -304,6 +304,31 @@ async fn partitions_are_shared_and_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_not_been_dealt_partitions_yet_is_starting_and_who_gets_none_runs() {
+    let world = World::new(2);
+    let states = || {
+        let of = |process: &Process| process.task.status.report(&FixedClock).state;
+        world.processes.iter().map(of).collect::<Vec<_>>()
+    };
+    for process in &world.processes {
+        while process.task.status.report(&FixedClock).generation.is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(states(), [ProjectorState::Starting; 2]);
+    world.processes[0].member.assign(Vec::new()).await;
+    assert_eq!(
+        states(),
+        [ProjectorState::Running, ProjectorState::Starting]
+    );
+    world.processes[1]
+        .member
+        .assign(partitions().collect())
+        .await;
+    assert_eq!(states(), [ProjectorState::Running; 2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_topic_lost_comes_from_the_log() {
     let world = World::new(1);
     world.append(60).await;

@@ -91,7 +91,7 @@ async fn ask(me: &Client, path: &str) {
         let log_in = json!({ "identifier": me.username, "password": PASSWORD });
         me.post(path, log_in).await
     } else {
-        me.get(path).await
+        me.get_as_is(path).await
     };
     let took = begun.elapsed();
     let text = String::from_utf8_lossy(&answer.bytes);

@@ -69,7 +69,7 @@ async fn a_relay_that_hangs_is_replaced_and_cannot_speak_any_more() {
         let what = format!("the log is told on while {} hangs", member.name);
         within(20, &what, || async {
             let page = read_at(&author, &path, &position).await.expect_status(200);
-            (page.header("x-stale") != "true").then_some(())
+            (!page.is_stale()).then_some(())
         })
         .await;
         stack.signal(&member.name, "CONT").await;

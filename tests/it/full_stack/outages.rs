@@ -20,7 +20,7 @@ async fn known_post(author: &Client, fan: &Client) -> String {
     let like = format!("/posts/{post}/like");
     fan.put(&like, Value::Null).await.expect_status(200);
     within(120, "the like is counted", || async {
-        let seen = fan.get(&format!("/posts/{post}")).await;
+        let seen = fan.get_as_is(&format!("/posts/{post}")).await;
         (seen.at("/post/likeCount") == 1).then_some(())
     })
     .await;
@@ -34,7 +34,10 @@ async fn commands_and_reads_work(client: &Client, me: &Client, post: &str) {
     let newcomer = client.sign_up("newcomer").await;
     follow(&newcomer, me).await;
     write(me, "written meanwhile").await;
-    let seen = me.get(&format!("/posts/{post}")).await.expect_status(200);
+    let seen = me
+        .get_as_is(&format!("/posts/{post}"))
+        .await
+        .expect_status(200);
     assert_eq!(seen.at("/post/likeCount"), 1, "{}", seen.json);
     for path in [
         "/auth/verify-user".to_owned(),
@@ -44,7 +47,7 @@ async fn commands_and_reads_work(client: &Client, me: &Client, post: &str) {
         format!("/posts/{post}/comments"),
         "/api/feed/".to_owned(),
     ] {
-        let answer = me.get(&path).await;
+        let answer = me.get_as_is(&path).await;
         let body = String::from_utf8_lossy(&answer.bytes);
         assert_eq!(answer.status, 200, "{path}: {body}");
     }
@@ -60,14 +63,14 @@ async fn without_kafka_commands_work_and_reads_say_that_they_are_behind() {
     stack.kill("kafka").await;
     load.goes_on(ENOUGH).await;
     commands_and_reads_work(&client, &me, &post).await;
-    me.get("/api/feed/trending").await.expect_status(200);
+    me.get_as_is("/api/feed/trending").await.expect_status(200);
     let (_, position) = write(&me, "not to be seen yet").await;
     for path in [
         format!("/posts/user/{}", me.id),
         "/notify/notifications".to_owned(),
     ] {
         let page = read_at(&me, &path, &position).await.expect_status(200);
-        assert_eq!(page.header("x-stale"), "true", "{path}: {}", page.json);
+        assert!(page.is_stale(), "{path}: {}", page.json);
     }
     load.goes_on(ENOUGH).await;
     stack.start("kafka").await;
@@ -85,18 +88,20 @@ async fn without_redis_everything_works_and_counts_come_from_postgres() {
     stack.kill("redis").await;
     load.goes_on(ENOUGH).await;
     commands_and_reads_work(&client, &me, &post).await;
-    me.get("/notify/notifications").await.expect_status(200);
+    me.get_as_is("/notify/notifications")
+        .await
+        .expect_status(200);
     // Scores are in Redis alone: recent posts are ranked by what the feed model knows of them.
-    let list = me.get("/api/feed/trending").await.expect_status(200);
-    assert_eq!(list.header("x-stale"), "true");
+    let list = me.get_as_is("/api/feed/trending").await.expect_status(200);
+    assert!(list.is_stale());
     // On which page is the load's to say: its posts are liked more.
     let ranked = ids(&me, "/api/feed/trending?limit=100", "posts").await;
     assert!(ranked.contains(&post), "{ranked:?}");
     // Their own writes, too: where the last one was is known without Redis.
     let (mine, _) = write(&me, "read at once").await;
-    let list = me.get(&format!("/posts/user/{}", me.id)).await;
+    let list = me.get_as_is(&format!("/posts/user/{}", me.id)).await;
     let list = list.expect_status(200);
-    assert!(list.header("x-stale") == "true" || list.text("/posts/0/id") == mine);
+    assert!(list.is_stale() || list.text("/posts/0/id") == mine);
     load.goes_on(ENOUGH).await;
     stack.start("redis").await;
     everything_moves(&me).await;
@@ -113,8 +118,11 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
     stack.kill("mongodb").await;
     load.goes_on(ENOUGH).await;
     commands_and_reads_work(&client, &me, &post).await;
-    me.get("/api/feed/trending").await.expect_status(200);
-    let list = me.get("/notify/notifications").await.expect_status(503);
+    me.get_as_is("/api/feed/trending").await.expect_status(200);
+    let list = me
+        .get_as_is("/notify/notifications")
+        .await
+        .expect_status(503);
     assert!(
         list.header("retry-after").parse::<u64>().is_ok(),
         "{list:?}"
@@ -131,7 +139,7 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
     let path = format!("/posts/user/{}", me.id);
     within(120, "the feed model goes on", || async {
         let page = read_at(&me, &path, &position).await.expect_status(200);
-        (page.header("x-stale") != "true").then_some(())
+        (!page.is_stale()).then_some(())
     })
     .await;
     load.goes_on(ENOUGH).await;
@@ -146,14 +154,17 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
     let client = stack.client();
     let load = Load::start(&client).await;
     let me = client.sign_up("away").await;
-    me.get("/auth/verify-user").await.expect_status(200);
+    me.get_as_is("/auth/verify-user").await.expect_status(200);
     load.goes_on(ENOUGH).await;
     stack.kill("postgres").await;
     load.is_refused(4).await;
-    let known = me.get("/auth/verify-user").await.expect_status(200);
+    let known = me.get_as_is("/auth/verify-user").await.expect_status(200);
     assert_eq!(known.at("/valid"), true);
     let stranger = client.with_token("", "", "no token at all");
-    stranger.get("/auth/verify-user").await.expect_status(401);
+    stranger
+        .get_as_is("/auth/verify-user")
+        .await
+        .expect_status(401);
     // Sent while Postgres is away for certain: nothing may be left of it but the wish.
     let body = json!({ "content": "once, later" });
     let refusal = me.try_post_with_key("/posts/", "while-away", &body).await;
@@ -182,7 +193,7 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
     let mine = within(120, "the list is up to date", || async {
         let sent = request.try_clone().unwrap();
         let page = me.send(sent).await;
-        (page.status == 200 && page.header("x-stale") != "true").then_some(page)
+        (page.status == 200 && !page.is_stale()).then_some(page)
     })
     .await;
     assert_eq!(mine.list("/posts").len(), 1, "{}", mine.json);

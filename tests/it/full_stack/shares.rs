@@ -55,7 +55,7 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
         let what = format!("all posts are in the feed without {}", killed.name);
         let page = within(120, &what, || async {
             let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
-            (page.header("x-stale") != "true").then_some(page)
+            (!page.is_stale()).then_some(page)
         })
         .await;
         page.expect_status(200);

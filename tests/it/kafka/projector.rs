@@ -20,6 +20,7 @@ use socialhub_projections::{
     GenerationId, Projection,
     runtime::{Delivery, Filler, Filling, Generations, Pace, Pacer, PartitionedSource, Start},
 };
+use socialhub_tests::support::eventually;
 use tokio_util::sync::CancellationToken;
 
 use super::{FixedClock, Model, Toy, World, left_out, topic, within};
@@ -105,6 +106,24 @@ async fn two_projectors_share_and_hand_over() {
     stop_first.cancel();
     first.task.await.unwrap();
     world.append(100).await;
+    world.projected(&model).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_more_than_there_are_partitions_is_there_all_the_same() {
+    let world = World::new();
+    let (_relay, _stop) = world.relay("a");
+    world.append(10).await;
+    world.published().await;
+    let model = Model::new();
+    let members: Vec<_> = (0..4).map(|_| world.projector(&model, "many")).collect();
+    eventually("each has joined", || async {
+        let starting = members
+            .iter()
+            .any(|(member, _)| member.status.is_starting());
+        (!starting).then_some(())
+    })
+    .await;
     world.projected(&model).await;
 }
 

@@ -1,9 +1,13 @@
 //! A client of the public contract.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use reqwest::{Method, RequestBuilder, header::HeaderMap, multipart::Form};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::support::server::PATIENCE;
 
@@ -35,6 +39,9 @@ pub struct Answer {
 
 /// The password of everybody who signs up here.
 pub const PASSWORD: &str = "Password123!";
+
+/// For how long a read model may say that it is behind.
+const STALE_FOR: Duration = Duration::from_secs(20);
 
 static NAMES: AtomicU64 = AtomicU64::new(0);
 
@@ -101,8 +108,35 @@ impl Client {
         Some(read(self.request(Method::GET, path).send().await.ok()?).await)
     }
 
-    /// GET.
+    /// GET. An answer that says that its read model is behind (`X-Stale`) is asked for again for a while, as a patient
+    /// client does; then it is answered as it is.
     pub async fn get(&self, path: &str) -> Answer {
+        self.get_until_fresh(|| self.request(Method::GET, path))
+            .await
+    }
+
+    /// The same, of what has happened up to a position.
+    pub async fn get_after(&self, path: &str, position: &str) -> Answer {
+        let request = || {
+            let request = self.request(Method::GET, path);
+            request.header("x-min-position", position)
+        };
+        self.get_until_fresh(request).await
+    }
+
+    async fn get_until_fresh(&self, request: impl Fn() -> RequestBuilder) -> Answer {
+        let give_up = Instant::now() + STALE_FOR;
+        loop {
+            let answer = self.send(request()).await;
+            if !answer.is_stale() || Instant::now() > give_up {
+                return answer;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// GET, however far behind the read model is.
+    pub async fn get_as_is(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
@@ -218,6 +252,11 @@ impl Answer {
             .get(name)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
+    }
+
+    /// Whether it says that its read model is behind what was asked for.
+    pub fn is_stale(&self) -> bool {
+        self.header("x-stale") == "true"
     }
 
     /// Fails the test unless this is a problem (RFC 9457) of the given status with the seed's short message.
