@@ -95,7 +95,7 @@ pub fn due(
     told
 }
 
-/// What is wrong with a part that has not come to its work yet. It is no error of it afterwards.
+/// How that begins which is wrong with a part that has not come to its work yet. It is no error of it afterwards.
 pub const STARTING: &str = "is starting";
 
 /// A model that has had work for this long and has not moved is known to be stuck.
@@ -266,9 +266,14 @@ impl ProjectionStatus {
         self.stuck_at().is_some_and(|at| at <= Instant::now())
     }
 
-    /// Whether it has not come to its work yet.
+    /// Whether it has not come to its work yet, whatever keeps it from that.
     pub fn is_starting(&self) -> bool {
-        self.inner.lock().state_now() == ProjectorState::Starting
+        let inner = self.inner.lock();
+        match inner.state {
+            ProjectorState::Starting => true,
+            ProjectorState::Running | ProjectorState::Stuck => !inner.dealt,
+            ProjectorState::Dead | ProjectorState::Stopped => false,
+        }
     }
 
     /// A generation has been opened and stands at `position`; `waiting` is when the first event after that happened.

@@ -288,14 +288,15 @@ async fn an_old_token_stays_refused_after_a_restore() {
         .expect_status(200);
 }
 
-const OTHER_PASSWORD: &str = "another one 42";
+pub(crate) const OTHER_PASSWORD: &str = "another one 42";
 
 async fn log_in(server: &Server, name: &str, password: &str) -> u16 {
     let login = json!({ "identifier": name, "password": password });
     server.client().post("/auth/login", login).await.status
 }
 
-async fn reset_password(server: &Server, who: &Client) {
+/// Gives somebody another password, which ends their tokens.
+pub(crate) async fn reset_password(server: &Server, who: &Client) {
     let client = server.client();
     let (otp, email) = request_code(server, &client, who).await;
     let reset = json!({ "email": email, "otp": otp, "newPassword": OTHER_PASSWORD });
@@ -652,6 +653,8 @@ async fn an_event_that_is_no_json_is_kept_in_a_data_folder_and_refused_by_a_data
 
     let target = fresh(Profile::Embedded).await;
     let import = ["replay", "import", &folder];
+    let checked = target.fail(&["replay", "import", &folder, "--check"]).await;
+    assert_eq!(checked.matches(says).count(), 1, "{checked}");
     let imported = target.fail(&import).await;
     assert!(imported.contains(says), "{imported}");
     let again = target.succeed(&import).await;

@@ -5,12 +5,17 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use socialhub_tests::support::{
-    Profile, Server, eventually, profile::OPERATOR_TOKEN, s3_server::S3Server, server::binary,
-    smtp_server::SmtpServer,
+    Profile, Server, client::PASSWORD, eventually, profile::OPERATOR_TOKEN, s3_server::S3Server,
+    server::binary, smtp_server::SmtpServer,
 };
 use tokio::io::AsyncWriteExt;
+
+use crate::{
+    backup::{OTHER_PASSWORD, reset_password},
+    erasure::erase,
+};
 
 #[tokio::test]
 async fn it_says_where_it_is_and_what_to_try() {
@@ -372,6 +377,27 @@ async fn two_servers_share_what_they_have(one: &Server) {
         .await
         .expect_status(200);
     assert_eq!(mine.list("/posts").len(), 1);
+    // A token that ends in one process ends in the other, which has taken it a moment ago.
+    reset_password(one, &ada).await;
+    erase(&bob, PASSWORD).await.expect_status(204);
+    for (who, server) in [(&ada_there, "other"), (&bob_here, "one")] {
+        eventually("the token has ended there, too", || async {
+            let answer = who.get("/auth/me").await;
+            // The model may know that they are gone before the process knows that their token is.
+            let awaited = [200, 404, 401].contains(&answer.status);
+            assert!(awaited, "{server}: {answer:?}");
+            (answer.status == 401).then_some(())
+        })
+        .await;
+    }
+    let again = json!({ "identifier": ada.username, "password": OTHER_PASSWORD });
+    let again = other.client().post("/auth/login", again).await;
+    let again = again.expect_status(200);
+    let ada = one
+        .client()
+        .with_token(&ada.id, &ada.username, again.text("/token"));
+    ada.get("/auth/me").await.expect_status(200);
+    one.caught_up().await;
     one.verify_all().await;
 }
 

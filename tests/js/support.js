@@ -11,6 +11,8 @@ const PLAIN_TOKENS = process.env.PLAIN_TOKENS === "1";
 const PATIENCE = 60_000;
 
 const open = new Set();
+/** Timers of what is waited for: left behind, they keep the process for as long as they would have waited. */
+const waiting = new Set();
 
 /** A new person: `{ id, username, token }`. */
 export async function person(name) {
@@ -72,9 +74,11 @@ export function ask(socket, name, ...payload) {
 export function event(socket, name, condition = () => true) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => done(reject, new Error(`no ${name} within ${PATIENCE} ms`)), PATIENCE);
+    waiting.add(timer);
     const listener = (payload) => condition(payload) && done(resolve, payload);
     function done(settle, value) {
       clearTimeout(timer);
+      waiting.delete(timer);
       socket.off(name, listener);
       settle(value);
     }
@@ -105,8 +109,10 @@ export function get(path, who) {
   return fetch(`${BASE_URL}${path}`, { headers });
 }
 
-/** Closes every client of the test. */
+/** Closes every client of the test, and ends what is still waited for: nobody looks at that any more. */
 export function closeAll() {
   for (const socket of open) socket.disconnect();
   open.clear();
+  for (const timer of waiting) clearTimeout(timer);
+  waiting.clear();
 }

@@ -192,10 +192,12 @@ impl Found {
         }
         let documents = async {
             let documents = peers::documents(&args.mongodb_url).await?;
-            Ok::<_, BenchError>((documents, peers::plain_inserts(&args.mongodb_url).await?))
+            let indexed = peers::indexed_inserts(&args.mongodb_url).await?;
+            let plain = peers::plain_inserts(&args.mongodb_url).await?;
+            Ok::<_, BenchError>((documents, indexed, plain))
         };
         match documents.await {
-            Ok((documents, peer)) => {
+            Ok((documents, peer, plain)) => {
                 let seconds = self.seconds_of("rebuild notifications");
                 self.stages.extend(seconds.map(|seconds| {
                     let stage = "rebuild notifications, its documents";
@@ -205,7 +207,7 @@ impl Found {
                 for ours in ours.filter(|ours| ours.stage.contains(" notifications")) {
                     ours.ratio = Some(ours.per_second / peer.per_second);
                 }
-                self.stages.push(peer);
+                self.stages.extend([peer, plain]);
             }
             Err(error) => self.note(Err(error)),
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use futures::TryStreamExt;
 use mongodb::{
-    Collection, Database,
+    Collection, Database, IndexModel,
     bson::{Document, doc},
 };
 use socialhub_domain::IdGenerator;
@@ -140,7 +140,58 @@ pub(super) async fn plain_inserts(url: &str) -> Result<Measured, BenchError> {
     plain.drop().await.map_err(usage)?;
     let count = (INSERT * INSERTS) as u64;
     Ok(Measured::new(
-        "insert_many of 1,000",
+        "insert_many of 1,000, without indexes",
+        "documents",
+        count,
+        seconds,
+    ))
+}
+
+/// Puts every notification of the newest generation into a collection of its own with the same indexes, a thousand an
+/// insert: what the server can do at most when nobody has to find out what the documents are. Reading them does not count.
+///
+/// # Errors
+/// When the server refuses, or there are no notifications.
+pub(super) async fn indexed_inserts(url: &str) -> Result<Measured, BenchError> {
+    let database = documents::database(url).await.map_err(usage)?;
+    let notifications = newest(&database).await?;
+    let indexed = documents::scratch(&database);
+    let indexes = notifications.list_indexes().await.map_err(usage)?;
+    let indexes: Vec<IndexModel> = indexes.try_collect().await.map_err(usage)?;
+    for index in indexes {
+        // That of the ids comes with the collection.
+        if !index.keys.contains_key("_id") {
+            indexed.create_index(index).await.map_err(usage)?;
+        }
+    }
+    let mut all = notifications
+        .find(doc! {})
+        .batch_size(INSERT as u32)
+        .await
+        .map_err(usage)?;
+    let (mut count, mut seconds) = (0, 0.0);
+    loop {
+        let mut some = Vec::with_capacity(INSERT);
+        while some.len() < INSERT
+            && let Some(document) = all.try_next().await.map_err(usage)?
+        {
+            some.push(document);
+        }
+        if some.is_empty() {
+            break;
+        }
+        count += some.len() as u64;
+        let begin = Instant::now();
+        let inserted = indexed.insert_many(some).ordered(false).await;
+        seconds += begin.elapsed().as_secs_f64();
+        inserted.map_err(usage)?;
+    }
+    indexed.drop().await.map_err(usage)?;
+    if count == 0 {
+        return Err(usage("there are no notifications to compare with"));
+    }
+    Ok(Measured::new(
+        "insert_many of them, with their indexes",
         "documents",
         count,
         seconds,

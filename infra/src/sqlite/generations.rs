@@ -31,6 +31,7 @@ use socialhub_projections::{
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
+    time::{Instant, sleep},
 };
 
 use crate::sqlite::{
@@ -41,6 +42,10 @@ use crate::sqlite::{
 
 /// How often the pointer is read anew: another process may have moved it, and SQLite tells nobody.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// How long a projector may take to let go of a generation that is not current any more.
+const LETTING_GO: Duration = Duration::from_secs(10);
+/// Between two looks at whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 const CATALOGUE: &str = "
 CREATE TABLE IF NOT EXISTS generation (
@@ -554,14 +559,28 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
         id: GenerationId,
         mode: WriteMode,
     ) -> Result<Arc<dyn ReadModelStore<M::Projection>>, StoreError> {
-        self.blocking(move |shared| {
-            let lock = try_lock(&shared.writer_lock(id))?.ok_or_else(|| {
-                StoreError::Unavailable(format!("another process writes generation {id}"))
-            })?;
-            let store = SqliteModelStore::<M>::open(&shared.file(id), mode, Some(lock))?;
-            Ok(Arc::new(store) as Arc<dyn ReadModelStore<M::Projection>>)
-        })
-        .await
+        let give_up = Instant::now() + LETTING_GO;
+        loop {
+            let opened = self.blocking(move |shared| {
+                let Some(lock) = try_lock(&shared.writer_lock(id))? else {
+                    return Ok((None, shared.refresh()?));
+                };
+                let store = SqliteModelStore::<M>::open(&shared.file(id), mode, Some(lock))?;
+                let store = Arc::new(store) as Arc<dyn ReadModelStore<M::Projection>>;
+                Ok((Some(store), id))
+            });
+            match opened.await? {
+                (Some(store), _) => return Ok(store),
+                // It was current until a moment ago: its projector has to see that, and to let go of it.
+                (None, current) if current != id && Instant::now() < give_up => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                (None, _) => {
+                    let reason = format!("another process writes generation {id}");
+                    return Err(StoreError::Unavailable(reason));
+                }
+            }
+        }
     }
 
     async fn claim(&self) -> Result<Option<Claim>, StoreError> {

@@ -354,6 +354,10 @@ impl Mine {
         sources: Vec<Source>,
         answer: Answer<Vec<(Source, Start)>>,
     ) -> Result<(), Failure> {
+        if sources.is_empty() {
+            answer.give(Vec::new());
+            return Ok(());
+        }
         check_divisions(&self.shared).await?;
         let mut starts = Vec::new();
         for source in sources {

@@ -114,7 +114,10 @@ where
         Some(import.write(&target).await?)
     };
     let seconds = started.elapsed().as_secs_f64();
-    report(options, &import.manifest, written.as_ref(), seconds, out)
+    let found: Vec<String> = lines.iter().flat_map(|lines| lines.remarks()).collect();
+    let remarks = written.as_ref().map_or(&found, |written| &written.remarks);
+    let (manifest, written) = (&import.manifest, written.as_ref());
+    report(options, manifest, written, remarks, seconds, out)
 }
 
 /// Puts the keys of another export in the place of this one's.
@@ -354,11 +357,11 @@ fn report(
     options: &ImportOptions,
     manifest: &Manifest,
     written: Option<&Outcome>,
+    remarks: &[String],
     seconds: f64,
     out: &mut (dyn Write + Send),
 ) -> Result<Verdict, TransferError> {
     let new = |nth: usize| written.map(|written| written.new[nth]);
-    let remarks = written.map_or(&[][..], |written| &written.remarks);
     let lines: u64 = manifest.parts.iter().map(|part| part.lines).sum();
     let rate = lines as f64 / seconds.max(0.001);
     if options.json {
@@ -383,7 +386,10 @@ fn report(
                 }
             }
         }
-        for remark in manifest.remarks.iter().chain(remarks) {
+        let fresh = remarks
+            .iter()
+            .filter(|remark| !manifest.remarks.contains(remark));
+        for remark in manifest.remarks.iter().chain(fresh) {
             writeln!(out, "{remark}")?;
         }
         let did = match written {

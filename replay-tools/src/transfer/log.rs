@@ -312,6 +312,7 @@ pub struct EventLines {
     streams: Mutex<Streams>,
     /// Whose keys those that were checked need, and the first of them that does.
     sealed_for: Mutex<HashMap<UserId, Position>>,
+    remarks: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -322,7 +323,12 @@ impl Lines for EventLines {
 
     async fn check(&self, cursor: &str, text: &[u8]) -> Result<String, PartError> {
         let mut last: Position = place(cursor)?.unwrap_or(0);
-        for row in rows::<EventRow>(text)? {
+        let rows = rows::<EventRow>(text)?;
+        self.remarks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(remarks(&rows));
+        for row in rows {
             if row.position != last + 1 {
                 let gap = format!("event {} comes after event {last}", row.position);
                 return Err(PartError::Bad(gap));
@@ -344,6 +350,11 @@ impl Lines for EventLines {
             last = row.position;
         }
         Ok(last.to_string())
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let remarks = self.remarks.lock();
+        remarks.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn needs(&self) -> Option<Needs> {
@@ -413,7 +424,10 @@ mod tests {
         let gap = check("", &text).await.unwrap_err();
         assert_eq!(gap.to_string(), "event 4 comes after event 0");
         // A log may hold such an event: whether the target takes it is asked there.
-        assert_eq!(check("3", &line(4, "{")).await.unwrap(), "4");
+        let lines = EventLines::default();
+        let broken = line(4, "{");
+        assert_eq!(lines.check("3", broken.as_bytes()).await.unwrap(), "4");
+        assert!(lines.remarks()[0].starts_with("the data of event 4 are no JSON"));
         let more = line(4, "{}").replace("{\"position\"", "{\"more\":1,\"position\"");
         let unknown = check("3", &more).await.unwrap_err();
         assert!(unknown.to_string().contains("unknown field"), "{unknown}");

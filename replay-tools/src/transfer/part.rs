@@ -73,6 +73,11 @@ pub trait Lines: Send + Sync {
         None
     }
 
+    /// What of the lines that were checked so far not every store takes.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether one of the lines that were checked so far is this person's: asked of a part that another one needs.
     fn has(&self, person: UserId) -> bool {
         let _ = person;

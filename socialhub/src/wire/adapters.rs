@@ -147,7 +147,10 @@ impl Workers {
 /// What is wrong with a projector, if something is.
 fn trouble(status: &ProjectionStatus) -> Option<String> {
     if status.is_starting() {
-        return Some(status.last_error().unwrap_or_else(|| STARTING.to_owned()));
+        let keeps_from_it = status.last_error();
+        return Some(
+            keeps_from_it.map_or(STARTING.to_owned(), |error| format!("{STARTING}: {error}")),
+        );
     }
     let stands = || "has work and does not move: see `socialhub replay status`".to_owned();
     status

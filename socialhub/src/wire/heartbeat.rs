@@ -42,8 +42,10 @@ pub async fn beat(
             _ = ticks.tick() => {}
         }
         look(&*readiness, &*clock, &mut parts).await;
+        parts.values().for_each(publish);
+        // Told once more, as over: who has not come to their work yet has not failed at it.
+        parts.retain(|_, part| part.now || !part.error.starts_with(STARTING));
         report.parts = parts.values().cloned().collect();
-        report.parts.iter().for_each(publish);
         report.left_out = left_out.iter().flat_map(|tally| tally.sums()).collect();
         // Whoever keeps them is most likely what is wrong, and the log has said that.
         if let Err(error) = reports.report(&report).await {
@@ -73,7 +75,6 @@ async fn look(
         };
         parts.insert(failing.name, report);
     }
-    parts.retain(|_, part| part.now || part.error != STARTING);
 }
 
 /// What `replay status` says of a part that has ever failed, as gauges.

@@ -12,7 +12,7 @@ use rdkafka::{
 use serde_json::{Value, json};
 use socialhub_domain::{StreamId, Timestamp, Topic, schema};
 use socialhub_event_log::{Metadata, RecordedEvent, WireRecord};
-use socialhub_tests::support::{server::PATIENCE, servers::kafka_brokers};
+use socialhub_tests::support::{Profile, Server, server::PATIENCE, servers::kafka_brokers};
 use uuid::Uuid;
 
 use super::{assert_installed, files, folder};
@@ -71,6 +71,10 @@ impl Topics {
 
     fn name(&self, topic: Topic) -> String {
         format!("{}-{}", self.prefix, topic.name())
+    }
+
+    fn names(&self) -> String {
+        Topic::ALL.map(|topic| self.name(topic)).join(",")
     }
 
     /// The record of the next event of the log; it is nowhere yet.
@@ -170,19 +174,18 @@ fn programs() -> [(&'static str, tokio::process::Command); 2] {
 /// Runs a consumer until it has said so much; what it said, by position, and what it complained of.
 async fn consume(
     (name, mut program): (&str, tokio::process::Command),
-    topics: &Topics,
+    topics: &str,
     states: &Path,
     count: usize,
 ) -> (Vec<Value>, String) {
-    let names = Topic::ALL.map(|topic| topics.name(topic)).join(",");
     program
-        .args(["--brokers", &kafka_brokers(), "--topics", &names])
+        .args(["--brokers", &kafka_brokers(), "--topics", topics])
         .args(["--count", &count.to_string()])
         .arg("--state")
         .arg(states.join(name))
         .kill_on_drop(true);
     if name == "javascript" {
-        program.args(["--group", &topics.prefix]);
+        program.args(["--group", topics]);
     }
     let output = tokio::time::timeout(Duration::from_secs(120), program.output())
         .await
@@ -264,7 +267,8 @@ async fn the_example_consumers_read_the_topics_by_the_contract_alone() {
     let wanted: Vec<_> = wanted.iter().map(line).collect();
     for program in programs() {
         let name = program.0;
-        let (said, complaints) = consume(program, &topics, states.path(), wanted.len()).await;
+        let (said, complaints) =
+            consume(program, &topics.names(), states.path(), wanted.len()).await;
         assert_eq!(said, wanted, "{name}: {complaints}");
         for complaint in [
             "the publisher could not read it: `post.created` has no version 9",
@@ -301,8 +305,62 @@ async fn the_example_consumers_read_the_topics_by_the_contract_alone() {
     let wanted = [&newer, &last, &elsewhere].map(line);
     for program in programs() {
         let name = program.0;
-        let (said, complaints) = consume(program, &topics, states.path(), wanted.len()).await;
+        let (said, complaints) =
+            consume(program, &topics.names(), states.path(), wanted.len()).await;
         assert_eq!(said, wanted, "{name}: {complaints}");
         assert!(complaints.contains(&gap), "{name}: {complaints}");
+    }
+}
+
+/// An event of `replay tail` as a consumer is to say it, but for its key.
+fn logged(event: &Value) -> Value {
+    json!({
+        "position": event["position"],
+        "id": event["eventId"],
+        "type": event["eventType"],
+        "version": event["eventVersion"],
+        "data": event["data"],
+    })
+}
+
+#[tokio::test]
+async fn the_example_consumers_read_what_a_relay_writes() {
+    let environment = Profile::Distributed.environment().await;
+    let server = Server::start_in(&["--rate-limits", "off"], environment).await;
+    let (me, fan) = (
+        server.client().sign_up("read").await,
+        server.client().sign_up("reader").await,
+    );
+    let post = me
+        .write_post("for whoever reads the topics", "public")
+        .await;
+    let comment = json!({ "comment": "read" });
+    for (path, body) in [
+        (format!("/users/follow/{}", me.id), Value::Null),
+        (format!("/posts/{post}/like"), Value::Null),
+        (format!("/posts/{post}/comment"), comment),
+    ] {
+        let answer = fan.post(&path, body).await;
+        assert!(answer.status < 300, "{path}: {answer:?}");
+    }
+    server.caught_up().await;
+    let tail = server.succeed(&["replay", "tail", "--json"]).await;
+    let events = tail
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let wanted: Vec<Value> = events.map(|event| logged(&event)).collect();
+    let (namespace, states) = (server.setting("NAMESPACE"), tempfile::tempdir().unwrap());
+    let topics = Topic::ALL.map(|topic| format!("{namespace}.{}", topic.name()));
+    let topics = topics.join(",");
+    for program in programs() {
+        let name = program.0;
+        let consumed = consume(program, &topics, states.path(), wanted.len());
+        let (mut said, complaints) = consumed.await;
+        for line in &mut said {
+            let key = line.as_object_mut().unwrap().remove("key");
+            assert!(key.is_some_and(|key| key.is_string()), "{name}: {line}");
+        }
+        assert_eq!(said, wanted, "{name}: {complaints}");
+        assert_eq!(complaints, "", "{name}");
     }
 }

@@ -377,7 +377,7 @@ impl Done {
 pub async fn ids(reader: &Client, first: &str, items: &str) -> Vec<String> {
     let (mut found, mut next) = (Vec::new(), first.to_owned());
     loop {
-        let page = reader.get(&next).await.expect_status(200);
+        let page = reader.get_as_is(&next).await.expect_status(200);
         let list = page.list(&format!("/{items}"));
         found.extend(
             list.iter()

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
-    outage::{run, small_world, world},
+    outage::{LOG, run, small_world, world},
     rebuilds::{Held, PATIENCE, STORES},
 };
 
@@ -45,6 +45,35 @@ async fn a_rebuild_that_is_killed_touches_nothing_and_the_next_one_succeeds() {
             server.verify_all().await;
         }
         server.succeed(&["replay", "prune", model, "--yes"]).await;
+    }
+}
+
+/// Whoever runs it learns of it, and what is served is not touched.
+#[tokio::test]
+async fn a_store_that_goes_away_beside_a_rebuild_is_told_and_the_next_one_succeeds() {
+    if Profile::chosen() == Profile::Embedded {
+        // A file does not go away like that.
+        return;
+    }
+    let server = small_world().await;
+    for (model, setting) in STORES.into_iter().filter(|(_, setting)| *setting != LOG) {
+        let rebuild = ["replay", "rebuild", model];
+        let (alone, carried) = run(&server, setting, &rebuild, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {alone:?}");
+        for share in [0.2, 0.5] {
+            let most = (carried as f64 * share) as u64;
+            let (output, heard) = run(&server, setting, &rebuild, most).await;
+            let said = printed(&output);
+            assert!(heard > most, "{model} {share}: not cut off: {said}");
+            assert_eq!(output.status.code(), Some(1), "{model} {share}: {said}");
+            assert!(!said.contains("panicked"), "{model} {share}: {said}");
+            let told = said.contains(&format!("{model}: not switched: "))
+                && said.contains("run the same command again");
+            assert!(told, "{model} {share}: {said}");
+            server.verify_all().await;
+            server.succeed(&rebuild).await;
+            server.verify_all().await;
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
     MODELS,
+    damage::lines,
     outage::{LOG, run, small_world},
 };
 
@@ -140,4 +141,50 @@ async fn a_rollback_brings_the_older_generation_back_caught_up() {
     }
     let refused = server.fail(&["replay", "rollback", "feed"]).await;
     assert!(refused.contains("no previous generation"), "{refused}");
+}
+
+/// The one line of JSON that a command prints about a model.
+async fn told(server: &Server, model: &str, arguments: &[&str]) -> Value {
+    let said = server.succeed(arguments).await;
+    let mut told = lines(&said);
+    told.retain(|line| line["model"] == model);
+    assert_eq!(told.len(), 1, "{arguments:?}: {said}");
+    told.remove(0)
+}
+
+/// There and back without a pause: the projector that still holds the generation before is waited for.
+#[tokio::test]
+async fn there_and_back_at_once_is_told_as_json() {
+    let server = Server::start().await;
+    let me = server.client().sign_up("json").await;
+    me.write_post("told", "public").await;
+    server.caught_up().await;
+    let head = server.status().await["head"].as_u64().unwrap();
+    let past = tempfile::tempdir().unwrap();
+    for model in MODELS {
+        let [(old, _)] = generations(&server, model).await[..] else {
+            panic!("{model} has one generation");
+        };
+        let of = |line: &Value| {
+            let number = |name: &str| line[name].as_u64().unwrap();
+            ["generation", "replaced", "position", "parked"].map(number)
+        };
+        let rebuilt = told(&server, model, &["replay", "rebuild", model, "--json"]).await;
+        assert_eq!(of(&rebuilt), [old + 1, old, head, 0], "{rebuilt}");
+        let back = told(&server, model, &["replay", "rollback", model, "--json"]).await;
+        assert_eq!(of(&back), [old, old + 1, head, 0], "{back}");
+        let forth = told(&server, model, &["replay", "rollback", model, "--json"]).await;
+        assert_eq!(of(&forth), [old + 1, old, head, 0], "{forth}");
+        let prune = ["replay", "prune", model, "--yes", "--json"];
+        let pruned = told(&server, model, &prune).await;
+        assert_eq!(pruned["removed"], json!([old]), "{pruned}");
+        let into = past.path().join(model);
+        let as_of = ["replay", "as-of", model, "--at", "1", "--json", "--into"];
+        let as_of = [&as_of[..], &[into.to_str().unwrap()]].concat();
+        let built = told(&server, model, &as_of).await;
+        assert_eq!(built["position"], 1, "{built}");
+        let file = built["file"].as_str().unwrap();
+        assert!(std::path::Path::new(file).is_file(), "{built}");
+    }
+    server.verify_all().await;
 }
