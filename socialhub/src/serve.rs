@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, LogFormat},
+    config::{Config, LogFormat, USUAL_COST},
     server, telemetry,
     wire::{self, Roles},
 };
@@ -23,7 +23,7 @@ const OPERATIONS_CONNECTIONS: usize = 64;
 /// A line for the operator: what cannot be started and why.
 pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     let metrics = telemetry::start_metrics()?;
-    warn_of_public_secrets(&config);
+    warn_of_what_is_for_development(&config);
     let program = wire::start(&config, &roles, metrics).await?;
     let stop = CancellationToken::new();
     let serving = TaskTracker::new();
@@ -79,7 +79,11 @@ pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
 /// What the development secrets begin with, which stand in the repository for everybody to read.
 const PUBLIC_SECRET: &str = "for-development-only";
 
-fn warn_of_public_secrets(config: &Config) {
+fn warn_of_what_is_for_development(config: &Config) {
+    let cost = config.password_cost;
+    if cost < USUAL_COST {
+        tracing::warn!("PASSWORD_COST is {cost}: hashes are quickly guessed; for tests alone");
+    }
     let secrets = [
         ("JWT_SECRET", &config.jwt_secret),
         ("GATEWAY_SECRET", &config.gateway_secret),

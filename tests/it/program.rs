@@ -340,6 +340,18 @@ fn a_key_that_the_file_has_and_we_do_not_is_refused() {
     assert!(!ok && text.contains("lissen"), "{text}");
 }
 
+#[test]
+fn a_cost_of_passwords_that_nobody_can_pay_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for cost in ["3", "15", "much"] {
+        let data = folder.path().to_str().unwrap();
+        let serve = ["serve", "--data-dir", data, "--password-cost", cost];
+        let (ok, text) = run(&serve, &[]);
+        let named = text.contains("PASSWORD_COST") || text.contains("--password-cost");
+        assert!(!ok && named, "{cost}: {text}");
+    }
+}
+
 /// A log on SQLite belongs to one process; one on Postgres does not, and the second server is simply another one.
 #[tokio::test]
 async fn two_servers_on_one_folder_are_refused() {

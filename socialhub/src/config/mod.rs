@@ -8,6 +8,7 @@ mod settings;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,10 @@ pub use self::{
 
 /// Where the configuration file is looked for when no flag names one.
 const DEFAULT_FILE: &str = "socialhub.toml";
+/// bcrypt's cost: 2^10 rounds, as the contract's clients expect of a login's time.
+pub const USUAL_COST: u32 = 10;
+/// The least that bcrypt takes, and what makes a login take about a second.
+const PASSWORD_COSTS: RangeInclusive<u32> = 4..=14;
 
 /// What the program runs with, after every source was asked.
 #[derive(Clone)]
@@ -72,6 +77,8 @@ pub struct Config {
     pub password_threads: usize,
     /// Password checks that may wait.
     pub password_queue: usize,
+    /// bcrypt's cost.
+    pub password_cost: u32,
     /// Connections served at once.
     pub max_connections: usize,
     /// How long a stop may take.
@@ -191,6 +198,7 @@ fn resolve(settings: Settings) -> Result<Config, ConfigError> {
         },
         password_threads: at_least_one("PASSWORD_THREADS", settings.password_threads, cores)?,
         password_queue: at_least_one("PASSWORD_QUEUE", settings.password_queue, 512)?,
+        password_cost: password_cost(settings.password_cost)?,
         max_connections: at_least_one("MAX_CONNECTIONS", settings.max_connections, 10_000)?,
         shutdown_seconds: settings.shutdown_seconds.unwrap_or(20),
         log: settings.log.unwrap_or_else(|| "info".to_owned()),
@@ -215,6 +223,14 @@ fn at_least_one<T: PartialOrd + From<u8>>(
         Some(value) if value < T::from(1) => Err(bad(setting, "must be at least 1")),
         Some(value) => Ok(value),
         None => Ok(default),
+    }
+}
+
+fn password_cost(cost: Option<u32>) -> Result<u32, ConfigError> {
+    let cost = cost.unwrap_or(USUAL_COST);
+    match PASSWORD_COSTS.contains(&cost) {
+        true => Ok(cost),
+        false => Err(bad("PASSWORD_COST", "must be from 4 to 14")),
     }
 }
 

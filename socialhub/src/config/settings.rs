@@ -241,6 +241,10 @@ pub struct Settings {
     #[arg(long, env = "PASSWORD_QUEUE", global = true, value_name = "COUNT")]
     pub password_queue: Option<usize>,
 
+    /// Cost of a password's hash (bcrypt), 4 to 14: one more doubles the time of a login; less than 10 is for tests alone [default: 10]
+    #[arg(long, env = "PASSWORD_COST", global = true, value_name = "COST")]
+    pub password_cost: Option<u32>,
+
     /// Connections served at once; further ones wait [default: 10000]
     #[arg(long, env = "MAX_CONNECTIONS", global = true, value_name = "COUNT")]
     pub max_connections: Option<usize>,
@@ -296,6 +300,7 @@ impl Settings {
             trusted_proxies,
             password_threads,
             password_queue,
+            password_cost,
             max_connections,
             shutdown_seconds,
             log,

@@ -26,9 +26,6 @@ use super::{
 };
 use crate::config::{Config, Profile};
 
-/// bcrypt's cost: 2^10 rounds, as the contract's clients expect of a login's time.
-const BCRYPT_COST: u32 = 10;
-
 /// The running program, but for its sockets.
 pub struct Program {
     services: Option<Services>,
@@ -244,8 +241,12 @@ impl Program {
 }
 
 fn hasher(config: &Config) -> Result<BcryptPool, String> {
-    BcryptPool::start(config.password_threads, config.password_queue, BCRYPT_COST)
-        .map_err(|error| format!("cannot start the password pool: {error}"))
+    BcryptPool::start(
+        config.password_threads,
+        config.password_queue,
+        config.password_cost,
+    )
+    .map_err(|error| format!("cannot start the password pool: {error}"))
 }
 
 fn api_settings(config: &Config) -> Result<ApiSettings, String> {
