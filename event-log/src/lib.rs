@@ -44,7 +44,7 @@ pub use port::{Append, AppendError, Appended, CredentialField, EventLog, LogErro
 pub use processes::{
     HeardOf, LeftOut, MemoryProcessReports, PartReport, ProcessReport, ProcessReports,
 };
-pub use reading::{CHUNK_BYTES, READ_LIMIT, behind_for, read_bounded};
+pub use reading::{CHUNK_BYTES, READ_LIMIT, behind_for, behind_since, read_bounded};
 pub use relay::{
     Outgoing, PartitionTail, PublishError, Publisher, Relay, RelayReport, RelaySettings,
     RelayState, RelayStatus, RelayTask, RewindError, Rewound, TailRecord, divided_anew, rewind,

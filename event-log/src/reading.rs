@@ -15,6 +15,18 @@ pub const CHUNK_BYTES: usize = 8 << 20;
 /// How many events one read brings at most of which it is not known how long they are.
 const UNSEEN: usize = 4 * READ_LIMIT;
 
+/// When the first event after a position happened: since then whoever has come there is behind. None when there is none.
+///
+/// # Errors
+/// When the log cannot be read.
+pub async fn behind_since(
+    log: &dyn EventLog,
+    position: Position,
+) -> Result<Option<Timestamp>, LogError> {
+    let next = log.read_all(position, 1).await?;
+    Ok(next.first().map(|event| event.metadata.occurred_at))
+}
+
 /// For how many seconds whoever has come to a position is behind: the age of the first event after it; 0 when there is none.
 ///
 /// # Errors
@@ -24,10 +36,8 @@ pub async fn behind_for(
     position: Position,
     now: Timestamp,
 ) -> Result<f64, LogError> {
-    let next = log.read_all(position, 1).await?;
-    Ok(next.first().map_or(0.0, |event| {
-        (now.0 - event.metadata.occurred_at.0).max(0) as f64 / 1000.0
-    }))
+    let since = behind_since(log, position).await?;
+    Ok(since.map_or(0.0, |since| (now.0 - since.0).max(0) as f64 / 1000.0))
 }
 
 /// The next events of a log, at most so many and no more than [`CHUNK_BYTES`] or so; none at its end. Reads little first,

@@ -41,7 +41,7 @@ async fn all_posts(reader: &Client, author: &str) -> Vec<String> {
     let mut next = format!("/posts/user/{author}?limit=100");
     loop {
         let page = eventually("the posts are not stale", || async {
-            let page = reader.get(&next).await.expect_status(200);
+            let page = reader.get_as_is(&next).await.expect_status(200);
             (!page.is_stale()).then_some(page)
         })
         .await;

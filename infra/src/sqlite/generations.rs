@@ -572,7 +572,9 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
             match opened.await? {
                 (Some(store), _) => return Ok(store),
                 // It was current until a moment ago: its projector has to see that, and to let go of it.
-                (None, current) if current != id && Instant::now() < give_up => {
+                (None, current)
+                    if mode == WriteMode::Bulk && current != id && Instant::now() < give_up =>
+                {
                     sleep(LOOK_AGAIN).await;
                 }
                 (None, _) => {

@@ -3,8 +3,8 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use socialhub_domain::{Clock, Timestamp};
-use socialhub_event_log::{EventLog, Position};
+use socialhub_domain::Clock;
+use socialhub_event_log::Position;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -104,16 +104,6 @@ impl Drop for DeadUnlessStopped {
             );
         }
     }
-}
-
-/// When the first event after a position happened: since then a model that stands there has been behind. None when there
-/// is none, or the log does not answer.
-pub(super) async fn first_waiting(
-    log: &Arc<dyn EventLog>,
-    position: Position,
-) -> Option<Timestamp> {
-    let next = log.read_all(position, 1).await.ok()?;
-    next.first().map(|event| event.metadata.occurred_at)
 }
 
 /// What a failing store means: it may be that the pointer has moved and this store is lost.

@@ -104,6 +104,14 @@ async fn generations(server: &Server, model: &str) -> Vec<(u64, String)> {
     generations.iter().map(generation).collect()
 }
 
+/// The number of a model's only generation.
+async fn only_generation(server: &Server, model: &str) -> u64 {
+    let [(only, _)] = generations(server, model).await[..] else {
+        panic!("{model} has one generation");
+    };
+    only
+}
+
 #[tokio::test]
 async fn a_rollback_brings_the_older_generation_back_caught_up() {
     let server = Server::start().await;
@@ -112,9 +120,7 @@ async fn a_rollback_brings_the_older_generation_back_caught_up() {
     server.caught_up().await;
     for model in MODELS {
         let of = |id: u64, state: &str| (id, state.to_owned());
-        let [(old, _)] = generations(&server, model).await[..] else {
-            panic!("{model} has one generation");
-        };
+        let old = only_generation(&server, model).await;
         server.succeed(&["replay", "rebuild", model]).await;
         let both = [of(old, "previous"), of(old + 1, "current")];
         assert_eq!(generations(&server, model).await, both);
@@ -162,9 +168,7 @@ async fn there_and_back_at_once_is_told_as_json() {
     let head = server.status().await["head"].as_u64().unwrap();
     let past = tempfile::tempdir().unwrap();
     for model in MODELS {
-        let [(old, _)] = generations(&server, model).await[..] else {
-            panic!("{model} has one generation");
-        };
+        let old = only_generation(&server, model).await;
         let of = |line: &Value| {
             let number = |name: &str| line[name].as_u64().unwrap();
             ["generation", "replaced", "position", "parked"].map(number)
