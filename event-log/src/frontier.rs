@@ -2,7 +2,8 @@
 //!
 //! A partition that gets no events stands still while the log goes on. So a reader of partitions cannot say by itself
 //! how much of the log it has seen; together with the frontier it can: a partition whose last record it has handled is
-//! as far as the relay.
+//! as far as the relay. For one that has news after a long silence, the relay remembers the silence: its reader is as far
+//! as the event before the news.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{event::Position, port::LogError};
+use crate::{event::Position, port::LogError, relay::TailRecord};
 
 /// The last record that was published to a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,41 @@ pub struct PartitionEnd {
     pub position: Position,
     /// The event's own id.
     pub event_id: Uuid,
+    /// Stretches of the log without an event for the partition, as far as they still say something: see
+    /// [`Frontier::advance`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quiet: Vec<Quiet>,
+}
+
+/// A stretch of the log without an event for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiet {
+    /// The event before it, which is in the partition; 0 when there was none.
+    pub after: Position,
+    /// The event that ended it.
+    pub next: Position,
+}
+
+impl Quiet {
+    /// How much further in the log the one is than the other: 1 when nothing lies between them.
+    fn length(self) -> u64 {
+        self.next.saturating_sub(self.after)
+    }
+}
+
+impl PartitionEnd {
+    /// How far somebody has seen the log who has handled the partition's events up to a position; none when nothing of
+    /// the partition is missing, which is as far as the relay.
+    ///
+    /// Never too far. Behind by what is missing, or by at most twice that.
+    pub fn seen(&self, handled: Position) -> Option<Position> {
+        if handled >= self.position {
+            return None;
+        }
+        let mut quiet = self.quiet.iter();
+        let since = quiet.find(|quiet| (quiet.after..quiet.next).contains(&handled));
+        Some(since.map_or(handled, |quiet| quiet.next - 1))
+    }
 }
 
 /// How far the relay has published.
@@ -45,6 +81,40 @@ impl Frontier {
         self.ends
             .iter()
             .find(|end| end.topic == topic && end.partition == partition)
+    }
+
+    /// Takes note of a partition's new last record.
+    ///
+    /// How long the partition was quiet before is remembered until the relay has gone on by as much: then somebody who
+    /// still lacks that record is behind by more than half of what it seems. So of a partition's stretches each is as
+    /// long as all later ones together, and there are few of them however long the log is.
+    pub fn advance(&mut self, topic: &str, partition: i32, last: &TailRecord) {
+        self.position = self.position.max(last.position);
+        let mut ends = self.ends.iter_mut();
+        let known = ends.find(|end| end.topic == topic && end.partition == partition);
+        let mut quiet = match &known {
+            Some(known) => known.quiet.clone(),
+            None => Vec::new(),
+        };
+        quiet.push(Quiet {
+            after: last.previous,
+            next: last.position,
+        });
+        quiet.retain(|quiet| {
+            quiet.length() > 1 && self.position.saturating_sub(quiet.next) < quiet.length()
+        });
+        let end = PartitionEnd {
+            topic: topic.to_owned(),
+            partition,
+            offset: last.offset,
+            position: last.position,
+            event_id: last.event_id,
+            quiet,
+        };
+        match known {
+            Some(known) => *known = end,
+            None => self.ends.push(end),
+        }
     }
 
     /// How many partitions a topic has; none while the relay has not seen it.
@@ -105,6 +175,8 @@ fn murmur2(data: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Values that Kafka's own test of its hash names.
@@ -122,6 +194,77 @@ mod tests {
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
+        }
+    }
+
+    const TOPIC: &str = "POST_TOPIC";
+
+    /// What the relay remembers when a partition gets some of the log's events.
+    fn published(positions: impl IntoIterator<Item = Position>) -> Frontier {
+        let mut frontier = Frontier::default();
+        let mut previous = 0;
+        for position in positions {
+            let last = TailRecord {
+                offset: 0,
+                position,
+                previous,
+                event_id: Uuid::nil(),
+            };
+            frontier.advance(TOPIC, 0, &last);
+            previous = position;
+        }
+        frontier
+    }
+
+    fn seen(frontier: &Frontier, handled: Position) -> Option<Position> {
+        frontier.end(TOPIC, 0).unwrap().seen(handled)
+    }
+
+    #[test]
+    fn news_after_a_silence_throw_nobody_back_to_its_beginning() {
+        let mut frontier = published([5, 360]);
+        assert_eq!(seen(&frontier, 5), Some(359));
+        assert_eq!(seen(&frontier, 360), None);
+        // Filled from the log up to here.
+        assert_eq!(seen(&frontier, 200), Some(359));
+        assert_eq!(seen(&frontier, 4), Some(4), "the fifth is missing");
+        frontier = published([5, 360, 361, 362, 400]);
+        assert_eq!(seen(&frontier, 5), Some(359));
+        assert_eq!(seen(&frontier, 362), Some(399));
+        assert_eq!(seen(&published([1_143]), 0), Some(1_142));
+    }
+
+    #[test]
+    fn a_frontier_of_a_program_that_kept_no_stretches_is_read() {
+        let mut saved = serde_json::to_value(published([5, 360])).unwrap();
+        saved["ends"][0].as_object_mut().unwrap().remove("quiet");
+        let read: Frontier = serde_json::from_value(saved).unwrap();
+        assert_eq!(seen(&read, 5), Some(5));
+    }
+
+    proptest! {
+        /// Whatever a partition gets: nobody seems to have seen what is missing, nobody seems to lack more than twice
+        /// what is missing, and little is remembered.
+        #[test]
+        fn nobody_seems_further_than_they_are_or_much_behind(
+            steps in proptest::collection::vec(prop_oneof![1_u64..4, 1_u64..2_000], 1..200),
+            handled in any::<proptest::sample::Index>(),
+        ) {
+            let mut end = 0;
+            let mut step_on = |step: &u64| {
+                end += step;
+                end
+            };
+            let positions: Vec<_> = steps.iter().map(&mut step_on).collect();
+            let frontier = published(positions.iter().copied());
+            let nth = handled.index(positions.len());
+            let handled = if nth == 0 { 0 } else { positions[nth - 1] };
+            let seen = seen(&frontier, handled).unwrap();
+            let missing = positions[nth];
+            prop_assert!(handled <= seen && seen < missing);
+            prop_assert!(end - seen <= 2 * (end - missing + 1));
+            let quiet = &frontier.ends[0].quiet;
+            prop_assert!(quiet.len() as u32 <= u64::BITS - end.leading_zeros(), "{quiet:?}");
         }
     }
 

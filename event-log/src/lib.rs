@@ -36,7 +36,7 @@ pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};
 pub use erasure::{ERASED_EPOCH, ErasureStore, PendingErasure};
 pub use event::{Metadata, NewEvent, Position, RecordedEvent};
 pub use firehose::{Firehose, PublicEvent};
-pub use frontier::{Frontier, FrontierReader, PartitionEnd, partition_for};
+pub use frontier::{Frontier, FrontierReader, PartitionEnd, Quiet, partition_for};
 pub use keys::{KeyRecord, KeyState, PersonKey, PersonKeys};
 pub use memory::MemoryEventLog;
 pub use memory_relay::MemoryRelayStore;

@@ -48,7 +48,7 @@ pub trait ModelPosition: Send + Sync {
 }
 
 /// How far a model that reads partitions has seen the log: as far as the relay where it has handled a partition's last
-/// record, else as far as it has handled the partition; and the least of that over all its partitions.
+/// record, else as far as the event before the partition's next one; and the least of that over all its partitions.
 pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier) -> Position {
     let log = source_position(checkpoints, &Source::log());
     let behind = frontier
@@ -58,7 +58,7 @@ pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier
         .filter_map(|end| {
             let source = Source::partition(&end.topic, end.partition);
             let handled = source_position(checkpoints, &source);
-            (handled < end.position).then_some(handled)
+            end.seen(handled)
         })
         .min();
     // A rebuild fills from the log and may be ahead of the relay.
@@ -480,7 +480,7 @@ impl ModelPosition for ProjectionStatus {
 
 #[cfg(test)]
 mod tests {
-    use socialhub_event_log::PartitionEnd;
+    use socialhub_event_log::{PartitionEnd, TailRecord};
     use uuid::Uuid;
 
     use super::*;
@@ -521,6 +521,7 @@ mod tests {
             offset: 0,
             position,
             event_id: Uuid::nil(),
+            quiet: Vec::new(),
         };
         Frontier {
             position,
@@ -594,6 +595,26 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         let lag = status.report(&At(3_605_000)).lag_seconds;
         assert!((5.0..6.0).contains(&lag), "{lag}");
+    }
+
+    #[test]
+    fn news_in_a_quiet_partition_throw_nobody_back() {
+        let mut published = frontier(360, &[(Topic::Post, 0, 5), (Topic::User, 0, 360)]);
+        let source = |topic: Topic| Source::partition(topic.name(), 0);
+        let handled = [
+            checkpoint(source(Topic::Post), 5),
+            checkpoint(source(Topic::User), 360),
+        ];
+        let topics = [Topic::Post, Topic::User];
+        assert_eq!(reached(&handled, &topics, &published), 360);
+        let news = TailRecord {
+            offset: 1,
+            position: 361,
+            previous: 5,
+            event_id: Uuid::nil(),
+        };
+        published.advance(Topic::Post.name(), 0, &news);
+        assert_eq!(reached(&handled, &topics, &published), 360);
     }
 
     #[test]

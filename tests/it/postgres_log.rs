@@ -15,7 +15,7 @@ use proptest::{
 use socialhub_domain::{StreamId, Timestamp, UserId};
 use socialhub_event_log::{
     Append, AppendError, Appended, EventLog, Frontier, FrontierReader, MemoryEventLog,
-    PartitionEnd, RelayStore, SideWrite, StoredAnswer,
+    PartitionEnd, Quiet, RelayStore, SideWrite, StoredAnswer,
 };
 use socialhub_infra::postgres::{
     connect::OpenError,
@@ -513,6 +513,7 @@ async fn the_relays_lease_has_one_holder() -> TestResult {
             offset: 9,
             position: 6,
             event_id: id(),
+            quiet: vec![Quiet { after: 2, next: 6 }],
         }],
     };
     assert!(store.save(&first, &frontier).await?);

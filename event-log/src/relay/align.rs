@@ -13,7 +13,7 @@ use crate::{
     event::Position,
     frontier::{Frontier, PartitionEnd},
     port::{EventLog, LogError},
-    relay::port::{PartitionTail, TailRecord},
+    relay::port::PartitionTail,
 };
 
 /// What brings topics together with the log that they were published from.
@@ -130,26 +130,6 @@ impl PartitionEnd {
 }
 
 impl Frontier {
-    /// Takes note of a partition's new last record.
-    pub(crate) fn advance(&mut self, topic: &str, partition: i32, last: &TailRecord) {
-        self.position = self.position.max(last.position);
-        let end = PartitionEnd {
-            topic: topic.to_owned(),
-            partition,
-            offset: last.offset,
-            position: last.position,
-            event_id: last.event_id,
-        };
-        let known = self
-            .ends
-            .iter_mut()
-            .find(|end| end.topic == topic && end.partition == partition);
-        match known {
-            Some(known) => *known = end,
-            None => self.ends.push(end),
-        }
-    }
-
     /// The frontier from which everything after a position is published anew; `last` says which event of each partition
     /// is the last up to there.
     pub(crate) fn rewound(
@@ -164,6 +144,7 @@ impl Frontier {
             offset: tail.next - 1,
             position: last(&tail.topic, tail.partition),
             event_id: Uuid::nil(),
+            quiet: Vec::new(),
         });
         Self {
             position: to,
@@ -176,6 +157,7 @@ impl Frontier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::TailRecord;
 
     const TOPIC: &str = "POST_TOPIC";
 
@@ -201,6 +183,7 @@ mod tests {
         TailRecord {
             offset,
             position,
+            previous: 0,
             event_id: id(position),
         }
     }

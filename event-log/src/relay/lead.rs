@@ -302,6 +302,7 @@ impl Batch {
                 record: TailRecord {
                     offset: -1,
                     position,
+                    previous: record.headers.previous,
                     event_id: record.headers.event_id,
                 },
             });

@@ -164,6 +164,7 @@ impl Publisher for Producer {
                     last: records.last().map(|last| TailRecord {
                         offset: removed + records.len() as i64 - 1,
                         position: last.record.headers.position,
+                        previous: last.record.headers.previous,
                         event_id: last.record.headers.event_id,
                     }),
                 });

@@ -152,6 +152,7 @@ fn look_back(
                     look.tail.last = Some(TailRecord {
                         offset: message.offset(),
                         position: headers.position,
+                        previous: headers.previous,
                         event_id: headers.event_id,
                     });
                 }

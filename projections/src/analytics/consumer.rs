@@ -100,12 +100,12 @@ impl AnalyticsStatus {
         self.written.lock().remove(source);
     }
 
-    /// A partition that has all that is published in it is as far as the relay.
+    /// As far as the partition that lacks most; the relay, if none lacks anything.
     fn reached(&self, frontier: &Frontier) -> Position {
         let written = self.written.lock();
         let behind = written.iter().filter_map(|(source, position)| {
             let end = frontier.end(&source.name, source.partition)?;
-            (end.position > *position).then_some(*position)
+            end.seen(*position)
         });
         behind.min().unwrap_or(frontier.position)
     }

@@ -178,6 +178,7 @@ mod tests {
                 offset: 0,
                 position,
                 event_id: Uuid::nil(),
+                quiet: Vec::new(),
             });
             Self {
                 few: all.join(&Source::partition("FEW", 0), 0),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::{
-    EventLog, Frontier, MemoryEventLog, MemoryRelayStore, PartitionEnd, WireRecord,
+    EventLog, Frontier, MemoryEventLog, MemoryRelayStore, TailRecord, WireRecord,
 };
 use socialhub_projections::{
     GenerationId, Source,
@@ -63,18 +63,13 @@ impl Topics {
             let known = frontier.end(&source.name, source.partition);
             let offset = known.map_or(0, |end| end.offset + 2);
             record.headers.previous = known.map_or(0, |end| end.position);
-            let end = PartitionEnd {
-                topic: source.name.clone(),
-                partition: source.partition,
+            let end = TailRecord {
                 offset,
                 position: event.position,
+                previous: record.headers.previous,
                 event_id: event.event_id,
             };
-            frontier
-                .ends
-                .retain(|end| (&end.topic, end.partition) != (&source.name, source.partition));
-            frontier.ends.push(end);
-            frontier.position = event.position;
+            frontier.advance(&source.name, source.partition, &end);
             let delivered = Delivered {
                 record,
                 next_offset: offset + 1,
