@@ -352,12 +352,14 @@ async fn stray(
     rows: &[EventRow],
 ) -> Result<Option<ArchiveError>, ArchiveError> {
     let sql = "SELECT n.position FROM generate_series($1::bigint + 1, $1::bigint + $2::bigint) AS n (position)
-         LEFT JOIN events AS e ON e.position = n.position
+         LEFT JOIN events AS e ON e.position > $1 AND e.position = n.position
          LEFT JOIN events AS b ON e.sequence > 1 AND b.aggregate_type = e.aggregate_type
              AND b.aggregate_id = e.aggregate_id AND b.sequence = e.sequence - 1 AND b.position < e.position
          WHERE e.position IS NULL OR (e.sequence > 1 AND b.position IS NULL)
          ORDER BY n.position LIMIT 1";
+    // Planned anew for each batch: a plan that was made while the log was empty reads all of it each time.
     let stray: Option<i64> = sqlx::query_scalar(sql)
+        .persistent(false)
         .bind(head)
         .bind(to_sql(rows.len() as u64))
         .fetch_optional(connection)
