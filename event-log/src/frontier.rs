@@ -2,8 +2,8 @@
 //!
 //! A partition that gets no events stands still while the log goes on. So a reader of partitions cannot say by itself
 //! how much of the log it has seen; together with the frontier it can: a partition whose last record it has handled is
-//! as far as the relay. For one that has news after a long silence, the relay remembers the silence: its reader is as far
-//! as the event before the news.
+//! as far as the relay. For one that has news after a long silence, the relay remembers the silence for a while: its reader
+//! is as far as the event before the news.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,8 @@ impl PartitionEnd {
     /// How far somebody has seen the log who has handled the partition's events up to a position; none when nothing of
     /// the partition is missing, which is as far as the relay.
     ///
-    /// Never too far. Behind by what is missing, or by at most twice that.
+    /// Never too far. Behind by what is missing, or, where the relay no longer knows how long the partition was quiet, by
+    /// at most twice that; by more where a program led that kept no stretches, and after a rewind.
     pub fn seen(&self, handled: Position) -> Option<Position> {
         if handled >= self.position {
             return None;
@@ -83,26 +84,32 @@ impl Frontier {
             .find(|end| end.topic == topic && end.partition == partition)
     }
 
-    /// Takes note of a partition's new last record.
+    /// Takes note of a partition's next record. To be told of every one, in the log's order.
     ///
     /// How long the partition was quiet before is remembered until the relay has gone on by as much: then somebody who
-    /// still lacks that record is behind by more than half of what it seems. So of a partition's stretches each is as
-    /// long as all later ones together, and there are few of them however long the log is.
-    pub fn advance(&mut self, topic: &str, partition: i32, last: &TailRecord) {
-        self.position = self.position.max(last.position);
-        let mut ends = self.ends.iter_mut();
-        let known = ends.find(|end| end.topic == topic && end.partition == partition);
-        let mut quiet = match &known {
-            Some(known) => known.quiet.clone(),
-            None => Vec::new(),
-        };
+    /// still lacks that record is behind by more than half of what it seems. So of a partition's stretches each is longer
+    /// than all later ones together, and there are few of them however long the log is.
+    pub fn advance(&mut self, topic: &str, partition: i32, next: &TailRecord) {
+        let known = self.end(topic, partition);
+        let mut quiet = known.map_or_else(Vec::new, |end| end.quiet.clone());
         quiet.push(Quiet {
-            after: last.previous,
-            next: last.position,
+            after: known.map_or(0, |end| end.position),
+            next: next.position,
         });
-        quiet.retain(|quiet| {
-            quiet.length() > 1 && self.position.saturating_sub(quiet.next) < quiet.length()
-        });
+        let log = self.position.max(next.position);
+        quiet.retain(|quiet| quiet.length() > 1 && log.saturating_sub(quiet.next) < quiet.length());
+        self.put_end(topic, partition, next, quiet);
+    }
+
+    /// Takes note of a partition's last record.
+    pub(crate) fn put_end(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        last: &TailRecord,
+        quiet: Vec<Quiet>,
+    ) {
+        self.position = self.position.max(last.position);
         let end = PartitionEnd {
             topic: topic.to_owned(),
             partition,
@@ -111,7 +118,8 @@ impl Frontier {
             event_id: last.event_id,
             quiet,
         };
-        match known {
+        let mut ends = self.ends.iter_mut();
+        match ends.find(|end| end.topic == topic && end.partition == partition) {
             Some(known) => *known = end,
             None => self.ends.push(end),
         }
@@ -202,16 +210,13 @@ mod tests {
     /// What the relay remembers when a partition gets some of the log's events.
     fn published(positions: impl IntoIterator<Item = Position>) -> Frontier {
         let mut frontier = Frontier::default();
-        let mut previous = 0;
         for position in positions {
-            let last = TailRecord {
+            let next = TailRecord {
                 offset: 0,
                 position,
-                previous,
                 event_id: Uuid::nil(),
             };
-            frontier.advance(TOPIC, 0, &last);
-            previous = position;
+            frontier.advance(TOPIC, 0, &next);
         }
         frontier
     }

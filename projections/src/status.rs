@@ -13,7 +13,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Checkpoint, GenerationId, ModelName, ReadError, Source, source_position};
+use crate::{
+    runtime::division::differs,
+    store::{Checkpoint, GenerationId, ModelName, ReadError, Source, source_position},
+};
 
 /// How fresh a read is, for `X-Position` and `X-Stale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +51,21 @@ pub trait ModelPosition: Send + Sync {
 }
 
 /// How far a model that reads partitions has seen the log: as far as the relay where it has handled a partition's last
-/// record, else as far as the event before the partition's next one; and the least of that over all its partitions.
+/// record, else as far as the event before the partition's next one, while the relay still knows that there was none between;
+/// and the least of that over all its partitions. What was handled of a topic that was divided otherwise tells nothing.
 pub fn reached(checkpoints: &[Checkpoint], topics: &[Topic], frontier: &Frontier) -> Position {
     let log = source_position(checkpoints, &Source::log());
+    let handled = |source: &Source| {
+        let known = checkpoints.iter().filter(|found| {
+            found.source == *source && !differs(found.partitions, frontier.count(&source.name))
+        });
+        known.map(|found| found.position).fold(log, Position::max)
+    };
     let behind = frontier
         .ends
         .iter()
         .filter(|end| topics.iter().any(|topic| topic.name() == end.topic))
-        .filter_map(|end| {
-            let source = Source::partition(&end.topic, end.partition);
-            let handled = source_position(checkpoints, &source);
-            end.seen(handled)
-        })
+        .filter_map(|end| end.seen(handled(&Source::partition(&end.topic, end.partition))))
         .min();
     // A rebuild fills from the log and may be ahead of the relay.
     behind.unwrap_or(frontier.position).max(log)
@@ -598,6 +604,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_handled_of_another_division_tells_nothing() {
+        let mut published = frontier(300, &[(Topic::Post, 0, 300)]);
+        published.partitions = [(Topic::Post.name().to_owned(), 4)].into();
+        let mut handled = [checkpoint(Source::partition(Topic::Post.name(), 0), 200)];
+        let position = |handled: &[Checkpoint]| reached(handled, &[Topic::Post], &published);
+        handled[0].partitions = Some(4);
+        assert_eq!(position(&handled), 200);
+        handled[0].partitions = Some(3);
+        assert_eq!(position(&handled), 0);
+        let filled = [handled[0].clone(), checkpoint(Source::log(), 100)];
+        assert_eq!(position(&filled), 100);
+    }
+
+    #[test]
     fn news_in_a_quiet_partition_throw_nobody_back() {
         let mut published = frontier(360, &[(Topic::Post, 0, 5), (Topic::User, 0, 360)]);
         let source = |topic: Topic| Source::partition(topic.name(), 0);
@@ -610,7 +630,6 @@ mod tests {
         let news = TailRecord {
             offset: 1,
             position: 361,
-            previous: 5,
             event_id: Uuid::nil(),
         };
         published.advance(Topic::Post.name(), 0, &news);

@@ -7,13 +7,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use socialhub_domain::Topic;
 use uuid::Uuid;
 
 use crate::{
-    event::Position,
-    frontier::{Frontier, PartitionEnd},
+    event::{Position, RecordedEvent},
+    frontier::{Frontier, PartitionEnd, partition_for},
     port::{EventLog, LogError},
-    relay::port::PartitionTail,
+    reading::{READ_LIMIT, read_bounded},
+    relay::port::{PartitionTail, TailRecord},
+    wire::Publication,
 };
 
 /// What brings topics together with the log that they were published from.
@@ -27,7 +30,7 @@ const START_OVER: &str = "stop relay and projectors, run `socialhub replay repub
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Misaligned(pub String);
 
-/// The frontier that the topics show, from the one that was saved.
+/// The frontier that the topics show, from the one that was saved: as far as they can tell, see [`take_over`].
 pub(crate) fn align(
     saved: &Frontier,
     counts: &BTreeMap<String, i32>,
@@ -45,10 +48,67 @@ pub(crate) fn align(
         if let Some(last) = &tail.last
             && end.is_none_or(|end| last.offset > end.offset && last.position > end.position)
         {
-            aligned.advance(&tail.topic, tail.partition, last);
+            aligned.put_end(&tail.topic, tail.partition, last, Vec::new());
         }
     }
     Ok(aligned)
+}
+
+/// The frontier with what was published and not saved, event by event, as the log has it.
+///
+/// The topics show the last record of each partition alone. That may be somebody else's repeat of an earlier one, or be
+/// removed already: then what is before the place up to which another partition shows that everything is published would be
+/// in no record's chain, and nobody would miss it.
+pub(crate) async fn take_over(
+    log: &Arc<dyn EventLog>,
+    saved: &Frontier,
+    aligned: Frontier,
+    tails: &[PartitionTail],
+) -> Result<Frontier, LogError> {
+    let upto = aligned.position;
+    let mut taken = aligned;
+    taken.position = saved.position;
+    taken.ends.retain(|end| end.position <= saved.position);
+    for end in &saved.ends {
+        if taken.end(&end.topic, end.partition).is_none() {
+            taken.ends.push(end.clone());
+        }
+    }
+    while taken.position < upto {
+        let events = read_bounded(&**log, taken.position, READ_LIMIT).await?;
+        if events.is_empty() {
+            let reason = format!("it ends at {}, before {upto}", taken.position);
+            return Err(LogError::Unavailable(reason));
+        }
+        for event in events.iter().filter(|event| event.position <= upto) {
+            let (topic, partition) = home_of(event, &taken.partitions);
+            let mut tails = tails.iter();
+            let tail = tails.find(|tail| tail.topic == topic.name() && tail.partition == partition);
+            let next = TailRecord {
+                offset: tail.map_or(-1, |tail| offset_of(event, tail)),
+                position: event.position,
+                event_id: event.event_id,
+            };
+            taken.advance(topic.name(), partition, &next);
+        }
+    }
+    Ok(taken)
+}
+
+/// The topic and the partition that an event is published to.
+pub(super) fn home_of(event: &RecordedEvent, counts: &BTreeMap<String, i32>) -> (Topic, i32) {
+    let Publication { topic, key, .. } = Publication::of(event);
+    let count = counts.get(topic.name()).copied().unwrap_or(1);
+    (topic, partition_for(key.as_bytes(), count))
+}
+
+/// Where an event is in its partition if it is the last one there, or before what is.
+fn offset_of(event: &RecordedEvent, tail: &PartitionTail) -> i64 {
+    match &tail.last {
+        Some(last) if last.event_id == event.event_id => last.offset,
+        Some(last) => last.offset - 1,
+        None => tail.next - 1,
+    }
 }
 
 fn check_counts(saved: &Frontier, counts: &BTreeMap<String, i32>) -> Result<(), Misaligned> {
@@ -157,7 +217,6 @@ impl Frontier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::TailRecord;
 
     const TOPIC: &str = "POST_TOPIC";
 
@@ -183,7 +242,6 @@ mod tests {
         TailRecord {
             offset,
             position,
-            previous: 0,
             event_id: id(position),
         }
     }

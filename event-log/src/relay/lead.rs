@@ -16,7 +16,7 @@ use crate::{
     reading::read_bounded,
     relay::{
         Ended, Gather, Relay, RelayState,
-        align::{Misaligned, align, check_log},
+        align::{Misaligned, align, check_log, take_over},
         port::{Outgoing, PublishError, TailRecord},
     },
     relay_store::Lease,
@@ -209,6 +209,7 @@ impl Relay {
         let tails = self.publisher.tails(&counts).await?;
         let aligned = align(&saved, &counts, &tails)?;
         check_log(&self.log, &aligned).await??;
+        let aligned = take_over(&self.log, &saved, aligned, &tails).await?;
         if aligned != saved {
             if aligned.position > saved.position {
                 tracing::info!(
@@ -302,7 +303,6 @@ impl Batch {
                 record: TailRecord {
                     offset: -1,
                     position,
-                    previous: record.headers.previous,
                     event_id: record.headers.event_id,
                 },
             });

@@ -38,8 +38,6 @@ pub struct TailRecord {
     pub offset: i64,
     /// Its event's place in the log.
     pub position: Position,
-    /// That of the record before it in the partition; 0 when there is none.
-    pub previous: Position,
     /// Its event's own id.
     pub event_id: Uuid,
 }

@@ -10,11 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     event::Position,
-    frontier::{Frontier, partition_for},
+    frontier::Frontier,
     port::{EventLog, LogError},
-    relay::port::{PartitionTail, PublishError, Publisher},
+    relay::{
+        align::home_of,
+        port::{PartitionTail, PublishError, Publisher},
+    },
     relay_store::{Lease, RelayStore},
-    wire::Publication,
 };
 
 /// How many events one read brings.
@@ -164,9 +166,7 @@ impl Rewinding<'_> {
             let Some(end) = events.last() else { break };
             after = end.position;
             for event in events.iter().filter(|event| event.position <= to) {
-                let Publication { topic, key, .. } = Publication::of(event);
-                let count = counts.get(topic.name()).copied().unwrap_or(1);
-                let partition = partition_for(key.as_bytes(), count);
+                let (topic, partition) = home_of(event, counts);
                 last.insert((topic.name().to_owned(), partition), event.position);
             }
             self.keep().await?;

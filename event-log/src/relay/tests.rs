@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use crate::{Append, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent, Position};
+use crate::{
+    Append, Frontier, MemoryEventLog, MemoryRelayStore, Metadata, NewEvent, PartitionEnd, Position,
+};
 
 const LEASE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -164,7 +166,6 @@ impl Publisher for Producer {
                     last: records.last().map(|last| TailRecord {
                         offset: removed + records.len() as i64 - 1,
                         position: last.record.headers.position,
-                        previous: last.record.headers.previous,
                         event_id: last.record.headers.event_id,
                     }),
                 });
@@ -280,6 +281,33 @@ impl World {
             };
             self.log.append(append).await.unwrap();
         }
+    }
+
+    /// Whoever led, and whatever they saved: the frontier is as if one relay had published each event by itself.
+    fn assert_frontier_tells_of_every_event(&self) {
+        let mut wanted = Frontier::default();
+        for event in self.log.events() {
+            let (topic, partition) = align::home_of(&event, &Broker::counts());
+            let next = TailRecord {
+                offset: 0,
+                position: event.position,
+                event_id: event.event_id,
+            };
+            wanted.advance(topic.name(), partition, &next);
+        }
+        let saved = self.store.saved();
+        for end in &wanted.ends {
+            let found = saved.end(&end.topic, end.partition).unwrap();
+            let offset = end.offset;
+            assert_eq!(
+                PartitionEnd {
+                    offset,
+                    ..found.clone()
+                },
+                *end
+            );
+        }
+        assert_eq!(saved.ends.len(), wanted.ends.len());
     }
 
     async fn published(&self) {
@@ -426,6 +454,47 @@ async fn a_rewind_keeps_records_that_the_log_holds_and_refuses_beside_a_leader()
     world.broker.assert_holds_all_once(&world.log);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_hides_the_end_of_a_partition_from_a_new_leader_makes_no_hole() {
+    hide_ends(false).await;
+    hide_ends(true).await;
+}
+
+async fn hide_ends(all: bool) {
+    let world = World::new();
+    world.append(9).await;
+    let (first, _) = world.relay("a", world.broker.producer());
+    world.published().await;
+    world.broker.faults.lock().push(Fault::HangAfter);
+    world.append(9).await;
+    world
+        .until("a batch is published that nobody saves", || {
+            world.broker.records().len() > 9
+        })
+        .await;
+    first.task.abort();
+    let unsaved = world.broker.records().len() as Position;
+    // Somebody repeats the first record of every partition, or of every one but that with the last event of the batch.
+    for records in world.broker.partitions.lock().values_mut() {
+        let last = records.last().unwrap().record.headers.position;
+        if all || last != unsaved {
+            records.push(records[0].clone());
+        }
+    }
+    let (_second, _) = world.relay("b", world.broker.producer());
+    world.published().await;
+    world.assert_frontier_tells_of_every_event();
+    let mut last = BTreeMap::new();
+    let records = world.broker.records();
+    for event in world.log.events() {
+        let home = align::home_of(&event, &Broker::counts());
+        let before = last.insert((home.0.name(), home.1), event.position);
+        let mut copies = records.iter().map(|found| &found.record.headers);
+        let copy = copies.find(|headers| headers.position == event.position);
+        assert_eq!(copy.unwrap().previous, before.unwrap_or(0), "{event:?}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Append(u64),
@@ -491,6 +560,7 @@ async fn play(steps: Vec<Step>) {
     world.append(1).await;
     world.published().await;
     world.broker.assert_holds_all_once(&world.log);
+    world.assert_frontier_tells_of_every_event();
 }
 
 proptest! {

@@ -152,7 +152,6 @@ fn look_back(
                     look.tail.last = Some(TailRecord {
                         offset: message.offset(),
                         position: headers.position,
-                        previous: headers.previous,
                         event_id: headers.event_id,
                     });
                 }

@@ -66,7 +66,6 @@ impl Topics {
             let end = TailRecord {
                 offset,
                 position: event.position,
-                previous: record.headers.previous,
                 event_id: event.event_id,
             };
             frontier.advance(&source.name, source.partition, &end);
