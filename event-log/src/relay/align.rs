@@ -85,7 +85,7 @@ pub(crate) async fn take_over(
             let mut tails = tails.iter();
             let tail = tails.find(|tail| tail.topic == topic.name() && tail.partition == partition);
             let next = TailRecord {
-                offset: tail.map_or(-1, |tail| offset_of(event, tail)),
+                offset: tail.map_or(-1, |tail| offset_of(event.event_id, tail)),
                 position: event.position,
                 event_id: event.event_id,
             };
@@ -103,11 +103,12 @@ pub(super) fn home_of(event: &RecordedEvent, counts: &BTreeMap<String, i32>) -> 
 }
 
 /// Where an event is in its partition if it is the last one there, or before what is.
-fn offset_of(event: &RecordedEvent, tail: &PartitionTail) -> i64 {
+fn offset_of(event: Uuid, tail: &PartitionTail) -> i64 {
     match &tail.last {
-        Some(last) if last.event_id == event.event_id => last.offset,
+        Some(last) if last.event_id == event => last.offset,
         Some(last) => last.offset - 1,
-        None => tail.next - 1,
+        // What is left, if anything, is not the relay's: ours was removed.
+        None => tail.earliest - 1,
     }
 }
 
@@ -300,6 +301,19 @@ mod tests {
                 refused.0.contains("socialhub replay republish"),
                 "{refused:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_was_taken_over_without_its_record_fits_the_next_time() {
+        for tail in [tail(6, 8, None), tail(0, 8, Some(record(7, 3)))] {
+            let mut frontier = saved(4, 5);
+            let next = TailRecord {
+                offset: offset_of(id(9), &tail),
+                ..record(0, 9)
+            };
+            frontier.advance(TOPIC, 0, &next);
+            assert_eq!(align(&frontier, &counts(), &[tail]), Ok(frontier));
         }
     }
 
