@@ -3,8 +3,8 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use socialhub_domain::Clock;
-use socialhub_event_log::Position;
+use socialhub_domain::{Clock, Timestamp};
+use socialhub_event_log::{EventLog, Position, behind_since};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +104,15 @@ impl Drop for DeadUnlessStopped {
             );
         }
     }
+}
+
+/// When the first event after a position happened, as [`behind_since`] says; none, too, when the log does not answer: that is
+/// for others to tell of.
+pub(super) async fn first_waiting(
+    log: &Arc<dyn EventLog>,
+    position: Position,
+) -> Option<Timestamp> {
+    behind_since(&**log, position).await.ok().flatten()
 }
 
 /// What a failing store means: it may be that the pointer has moved and this store is lost.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 
 use futures::FutureExt;
 use socialhub_domain::{Clock, topic::Topic};
-use socialhub_event_log::{EventLog, Frontier, FrontierReader, behind_since};
+use socialhub_event_log::{EventLog, Frontier, FrontierReader};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -25,7 +25,7 @@ use crate::{
         careful::Turns,
         division,
         generations::{Generations, WriteMode},
-        live::{End, ProjectorTask, spawn, store_failed, until_next},
+        live::{End, ProjectorTask, first_waiting, spawn, store_failed, until_next},
         partition::{Partition, open_writer},
         source::{Answer, Delivery, PartitionedSource, Records, Sources, Start},
         tail::Backoff,
@@ -223,9 +223,7 @@ async fn look_over<P: Projection>(
     division::check(P::NAME, &checkpoints, &frontier)?;
     let parked = store.parked().await?.len() as u64;
     let position = reached(&checkpoints, P::TOPICS, &frontier);
-    // A log that does not answer is for others to tell of.
-    let waiting = behind_since(&*shared.log, position).await;
-    let waiting = waiting.ok().flatten();
+    let waiting = first_waiting(&shared.log, position).await;
     shared.status.opened(id, position, parked, waiting);
     shared.frontier.send_replace(frontier);
     shared.stored.send_replace(checkpoints);

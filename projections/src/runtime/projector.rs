@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use socialhub_domain::{Clock, Timestamp};
-use socialhub_event_log::{LogError, Position, READ_LIMIT, behind_since};
+use socialhub_event_log::{LogError, Position, READ_LIMIT};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::{
     record::PublicRecord,
     runtime::{
         generations::{Generations, WriteMode},
-        live::{End, ProjectorTask, spawn, store_failed, until_next},
+        live::{End, ProjectorTask, first_waiting, spawn, store_failed, until_next},
         tail::{Backoff, Chunk, LogTail, read_chunk},
         writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
@@ -146,9 +146,7 @@ impl<P: Projection> Run<P> {
                 return self.not_opened(id, error).await;
             }
         };
-        // A log that does not answer is for others to tell of.
-        let waiting = behind_since(&**self.projector.tail.log(), writer.position()).await;
-        let waiting = waiting.ok().flatten();
+        let waiting = first_waiting(self.projector.tail.log(), writer.position()).await;
         let status = &self.projector.status;
         status.opened(id, writer.position(), writer.letters(), waiting);
         tracing::info!(model = %P::NAME, generation = %id, position = writer.position(), "projecting");
