@@ -3,7 +3,7 @@
 //! The checkpoint lives in the model's own store and is written atomically with the effects. A store holds several
 //! generations of its model side by side: one is current (readers use it), others are being filled or kept for rollback.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -166,6 +166,9 @@ pub struct WriteBatch<C> {
     pub checkpoint: Checkpoint,
 }
 
+/// How often records have been tried, by their positions.
+pub type Attempts = BTreeMap<Position, u32>;
+
 /// The store of one generation of a read model, as a writer of it sees it.
 ///
 /// In process there is one writer, fed by the log. In a cluster there is one for each partition, in whatever process the
@@ -214,18 +217,18 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// [`StoreError`].
     async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError>;
 
-    /// Records that the record at `position` is about to be tried, and answers how often it has been, this time
-    /// included. Used only after an unclean stop, so that an event that crashes the process is parked too.
+    /// Records how often each record of a source has been tried, in place of what was recorded before. Used only after an
+    /// unclean stop, before a record is tried, so that an event that crashes the process is parked too.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError>;
+    async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError>;
 
-    /// How often the record at `position` has been tried since the last clean stop.
+    /// What was recorded last; nothing after a clean stop.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError>;
+    async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError>;
 
     /// Whether the last writer of a source ended cleanly; the answer before the first writer is yes.
     ///

@@ -18,7 +18,10 @@ use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
-    projection::Projected, record::SequenceKey, runtime::WriteMode, store::WriteBatch,
+    projection::Projected,
+    record::SequenceKey,
+    runtime::WriteMode,
+    store::{Attempts, WriteBatch},
 };
 use tokio::sync::oneshot;
 
@@ -438,9 +441,6 @@ fn write_batch<M: SqliteModel>(
     {
         insert_letter(transaction, letter)?;
     }
-    transaction
-        .prepare_cached("DELETE FROM attempts WHERE position <= ?1")?
-        .execute([to_sql(checkpoint.position)])?;
     write_checkpoint(transaction, checkpoint)
 }
 
@@ -496,21 +496,25 @@ fn delete_letter(connection: &Connection, position: Position) -> rusqlite::Resul
         .map(|_| ())
 }
 
-fn count_attempt(connection: &Connection, position: Position) -> rusqlite::Result<u32> {
-    connection
-        .prepare_cached(
-            "INSERT INTO attempts (position, tries) VALUES (?1, 1)
-             ON CONFLICT (position) DO UPDATE SET tries = tries + 1 RETURNING tries",
-        )?
-        .query_row([to_sql(position)], |row| row.get(0))
+fn write_attempts(connection: &Connection, attempts: &Attempts) -> rusqlite::Result<()> {
+    forget_attempts(connection)?;
+    let mut insert =
+        connection.prepare_cached("INSERT INTO attempts (position, tries) VALUES (?1, ?2)")?;
+    for (position, tries) in attempts {
+        insert.execute(params![to_sql(*position), tries])?;
+    }
+    Ok(())
 }
 
-fn attempts(connection: &Connection, position: Position) -> rusqlite::Result<u32> {
-    let tries = connection
-        .prepare_cached("SELECT tries FROM attempts WHERE position = ?1")?
-        .query_row([to_sql(position)], |row| row.get(0))
-        .optional();
-    Ok(tries?.unwrap_or(0))
+fn read_attempts(connection: &Connection) -> rusqlite::Result<Attempts> {
+    connection
+        .prepare_cached("SELECT position, tries FROM attempts")?
+        .query_map([], |row| Ok((row.get(0).map(from_sql)?, row.get(1)?)))?
+        .collect()
+}
+
+fn forget_attempts(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM attempts", []).map(|_| ())
 }
 
 fn read_sequences(connection: &Connection) -> rusqlite::Result<Vec<SequenceKey>> {
@@ -554,18 +558,14 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
         self.run(|writer| writer.own(read_sequences)).await
     }
 
-    async fn record_attempt(
-        &self,
-        _source: &Source,
-        position: Position,
-    ) -> Result<u32, StoreError> {
-        self.run(move |writer| writer.own(|connection| count_attempt(connection, position)))
+    async fn set_attempts(&self, _source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
+        let attempts = attempts.clone();
+        self.run(move |writer| writer.own(|connection| write_attempts(connection, &attempts)))
             .await
     }
 
-    async fn attempts(&self, _source: &Source, position: Position) -> Result<u32, StoreError> {
-        self.run(move |writer| writer.own(|connection| attempts(connection, position)))
-            .await
+    async fn attempts(&self, _source: &Source) -> Result<Attempts, StoreError> {
+        self.run(|writer| writer.own(read_attempts)).await
     }
 
     async fn stopped_cleanly(&self, _source: &Source) -> Result<bool, StoreError> {
@@ -579,7 +579,7 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
             writer.own(|connection| {
                 write_state(connection, CLEAN, if clean { "1" } else { "0" })?;
                 if clean {
-                    connection.execute("DELETE FROM attempts", [])?;
+                    forget_attempts(connection)?;
                 }
                 Ok(())
             })

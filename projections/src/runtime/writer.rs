@@ -2,8 +2,8 @@
 //!
 //! Decides what is applied and what is parked. A record that cannot be decoded is parked; so is one that its store
 //! rejects, found by halving the batch; so are later records of a parked sequence, behind it. After an unclean stop
-//! the first records are handled one by one, each attempt recorded before it, so that a record that takes the process
-//! down is parked too.
+//! attempts at the first records are recorded before they are made, so that a record that takes the process down is parked
+//! too: first some together, then, if the process ended again, each of those by itself.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,8 +30,8 @@ use crate::{
         tail::Backoff,
     },
     store::{
-        Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError, WriteBatch,
-        source_position,
+        Attempts, Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError,
+        WriteBatch, source_position,
     },
 };
 
@@ -44,6 +44,9 @@ pub const PARTITION_BATCH: usize = 1024;
 pub const BULK_BATCH: usize = 16_384;
 /// A record that has been tried this often and still takes the process down is parked.
 pub const MAX_ATTEMPTS: u32 = 3;
+/// How many records are tried together after an unclean stop. Most stops are not a record's fault, and a store is the slower
+/// the fewer it gets at a time; but if one of them takes the process down, all are tried one by one the next time.
+pub const CAREFUL_BATCH: usize = 64;
 
 /// How long whoever fills a generation goes on trying while its store does nothing but fail. A live projector never gives
 /// up: it has nobody to tell. A rebuild has, and what it wrote so far stays.
@@ -105,10 +108,10 @@ pub(crate) struct BatchWriter<P: Projection> {
     batch: usize,
     /// How long a store that only fails is tried again; for ever, where nobody waits for an end.
     patience: Option<Duration>,
-    /// How many records are still to be handled one by one: as many as the writer before may have had in hand.
-    one_by_one: usize,
-    /// Whether the next of them may have been tried by the writer before.
-    may_have_been_tried: bool,
+    /// At how many records attempts are still recorded: as many as the writer before may have had in hand.
+    careful: usize,
+    /// What was recorded, of records that are not handled yet.
+    tried: Attempts,
     turns: Turns,
     /// There while it fills a generation beside others whose store does not rest by itself.
     breather: Option<Arc<Breather>>,
@@ -157,10 +160,15 @@ impl<P: Projection> BatchWriter<P> {
         let clean = store.stopped_cleanly(&source).await?;
         store.set_stopped_cleanly(&source, false).await?;
         if !clean {
-            tracing::warn!(model = %P::NAME, %source, "the last writer did not end cleanly: the next events are tried one by one");
+            tracing::warn!(model = %P::NAME, %source, "the last writer did not end cleanly: the next events are tried with care");
         }
         let own = checkpoints.iter().find(|found| found.source == source);
         let mut writer = Self {
+            tried: if clean {
+                Attempts::new()
+            } else {
+                store.attempts(&source).await?
+            },
             position: source_position(&checkpoints, &source),
             next_offset: own.and_then(|own| own.next_offset),
             store,
@@ -169,8 +177,7 @@ impl<P: Projection> BatchWriter<P> {
             partitions: None,
             parked: HashMap::new(),
             letters: 0,
-            one_by_one: if clean { 0 } else { batch },
-            may_have_been_tried: !clean,
+            careful: if clean { 0 } else { batch },
             turns: Turns::default(),
             breather: None,
             batch,
@@ -296,12 +303,14 @@ impl<P: Projection> BatchWriter<P> {
         let records = records.get(known..).unwrap_or_default();
         self.recheck_parked(records).await;
         let mut parked = Vec::new();
-        let careful = self.one_by_one.min(records.len());
-        let (careful, rest) = records.split_at(careful);
-        for entry in careful {
-            self.write_carefully(*entry, &mut parked, observer, stop)
+        let careful = self.careful.min(records.len());
+        let (mut careful, rest) = records.split_at(careful);
+        while !careful.is_empty() {
+            let (part, later) = careful.split_at(self.tried_together(careful));
+            self.write_carefully(part, &mut parked, observer, stop)
                 .await?;
-            self.one_by_one -= 1;
+            self.careful -= part.len();
+            careful = later;
         }
         let breather = self.resting();
         let most = breather.as_ref().map_or(self.batch, |_| SHORTEST);
@@ -316,85 +325,76 @@ impl<P: Projection> BatchWriter<P> {
         Ok(parked)
     }
 
+    /// How many of the next records are tried together: one that was in hand when the process ended is tried by itself.
+    fn tried_together(&self, records: &[Entry<'_>]) -> usize {
+        let was_tried = |entry: &Entry<'_>| self.tried.contains_key(&entry.record.position);
+        let fresh = records.iter().position(was_tried).unwrap_or(records.len());
+        fresh.clamp(1, CAREFUL_BATCH)
+    }
+
+    /// Writes records that are tried together; answers only when they are handled, like [`BatchWriter::write`].
     async fn write_carefully(
         &mut self,
-        entry: Entry<'_>,
+        part: &[Entry<'_>],
         parked: &mut Vec<Position>,
         observer: &dyn Observer,
         stop: &CancellationToken,
     ) -> Result<(), WriteError> {
-        let was_tried = self
-            .was_tried(entry.record.position, observer, stop)
-            .await?;
-        let (mut retry, mut tries) = (Retry::new(self.patience), None);
+        let position = self.position;
+        self.tried.retain(|tried, _| *tried > position);
+        let mut tries = 0;
+        for entry in part {
+            let counted = self.tried.entry(entry.record.position).or_default();
+            *counted += 1;
+            tries = *counted;
+        }
+        let (mut retry, mut counted) = (Retry::new(self.patience), false);
         loop {
-            let turn = self.turns.next(was_tried).await;
-            let outcome = self.try_carefully(entry, &mut tries, parked, observer);
+            let turn = self.turns.next(tries > 1).await;
+            let outcome = self.try_carefully(part, tries, &mut counted, parked, observer);
             let outcome = outcome.await?;
             drop(turn);
             match outcome {
                 Outcome::Written => return Ok(()),
                 Outcome::Unavailable(error) => retry.wait(error, stop).await?,
-                Outcome::Rejected(reason) => {
-                    return self.park(entry, &reason, 1, parked, observer, stop).await;
+                Outcome::Rejected(_) => {
+                    return self.write_halving(part, parked, observer, stop).await;
                 }
             }
         }
     }
 
-    /// Whether a record was in hand when the process ended. Only the first may have been.
-    async fn was_tried(
-        &mut self,
-        position: Position,
-        observer: &dyn Observer,
-        stop: &CancellationToken,
-    ) -> Result<bool, WriteError> {
-        if !self.may_have_been_tried {
-            return Ok(false);
-        }
-        let mut retry = Retry::new(self.patience);
-        let tries = loop {
-            match self.store.attempts(&self.source, position).await {
-                Err(error @ StoreError::Unavailable(_)) => {
-                    observer.failing(&error);
-                    retry.wait(error, stop).await?;
-                }
-                tries => break tries?,
-            }
-        };
-        self.may_have_been_tried = false;
-        Ok(tries > 0)
-    }
-
-    /// Tries a record, or parks one that was tried too often. It is counted once, however often its store does not answer.
+    /// Tries records for so many times, this time included, or parks one that was tried too often. It is counted once,
+    /// however often its store does not answer.
     async fn try_carefully(
         &mut self,
-        entry: Entry<'_>,
-        tries: &mut Option<u32>,
+        part: &[Entry<'_>],
+        tries: u32,
+        counted: &mut bool,
         parked: &mut Vec<Position>,
         observer: &dyn Observer,
     ) -> Result<Outcome, WriteError> {
-        let tries = match *tries {
-            Some(tries) => tries,
-            None => {
-                let position = entry.record.position;
-                match self.store.record_attempt(&self.source, position).await {
-                    Err(error @ StoreError::Unavailable(_)) => {
-                        observer.failing(&error);
-                        return Ok(Outcome::Unavailable(error));
-                    }
-                    counted => *tries.insert(counted?),
-                }
-            }
+        let Some(last) = part.last() else {
+            return Ok(Outcome::Written);
         };
+        if !*counted {
+            match self.store.set_attempts(&self.source, &self.tried).await {
+                Err(error @ StoreError::Unavailable(_)) => {
+                    observer.failing(&error);
+                    return Ok(Outcome::Unavailable(error));
+                }
+                outcome => outcome?,
+            }
+            *counted = true;
+        }
         let prepared = if tries > MAX_ATTEMPTS {
             let reason =
                 format!("the process ended {MAX_ATTEMPTS} times while this event was handled");
-            let mut prepared = self.prepared(entry, 0);
-            self.add_letter(&mut prepared, entry.record, reason, tries, None);
+            let mut prepared = self.prepared(*last, 0);
+            self.add_letter(&mut prepared, last.record, reason, tries, None);
             Ok(prepared)
         } else {
-            self.prepare(&[entry], entry)
+            self.prepare(part, *last)
         };
         match prepared {
             Ok(prepared) => self.apply(prepared, parked, observer).await,

@@ -34,7 +34,7 @@ use socialhub_projections::{
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
-        StorePosition, VerifyReport, check::verify,
+        StorePosition, VerifyReport, check::verify, writer::CAREFUL_BATCH,
     },
     verify::{Difference, ModelRow},
 };
@@ -158,6 +158,16 @@ impl World {
             process.member.revoke().await;
         }
         self.assign(seed).await;
+    }
+
+    /// The first process gets all partitions, once it can have them, and all that is in them.
+    async fn deliver_to_one(&self) {
+        let member = &self.processes[0].member;
+        while !member.is_idle() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.rebalance(0).await;
+        member.deliver(usize::MAX);
     }
 
     /// Deals the partitions out; who had one is not told.
@@ -475,6 +485,36 @@ async fn an_event_that_takes_the_process_down_is_parked_and_nothing_else_that_wa
     let same = |nth: &u64| nth * nth % 11 == deadly * deadly % 11;
     let waiting: Vec<_> = (deadly..=40).filter(same).collect();
     assert_eq!(world.model.letters(), waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_kill_records_are_tried_many_at_a_time_and_those_in_hand_by_themselves() {
+    let mut world = World::new(1);
+    world.append(1_000).await;
+    world.topics.publish(1_000).await;
+    for in_hand in [None, Some(1)] {
+        *world.model.deadly.lock() = in_hand;
+        world.deliver_to_one().await;
+        while in_hand.is_some() && !world.processes[0].dead.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        world.kill(0);
+    }
+    *world.model.deadly.lock() = None;
+    world.model.batches.lock().clear();
+    world.deliver_to_one().await;
+    while world.position() < 1_000 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let batches = world.model.batches.lock().clone();
+    let partitions = partitions().count();
+    let alone = batches.iter().filter(|records| **records == 1).count();
+    let in_hand = CAREFUL_BATCH..=partitions * CAREFUL_BATCH;
+    assert!(in_hand.contains(&alone), "{batches:?}");
+    let together = batches.len() - alone;
+    let most = 1_000 / CAREFUL_BATCH + partitions;
+    assert!(together <= most, "{batches:?}");
+    assert!(world.model.letters().is_empty());
 }
 
 /// What a look at a store without transactions sees: how far it has come, and whether the row of the second event is

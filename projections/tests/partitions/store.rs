@@ -23,7 +23,7 @@ use socialhub_projections::{
         WriteMode,
     },
     source_position,
-    store::WriteBatch,
+    store::{Attempts, WriteBatch},
     verify::{Entity, ModelFold, ModelRow, RowSink},
 };
 use tokio::{sync::watch, task::yield_now, time::sleep};
@@ -75,7 +75,7 @@ struct Tables {
     checkpoints: BTreeMap<Source, Checkpoint>,
     rows: BTreeMap<String, Vec<Position>>,
     letters: BTreeMap<Position, ParkedLetter>,
-    attempts: HashMap<(Source, Position), u32>,
+    attempts: HashMap<Source, Attempts>,
     unclean: BTreeMap<Source, bool>,
     retired: bool,
     fenced: bool,
@@ -99,6 +99,8 @@ pub struct Model {
     pub moved: Mutex<u64>,
     /// A letter that somebody removes just before more is parked.
     pub leaving: Mutex<Option<Position>>,
+    /// How many records each batch had that was written.
+    pub batches: Mutex<Vec<usize>>,
     /// A record that takes the process down in whose hands it is.
     pub deadly: Mutex<Option<Position>>,
     /// What the next looks see, of a store that somebody writes without transactions. One that sees not even checkpoints is
@@ -122,6 +124,7 @@ impl Model {
             faults: Mutex::default(),
             moved: Mutex::default(),
             leaving: Mutex::default(),
+            batches: Mutex::default(),
             deadly: Mutex::default(),
             looks: Mutex::default(),
             one_moment: Mutex::default(),
@@ -230,6 +233,7 @@ impl ReadModelStore<Toy> for MemoryStore {
             return Err(StoreError::Unavailable("not now".to_owned()));
         }
         let (moved, leaving) = (&self.seen.model.moved, &self.seen.model.leaving);
+        let batches = &self.seen.model.batches;
         self.with(|tables| {
             if tables.retired {
                 return Err(StoreError::Unusable("retired".to_owned()));
@@ -246,6 +250,7 @@ impl ReadModelStore<Toy> for MemoryStore {
                 *moved.lock() += 1;
                 return Err(StoreError::Moved);
             }
+            batches.lock().push(batch.projected.len());
             for projected in batch.projected {
                 for key in projected.changes {
                     tables.rows.entry(key).or_default().push(projected.position);
@@ -300,24 +305,17 @@ impl ReadModelStore<Toy> for MemoryStore {
         unreachable!("the letters say so")
     }
 
-    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
+    async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
         self.with(|tables| {
-            let tries = tables
-                .attempts
-                .entry((source.clone(), position))
-                .or_default();
-            *tries += 1;
-            Ok(*tries)
+            tables.attempts.insert(source.clone(), attempts.clone());
+            Ok(())
         })
         .await
     }
 
-    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        self.with(|tables| {
-            let tries = tables.attempts.get(&(source.clone(), position));
-            Ok(tries.copied().unwrap_or(0))
-        })
-        .await
+    async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError> {
+        self.with(|tables| Ok(tables.attempts.get(source).cloned().unwrap_or_default()))
+            .await
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
@@ -329,7 +327,7 @@ impl ReadModelStore<Toy> for MemoryStore {
         self.with(|tables| {
             tables.unclean.insert(source.clone(), !clean);
             if clean {
-                tables.attempts.retain(|(of, _), _| of != source);
+                tables.attempts.remove(source);
             }
             Ok(())
         })

@@ -21,7 +21,7 @@ use socialhub_projections::{
     record::SequenceKey,
     runtime::{Claim, Generation, GenerationState, Generations, Snapshot, WriteMode},
     source_position,
-    store::WriteBatch,
+    store::{Attempts, WriteBatch},
     verify::{
         Difference, ModelFold, ModelRow, RowSink,
         gathered::{Compared, Gathered},
@@ -85,7 +85,7 @@ macro_rules! read_model_contract {
             letters_go_in_with_their_batch,
             a_parked_event_is_applied_past_the_checkpoint,
             who_is_forgotten_stays_so_whatever_is_retried_later,
-            attempts_are_counted_until_a_clean_stop,
+            attempts_are_remembered_until_a_clean_stop,
             the_last_writers_end_is_remembered,
             a_closed_store_writes_nothing,
             one_claim_at_a_time,
@@ -542,23 +542,28 @@ fn a_short_life() -> Log {
     ]
 }
 
-/// Attempts survive the store; a clean stop forgets them.
-pub async fn attempts_are_counted_until_a_clean_stop<S: Subject>(subject: &S) {
+/// Attempts survive the store, each word of them takes the place of the one before; a clean stop forgets them.
+pub async fn attempts_are_remembered_until_a_clean_stop<S: Subject>(subject: &S) {
     let (generations, id, store) = open_current(subject).await;
     let source = main_source::<S>();
-    assert_eq!(store.attempts(&source, 7).await.unwrap(), 0);
-    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
-    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 2);
-    assert_eq!(store.record_attempt(&source, 8).await.unwrap(), 1);
+    assert_eq!(store.attempts(&source).await.unwrap(), Attempts::new());
+    let mut tried = Attempts::from([(7, 1), (8, 1), (u64::from(u32::MAX) + 1, 1)]);
+    store.set_attempts(&source, &tried).await.unwrap();
     store.close().await;
     let store = open::<S>(&generations, id, WriteMode::Live).await;
-    assert_eq!(store.attempts(&source, 7).await.unwrap(), 2);
-    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 3);
+    assert_eq!(store.attempts(&source).await.unwrap(), tried);
+    tried.remove(&7);
+    tried.insert(8, 2);
+    for _ in 0..2 {
+        store.set_attempts(&source, &tried).await.unwrap();
+        assert_eq!(store.attempts(&source).await.unwrap(), tried);
+    }
     store.set_stopped_cleanly(&source, false).await.unwrap();
-    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 4);
+    assert_eq!(store.attempts(&source).await.unwrap(), tried);
     store.set_stopped_cleanly(&source, true).await.unwrap();
-    assert_eq!(store.attempts(&source, 7).await.unwrap(), 0);
-    assert_eq!(store.record_attempt(&source, 7).await.unwrap(), 1);
+    assert_eq!(store.attempts(&source).await.unwrap(), Attempts::new());
+    store.set_attempts(&source, &Attempts::new()).await.unwrap();
+    assert_eq!(store.attempts(&source).await.unwrap(), Attempts::new());
 }
 
 /// Whether the last writer ended well is yes at first, and then what was said last.
@@ -581,16 +586,17 @@ pub async fn attempts_and_ends_are_kept_by_source<S: Subject>(subject: &S) {
         Source::partition("USER_TOPIC", 0),
         Source::partition("POST_TOPIC", 0),
     );
-    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 1);
-    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 2);
-    assert_eq!(store.record_attempt(&two, 7).await.unwrap(), 1);
+    let (at_one, at_two) = (Attempts::from([(7, 2)]), Attempts::from([(7, 1), (9, 1)]));
+    store.set_attempts(&one, &at_one).await.unwrap();
+    store.set_attempts(&two, &at_two).await.unwrap();
+    assert_eq!(store.attempts(&one).await.unwrap(), at_one);
+    assert_eq!(store.attempts(&two).await.unwrap(), at_two);
     store.set_stopped_cleanly(&one, false).await.unwrap();
     store.set_stopped_cleanly(&two, true).await.unwrap();
     assert!(!store.stopped_cleanly(&one).await.unwrap());
     assert!(store.stopped_cleanly(&two).await.unwrap());
-    assert_eq!(store.attempts(&two, 7).await.unwrap(), 0);
-    assert_eq!(store.record_attempt(&one, 7).await.unwrap(), 3);
-    assert_eq!(store.record_attempt(&two, 7).await.unwrap(), 1);
+    assert_eq!(store.attempts(&one).await.unwrap(), at_one);
+    assert_eq!(store.attempts(&two).await.unwrap(), Attempts::new());
 }
 
 /// After the end of a writer its calls fail, but for another end.

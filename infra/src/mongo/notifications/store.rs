@@ -24,7 +24,7 @@ use socialhub_projections::{
     record::SequenceKey,
     runtime::Breather,
     source_position,
-    store::WriteBatch,
+    store::{Attempts, WriteBatch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -321,12 +321,12 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
         Ok(sequences)
     }
 
-    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        Ok(self.tables.count_attempt(source, position).await?)
+    async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
+        Ok(self.tables.set_attempts(source, attempts).await?)
     }
 
-    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        Ok(self.tables.attempts(source, position).await?)
+    async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError> {
+        Ok(self.tables.attempts(source).await?)
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {

@@ -10,12 +10,11 @@ use mongodb::{
     Collection, IndexModel,
     bson::{Document, doc},
     error::{Error, ErrorKind},
-    options::ReturnDocument,
 };
 use serde::{Deserialize, Serialize};
 use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
-use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source};
+use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source, store::Attempts};
 
 use super::{
     ahead::{Note, Reach},
@@ -144,8 +143,45 @@ impl StoredLetter {
     }
 }
 
-fn attempt_id(source: &Source, position: Position) -> String {
-    format!("attempt/{source}/{position}")
+/// How often a source's records have been tried.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredAttempts {
+    #[serde(rename = "_id")]
+    id: String,
+    attempt_of: String,
+    tried: Vec<StoredAttempt>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredAttempt {
+    position: i64,
+    tries: i64,
+}
+
+impl StoredAttempts {
+    fn new(source: &Source, attempts: &Attempts) -> Self {
+        let tried = attempts.iter().map(|(position, tries)| StoredAttempt {
+            position: to_stored(*position),
+            tries: i64::from(*tries),
+        });
+        Self {
+            id: Self::id(source),
+            attempt_of: source.to_string(),
+            tried: tried.collect(),
+        }
+    }
+
+    fn id(source: &Source) -> String {
+        format!("attempts/{source}")
+    }
+
+    fn attempts(self) -> Attempts {
+        let known = self.tried.into_iter().map(|tried| {
+            let tries = u32::try_from(tried.tries).unwrap_or(u32::MAX);
+            (from_stored(tried.position), tries)
+        });
+        known.collect()
+    }
 }
 
 fn collection_name(name: &str, id: GenerationId) -> String {
@@ -362,31 +398,25 @@ impl Tables {
             .map(|_| ())
     }
 
-    pub(super) async fn count_attempt(
+    pub(super) async fn set_attempts(
         &self,
         source: &Source,
-        position: Position,
-    ) -> Result<u32, Fault> {
-        let filter = doc! { "_id": attempt_id(source, position) };
-        let update = doc! { "$inc": { "tries": 1_i64 }, "$setOnInsert": { "attempt_of": source.to_string() } };
-        let counted = self
-            .writers
-            .find_one_and_update(filter, update)
-            .upsert(true)
-            .return_document(ReturnDocument::After);
-        let tries = self
-            .access
-            .write(counted)
-            .await?
-            .and_then(|found| found.get_i64("tries").ok());
-        Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
+        attempts: &Attempts,
+    ) -> Result<(), Fault> {
+        let stored = StoredAttempts::new(source, attempts);
+        let all = self.writers.clone_with_type::<StoredAttempts>();
+        let filter = doc! { "_id": &stored.id };
+        self.access
+            .write(all.replace_one(filter, &stored).upsert(true))
+            .await
+            .map(|_| ())
     }
 
-    pub(super) async fn attempts(&self, source: &Source, position: Position) -> Result<u32, Fault> {
-        let filter = doc! { "_id": attempt_id(source, position) };
-        let found = self.access.write(self.writers.find_one(filter)).await?;
-        let tries = found.map_or(Ok(0), |attempt| attempt.get_i64("tries"));
-        Ok(u32::try_from(tries.unwrap_or(1)).unwrap_or(u32::MAX))
+    pub(super) async fn attempts(&self, source: &Source) -> Result<Attempts, Fault> {
+        let all = self.writers.clone_with_type::<StoredAttempts>();
+        let filter = doc! { "_id": StoredAttempts::id(source) };
+        let found = self.access.write(all.find_one(filter)).await?;
+        Ok(found.map_or_else(Attempts::new, StoredAttempts::attempts))
     }
 
     pub(super) async fn stopped_cleanly(&self, source: &Source) -> Result<bool, Fault> {

@@ -1,13 +1,7 @@
 //! The generic store of one generation of a read model: the model's effects, its checkpoint, its letters and its attempts
 //! in the same transaction.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use socialhub_event_log::Position;
@@ -17,7 +11,7 @@ use socialhub_projections::{
     projection::Projected,
     record::SequenceKey,
     runtime::{GenerationState, WriteMode},
-    store::WriteBatch,
+    store::{Attempts, WriteBatch},
 };
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
@@ -48,8 +42,6 @@ pub struct PgModelStore<M: PgModel> {
     id: GenerationId,
     /// How often the generation had been retired when it was opened.
     retired: i32,
-    /// Whether attempts were recorded through this store, so that there may be some to be forgotten.
-    careful: AtomicBool,
 }
 
 /// Who may pass a generation's gate together.
@@ -104,7 +96,6 @@ impl<M: PgModel> PgModelStore<M> {
             pool,
             id,
             retired: entry.retired,
-            careful: AtomicBool::new(false),
         })
     }
 
@@ -156,9 +147,6 @@ impl<M: PgModel> PgModelStore<M> {
                 .await?;
         }
         tables::insert_letters(connection, &batch.parked).await?;
-        if self.careful.load(Ordering::Relaxed) {
-            forget_attempts(connection, &checkpoint.source, checkpoint.position).await?;
-        }
         write_checkpoint(connection, checkpoint).await?;
         Ok(Written::Done)
     }
@@ -227,16 +215,11 @@ async fn write_checkpoint(connection: &mut Session, checkpoint: &Checkpoint) -> 
     Ok(())
 }
 
-/// Forgets the attempts of a source at records up to a position.
-async fn forget_attempts(
-    connection: &mut Session,
-    source: &Source,
-    upto: Position,
-) -> sqlx::Result<()> {
-    sqlx::query("DELETE FROM attempt WHERE source = $1 AND partition = $2 AND position <= $3")
+/// Forgets the attempts at a source's records.
+async fn forget_attempts(connection: &mut Session, source: &Source) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM attempt WHERE source = $1 AND partition = $2")
         .bind(&source.name)
         .bind(source.partition)
-        .bind(to_sql(upto))
         .execute(connection)
         .await?;
     Ok(())
@@ -314,37 +297,41 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             .map_err(|error| fault::outside(&error))
     }
 
-    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        self.careful.store(true, Ordering::Relaxed);
-        let tries = sqlx::query_scalar::<_, i32>(
-            "INSERT INTO attempt (source, partition, position, tries) VALUES ($1, $2, $3, 1)
-             ON CONFLICT (source, partition, position) DO UPDATE SET tries = attempt.tries + 1
-             RETURNING tries",
-        )
-        .bind(&source.name)
-        .bind(source.partition)
-        .bind(to_sql(position))
-        .fetch_one(&self.pool)
-        .await;
-        tries
-            .map(i32::cast_unsigned)
-            .map_err(|error| fault::outside(&error))
-    }
-
-    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        let tries = || {
-            sqlx::query_scalar(
-                "SELECT tries FROM attempt WHERE source = $1 AND partition = $2 AND position = $3",
+    async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
+        let set = async {
+            let mut transaction = self.pool.begin().await?;
+            forget_attempts(&mut transaction, source).await?;
+            let positions: Vec<i64> = attempts.keys().map(|position| to_sql(*position)).collect();
+            let tries: Vec<i32> = attempts.values().map(|tries| tries.cast_signed()).collect();
+            sqlx::query(
+                "INSERT INTO attempt (source, partition, position, tries)
+                 SELECT $1, $2, position, tries FROM unnest($3::bigint[], $4::integer[]) AS a (position, tries)",
             )
             .bind(&source.name)
             .bind(source.partition)
-            .bind(to_sql(position))
-            .fetch_optional(&self.pool)
+            .bind(positions)
+            .bind(tries)
+            .execute(&mut *transaction)
+            .await?;
+            transaction.commit().await
         };
-        let tries: Option<i32> = retrying(tries)
+        set.await.map_err(|error| fault::outside(&error))
+    }
+
+    async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError> {
+        let attempts = || {
+            sqlx::query_as::<_, (i64, i32)>(
+                "SELECT position, tries FROM attempt WHERE source = $1 AND partition = $2",
+            )
+            .bind(&source.name)
+            .bind(source.partition)
+            .fetch_all(&self.pool)
+        };
+        let attempts = retrying(attempts)
             .await
             .map_err(|error| fault::outside(&error))?;
-        Ok(tries.map_or(0, i32::cast_unsigned))
+        let known = |(position, tries): (i64, i32)| (from_sql(position), tries.cast_unsigned());
+        Ok(attempts.into_iter().map(known).collect())
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {
@@ -373,7 +360,7 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             .execute(&mut *transaction)
             .await?;
             if clean {
-                forget_attempts(&mut transaction, source, Position::MAX).await?;
+                forget_attempts(&mut transaction, source).await?;
             }
             transaction.commit().await
         };

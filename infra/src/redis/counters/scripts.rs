@@ -12,7 +12,7 @@ macro_rules! script {
 }
 
 script!(APPLY, "lib", "sums", "apply");
-script!(ATTEMPT, "attempt");
+script!(ATTEMPTS, "attempts");
 script!(CLEAN, "clean");
 script!(CREATE, "lib", "create");
 script!(DISCARD, "discard");

@@ -11,7 +11,7 @@ use socialhub_projections::{
     counters::{CounterChange, Counters},
     projection::Projected,
     record::SequenceKey,
-    store::WriteBatch,
+    store::{Attempts, WriteBatch},
 };
 
 use super::{
@@ -28,7 +28,7 @@ use crate::redis::{
 const AT_ONCE: usize = 8;
 
 /// The parts that `apply.lua` writes, in its order.
-const WRITTEN: [&str; 6] = ["state", "posts", "people", "trending", "parked", "attempts"];
+const WRITTEN: [&str; 5] = ["state", "posts", "people", "trending", "parked"];
 
 /// The store of one generation of the counters. Any number of writers, in any processes, may hold it.
 pub(super) struct RedisCounterStore {
@@ -211,10 +211,6 @@ pub(super) async fn read_letters(
     Ok(letters)
 }
 
-fn attempt_field(source: &Source, position: Position) -> String {
-    format!("{position} {}", source_field(source))
-}
-
 fn hget(key: String, field: &str) -> Cmd {
     let mut ask = redis::cmd("HGET");
     ask.arg(key).arg(field);
@@ -291,20 +287,29 @@ impl ReadModelStore<Counters> for RedisCounterStore {
         Ok(sequences)
     }
 
-    async fn record_attempt(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        let mut script = scripts::ATTEMPT.prepare_invoke();
+    async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
+        let text = serde_json::to_string(attempts)
+            .map_err(|error| StoreError::Unusable(format!("attempts: {error}")))?;
+        let mut script = scripts::ATTEMPTS.prepare_invoke();
         script
             .key(self.keys.state())
             .key(self.keys.part("attempts"))
             .arg(&self.token)
-            .arg(attempt_field(source, position));
-        self.own(&script).await
+            .arg(source_field(source))
+            .arg(text);
+        self.own(&script).await.map(|_| ())
     }
 
-    async fn attempts(&self, source: &Source, position: Position) -> Result<u32, StoreError> {
-        let tries = hget(self.keys.part("attempts"), &attempt_field(source, position));
-        let tries: Option<u32> = self.open_link()?.query(&tries).await?;
-        Ok(tries.unwrap_or(0))
+    async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError> {
+        let attempts = hget(self.keys.part("attempts"), &source_field(source));
+        let attempts: Option<String> = self.open_link()?.query(&attempts).await?;
+        attempts.map_or_else(
+            || Ok(Attempts::new()),
+            |text| {
+                serde_json::from_str(&text)
+                    .map_err(|error| StoreError::Unusable(format!("attempts: {error}")))
+            },
+        )
     }
 
     async fn stopped_cleanly(&self, source: &Source) -> Result<bool, StoreError> {

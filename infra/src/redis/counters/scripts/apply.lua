@@ -1,4 +1,4 @@
--- Writes one part of a batch. KEYS: fence, state, posts, people, trending, parked, attempts.
+-- Writes one part of a batch. KEYS: fence, state, posts, people, trending, parked.
 -- Everything is read, and thereby known to be of the right type, before the first write.
 local generation, token, source, log = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local after, from, upto, target = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -43,7 +43,6 @@ if redis.call('HLEN', KEYS[3]) ~= tonumber(state[5]) or redis.call('HLEN', KEYS[
 end
 redis.call('ZCARD', KEYS[5])
 redis.call('HLEN', KEYS[6])
-local attempts = redis.call('HKEYS', KEYS[7])
 
 local posts, post_ids = {}, {}
 local at = 1
@@ -154,10 +153,5 @@ end
 redis.call('HSET', KEYS[2], 'c:' .. source, checkpoint)
 if upto <= target then
     redis.call('HDEL', KEYS[2], 'p:' .. source)
-end
-for _, attempt in ipairs(attempts) do
-    if place(attempt) <= target and string.match(attempt, ' (.*)$') == source then
-        redis.call('HDEL', KEYS[7], attempt)
-    end
 end
 return { 'done' }

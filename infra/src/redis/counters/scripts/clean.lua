@@ -4,10 +4,6 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
 end
 redis.call('HSET', KEYS[1], 'k:' .. ARGV[2], ARGV[3])
 if ARGV[3] == '1' then
-    for _, attempt in ipairs(redis.call('HKEYS', KEYS[2])) do
-        if string.match(attempt, ' (.*)$') == ARGV[2] then
-            redis.call('HDEL', KEYS[2], attempt)
-        end
-    end
+    redis.call('HDEL', KEYS[2], ARGV[2])
 end
 return 1
