@@ -178,6 +178,10 @@ pub trait ModelFold: Default + Send + 'static {
     /// What its stores may leave out, by their own account.
     type Accounts: Accounts;
 
+    /// Whether its stores take an event for old by the position of the last one that changed the row: a wrong one makes them
+    /// leave out what is to come.
+    const POSITIONS_COUNT: bool = false;
+
     /// Takes the next event, positions rising.
     fn apply(&mut self, position: Position, event: &Event);
 
@@ -214,8 +218,12 @@ pub fn sort(rows: &mut [ModelRow]) {
     rows.sort_unstable_by(|left, right| (left.table, &left.key).cmp(&(right.table, &right.key)));
 }
 
-/// Compares two sorted lists of rows.
-pub fn compare(expected: Vec<ModelRow>, found: Vec<ModelRow>) -> Vec<Difference> {
+/// Compares two sorted lists of rows; their positions, too, if these count.
+pub(crate) fn compare(
+    expected: Vec<ModelRow>,
+    found: Vec<ModelRow>,
+    positions_count: bool,
+) -> Vec<Difference> {
     let (mut expected, mut found) = (
         expected.into_iter().peekable(),
         found.into_iter().peekable(),
@@ -230,17 +238,33 @@ pub fn compare(expected: Vec<ModelRow>, found: Vec<ModelRow>) -> Vec<Difference>
         };
         let left = if order.is_le() { expected.next() } else { None };
         let right = if order.is_ge() { found.next() } else { None };
-        differences.extend(difference(left, right));
+        differences.extend(difference(left, right, positions_count));
     }
 }
 
-fn difference(expected: Option<ModelRow>, found: Option<ModelRow>) -> Option<Difference> {
-    let (table, key, position) = match (&expected, &found) {
-        (Some(left), Some(right)) if left.value.same(&right.value) => return None,
-        (Some(row), _) | (None, Some(row)) => (row.table, row.key.clone(), row.position),
-        (None, None) => return None,
+fn difference(
+    expected: Option<ModelRow>,
+    found: Option<ModelRow>,
+    positions_count: bool,
+) -> Option<Difference> {
+    let moved = match (&expected, &found) {
+        (Some(left), Some(right)) if left.value.same(&right.value) => {
+            if !positions_count || left.position == right.position {
+                return None;
+            }
+            true
+        }
+        _ => false,
     };
-    let read = |row: ModelRow| row.value.read();
+    let row = expected.as_ref().or(found.as_ref())?;
+    let (table, key, position) = (row.table, row.key.clone(), row.position);
+    let read = |row: ModelRow| {
+        let mut value = row.value.read();
+        if moved && let Some(fields) = value.as_object_mut() {
+            fields.insert("lastEvent".to_owned(), row.position.into());
+        }
+        value
+    };
     let (expected, found) = (expected.map(read), found.map(read));
     Some(Difference {
         table,

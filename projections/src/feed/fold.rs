@@ -389,6 +389,7 @@ impl FeedFold {
 
 impl ModelFold for FeedFold {
     type Accounts = FeedAccounts;
+    const POSITIONS_COUNT: bool = true;
 
     fn apply(&mut self, position: Position, event: &Event) {
         match event {

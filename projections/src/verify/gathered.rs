@@ -143,7 +143,7 @@ impl<F: ModelFold> Gathered<F> {
             if derived.contains(&row.table) {
                 return;
             }
-            let (part, hash) = hashed(&row);
+            let (part, hash) = hashed(&row, F::POSITIONS_COUNT);
             sums[part] = sums[part].wrapping_sub(hash);
             if keep.wants(part) {
                 expected.push(row);
@@ -159,7 +159,7 @@ impl<F: ModelFold> Gathered<F> {
         }
         sort(&mut expected);
         sort(&mut kept);
-        let mut differences = compare(expected, kept);
+        let mut differences = compare(expected, kept, F::POSITIONS_COUNT);
         differences.extend(wrong);
         differences.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
         // What the store must have by what the log says, and need not have by what it says itself, is named twice.
@@ -186,7 +186,7 @@ impl<F: ModelFold> RowSink for Gathered<F> {
         let Some(row) = self.accounts.keep(row) else {
             return;
         };
-        let (part, hash) = hashed(&row);
+        let (part, hash) = hashed(&row, F::POSITIONS_COUNT);
         self.sums[part] = self.sums[part].wrapping_add(hash);
         if matches!(self.keep, Keep::UpTo(most) if self.kept.len() == most) {
             self.keep = Keep::None;
@@ -199,7 +199,7 @@ impl<F: ModelFold> RowSink for Gathered<F> {
 }
 
 /// The part that a row belongs to, by its key, and the hash of all that it says.
-fn hashed(row: &ModelRow) -> (usize, u64) {
+fn hashed(row: &ModelRow, positions_count: bool) -> (usize, u64) {
     let mut hasher = DefaultHasher::new();
     hasher.write(row.table.as_bytes());
     hasher.write_u8(0);
@@ -208,6 +208,9 @@ fn hashed(row: &ModelRow) -> (usize, u64) {
     // A number below `PARTS` always fits.
     let part = usize::try_from(hasher.finish() % PARTS as u64).unwrap_or_default();
     row.value.hash(&mut hasher);
+    if positions_count {
+        hasher.write_u64(row.position);
+    }
     (part, hasher.finish())
 }
 

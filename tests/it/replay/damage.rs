@@ -115,6 +115,12 @@ fn feed() -> Vec<Damage> {
             ),
             ("tally", "UPDATE tallies SET followers = followers + 1"),
             ("tally", "DELETE FROM tallies"),
+            ("tally", "UPDATE tallies SET following = following + 1"),
+            (
+                "tally",
+                "UPDATE tallies SET posts = posts - 1 WHERE posts > 0",
+            ),
+            ("tally", "UPDATE tallies SET merged = NOT merged"),
             (
                 "follow",
                 "UPDATE follows SET since = NULL, followed_at = NULL",
@@ -139,6 +145,20 @@ fn feed() -> Vec<Damage> {
             ),
             ("like", "UPDATE likes SET active = NOT active"),
             ("like", "DELETE FROM likes"),
+            // Whatever comes would be taken for old.
+            ("person", "UPDATE people SET position = position + 1000000"),
+            ("tally", "UPDATE tallies SET position = position + 1000000"),
+            ("follow", "UPDATE follows SET position = position + 1000000"),
+            (
+                "post",
+                "UPDATE post_states SET position = position + 1000000",
+            ),
+            ("like", "UPDATE likes SET position = position + 1000000"),
+            (
+                "comment",
+                "UPDATE comments SET position = position + 1000000",
+            ),
+            ("erased", "UPDATE erased SET position = position + 1000000"),
             (
                 "comment",
                 "UPDATE comments SET comment = 'never said' WHERE created IS NOT NULL",

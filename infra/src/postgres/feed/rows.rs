@@ -43,7 +43,9 @@ const TABLES: &[(&str, ReadRow)] = &[
     ),
     ("SELECT user_id, position FROM erased", erased),
     (
-        "SELECT user_id, position, followers, following, posts FROM tallies WHERE position > 0",
+        "SELECT user_id, position, followers, following, posts, merged,
+                user_id IN (SELECT DISTINCT author_id FROM merged_authors)
+         FROM tallies WHERE position > 0",
         tally,
     ),
     (
@@ -124,10 +126,15 @@ fn erased(row: &PgRow) -> sqlx::Result<ModelRow> {
 }
 
 fn tally(row: &PgRow) -> sqlx::Result<ModelRow> {
-    let value = json!({
+    let mut value = json!({
         "followers": row.try_get::<i64, _>(2)?, "following": row.try_get::<i64, _>(3)?,
         "posts": row.try_get::<i64, _>(4)?,
     });
+    // Whose posts are merged at read has followers who know of it; which these are is compared apart.
+    let (merged, is_known): (bool, bool) = (row.try_get(5)?, row.try_get(6)?);
+    if merged != is_known {
+        value["merged"] = json!(merged);
+    }
     let key = id(row, 0)?.to_string();
     Ok(model_row("tally", key, value, row.try_get(1)?))
 }

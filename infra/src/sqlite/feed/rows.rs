@@ -44,7 +44,8 @@ const TABLES: &[(&str, ReadRow)] = &[
     ),
     ("SELECT user_id, position FROM erased", erased),
     (
-        "SELECT user_id, position, followers, following, posts FROM tallies",
+        "SELECT user_id, position, followers, following, posts, merged,
+                user_id IN (SELECT author_id FROM merged_authors) FROM tallies",
         tally,
     ),
     (
@@ -124,10 +125,15 @@ fn erased(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
 }
 
 fn tally(row: &Row<'_>) -> rusqlite::Result<ModelRow> {
-    let value = json!({
+    let mut value = json!({
         "followers": row.get::<_, i64>(2)?, "following": row.get::<_, i64>(3)?,
         "posts": row.get::<_, i64>(4)?,
     });
+    // Whose posts are merged at read has followers who know of it; which these are is compared apart.
+    let (merged, is_known): (bool, bool) = (row.get(5)?, row.get(6)?);
+    if merged != is_known {
+        value["merged"] = json!(merged);
+    }
     Ok(model_row(
         "tally",
         read_id(row, 0)?.to_string(),
