@@ -34,6 +34,7 @@ mod postgres_log;
 mod postgres_pool;
 mod postgres_stress;
 mod program;
+mod projector_processes;
 mod realign;
 mod redis_stores;
 mod relay_processes;

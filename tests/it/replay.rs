@@ -1,6 +1,6 @@
 //! `socialhub replay`, on a stopped server's folder and beside a running one.
 
-mod damage;
+pub(crate) mod damage;
 mod kills;
 pub(crate) mod letters;
 mod outage;

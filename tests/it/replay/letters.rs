@@ -92,7 +92,7 @@ impl World {
 }
 
 /// The positions of a model's dead letters.
-async fn parked(server: &Server, model: &str) -> Vec<u64> {
+pub async fn parked(server: &Server, model: &str) -> Vec<u64> {
     let listed = ["replay", "dead-letters", "list", model, "--json"];
     let letters = lines(&server.succeed(&listed).await);
     letters
@@ -205,17 +205,17 @@ async fn a_discarded_event_lets_go_of_what_waits_and_a_repair_brings_it_back() {
 }
 
 /// What makes an event unreadable: the column of its row, what stands there, and what is put in its place.
-type Spoil = [&'static str; 3];
-const SHAPE: Spoil = ["payload", "\"timestamp\":", "\"timestamp\":-0.5,\"was\":"];
+type Spoil<'s> = [&'s str; 3];
+pub const SHAPE: Spoil<'static> = ["payload", "\"timestamp\":", "\"timestamp\":-0.5,\"was\":"];
 /// A sealed field that does not open.
-const SEAL: Spoil = ["payload", "{\"sealed\":\"", "{\"sealed\":\"AAAA"];
+const SEAL: Spoil<'static> = ["payload", "{\"sealed\":\"", "{\"sealed\":\"AAAA"];
 /// What says who and when.
-const METADATA: Spoil = ["metadata", "\"occurredAt\":", "\"once\":"];
+const METADATA: Spoil<'static> = ["metadata", "\"occurredAt\":", "\"once\":"];
 
 /// Makes an event of the log unreadable, or readable again, by hand.
-async fn spoil(server: &Server, position: u64, [column, good, bad]: Spoil, spoilt: bool) {
-    let (from, to) = if spoilt { (good, bad) } else { (bad, good) };
+async fn spoil(server: &Server, position: u64, how: Spoil<'_>, spoilt: bool) {
     if Profile::chosen() == Profile::Embedded {
+        let [column, from, to] = replaced(how, spoilt);
         let log = rusqlite::Connection::open(server.data_dir().join("events.db")).unwrap();
         let sql =
             format!("UPDATE events SET {column} = replace({column}, ?1, ?2) WHERE position = ?3");
@@ -224,6 +224,21 @@ async fn spoil(server: &Server, position: u64, [column, good, bad]: Spoil, spoil
             .unwrap();
         return;
     }
+    spoil_in_postgres(server, position, how, spoilt).await;
+}
+
+/// The column, what stands in it, and what is to stand there.
+fn replaced([column, good, bad]: Spoil<'_>, spoilt: bool) -> Spoil<'_> {
+    if spoilt {
+        [column, good, bad]
+    } else {
+        [column, bad, good]
+    }
+}
+
+/// The same in a log on Postgres, whatever the profile of the tests.
+pub async fn spoil_in_postgres(server: &Server, position: u64, how: Spoil<'_>, spoilt: bool) {
+    let [column, from, to] = replaced(how, spoilt);
     let mut log = PgConnection::connect(server.setting("DATABASE_URL"))
         .await
         .unwrap();
