@@ -14,7 +14,7 @@ use socialhub_tests::support::{Client, Server, eventually, server::PATIENCE};
 use crate::auth::request_code;
 
 /// The folder of the JavaScript tests, with what they need installed.
-fn scripts() -> &'static Path {
+pub(crate) fn scripts() -> &'static Path {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/js"));
     assert!(
         folder.join("node_modules/socket.io-client").exists(),
@@ -94,7 +94,7 @@ impl Speaker {
 }
 
 /// A room's messages, `(seq, id)`, from the first on.
-async fn history(reader: &Client, room: &str) -> Vec<(u64, String)> {
+pub(crate) async fn history(reader: &Client, room: &str) -> Vec<(u64, String)> {
     let base = format!("/chat/rooms/{room}/messages?limit=100");
     let mut messages = Vec::new();
     let mut next = format!("{base}&after=0");
@@ -111,7 +111,8 @@ async fn history(reader: &Client, room: &str) -> Vec<(u64, String)> {
     }
 }
 
-fn check(acknowledged: &HashMap<String, u64>, history: &[(u64, String)]) {
+/// What was acknowledged is in the history, which has every number once.
+pub(crate) fn check(acknowledged: &HashMap<String, u64>, history: &[(u64, String)]) {
     let dense = history.iter().zip(1..).all(|((seq, _), n)| *seq == n);
     assert!(dense, "the numbers have holes");
     let kept: HashMap<_, _> = history.iter().map(|(seq, id)| (id, seq)).collect();

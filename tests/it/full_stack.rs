@@ -7,6 +7,7 @@ mod kills;
 pub(crate) mod load;
 mod outages;
 mod shares;
+mod talk;
 mod topics;
 
 use reqwest::Method;

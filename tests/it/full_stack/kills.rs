@@ -2,7 +2,7 @@
 
 use socialhub_tests::support::{Turn, stack::Stack};
 
-use super::{all_is_well, everything_moves, load::Load, read_at, within, write};
+use super::{all_is_well, everything_moves, load::Load, read_at, talk::Talk, within, write};
 
 /// Everything of ours, in the order it is killed.
 const SERVICES: [&str; 10] = [
@@ -19,10 +19,11 @@ const SERVICES: [&str; 10] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
+async fn a_kill_or_a_hang_of_any_process_under_load_loses_and_doubles_nothing() {
     let stack = Turn::begin().await;
     let client = stack.client();
     let load = Load::start(&client).await;
+    let talk = Talk::start(stack.url(), &client).await;
     load.goes_on(20).await;
     for service in SERVICES {
         for member in stack.members(service).await {
@@ -31,6 +32,11 @@ async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
             load.goes_on(8).await;
             stack.start(&member.name).await;
             load.goes_on(8).await;
+            stack.signal(&member.name, "STOP").await;
+            load.goes_on(4).await;
+            stack.signal(&member.name, "CONT").await;
+            load.goes_on(8).await;
+            talk.goes_on().await;
         }
     }
     for service in ["post-service", "users-service"] {
@@ -38,6 +44,7 @@ async fn a_kill_of_any_process_under_load_loses_and_doubles_nothing() {
     }
     // Not one of the load: what those write is counted.
     everything_moves(&client.sign_up("afterwards").await).await;
+    talk.end().await;
     all_is_well(&stack, load).await;
 }
 

@@ -8,7 +8,9 @@ use socialhub_tests::support::{Client, Turn, client::PASSWORD, printed};
 use super::{
     all_is_well, everything_moves, follow,
     load::{Load, ids},
-    read_at, within, write,
+    read_at,
+    talk::Talk,
+    within, write,
 };
 
 /// Commands that must be answered while a server is away.
@@ -85,8 +87,10 @@ async fn without_redis_everything_works_and_counts_come_from_postgres() {
     let load = Load::start(&client).await;
     let (me, fan) = (client.sign_up("away").await, client.sign_up("fan").await);
     let post = known_post(&me, &fan).await;
+    let talk = Talk::start(stack.url(), &client).await;
     stack.kill("redis").await;
     load.goes_on(ENOUGH).await;
+    talk.goes_on().await;
     commands_and_reads_work(&client, &me, &post).await;
     me.get_as_is("/notify/notifications")
         .await
@@ -105,6 +109,8 @@ async fn without_redis_everything_works_and_counts_come_from_postgres() {
     load.goes_on(ENOUGH).await;
     stack.start("redis").await;
     everything_moves(&me).await;
+    talk.goes_on().await;
+    talk.end().await;
     all_is_well(&stack, load).await;
 }
 
@@ -155,6 +161,7 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
     let load = Load::start(&client).await;
     let me = client.sign_up("away").await;
     me.get_as_is("/auth/verify-user").await.expect_status(200);
+    let talk = Talk::start(stack.url(), &client).await;
     load.goes_on(ENOUGH).await;
     stack.kill("postgres").await;
     load.is_refused(4).await;
@@ -198,6 +205,8 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
     .await;
     assert_eq!(mine.list("/posts").len(), 1, "{}", mine.json);
     load.goes_on(ENOUGH).await;
+    talk.goes_on().await;
+    talk.end().await;
     everything_moves(&me).await;
     all_is_well(&stack, load).await;
 }
