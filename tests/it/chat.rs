@@ -9,7 +9,8 @@ use std::{
 };
 
 use serde_json::json;
-use socialhub_tests::support::{Client, Server, eventually, server::PATIENCE};
+use socialhub_tests::support::{Client, Profile, Server, eventually, server::PATIENCE};
+use sqlx::{Connection, PgConnection};
 
 use crate::auth::request_code;
 
@@ -164,4 +165,46 @@ async fn a_reset_of_the_password_ends_the_sockets_of_older_tokens() {
         .expect_status(200);
     let ended = tokio::time::timeout(PATIENCE, speaker.end()).await;
     assert!(ended.is_ok(), "the socket of a revoked token stayed open");
+}
+
+/// The chat log in a database of its own: what is said is there, survives a kill, and is nowhere else.
+#[tokio::test]
+async fn chat_can_have_a_database_of_its_own() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let mut environment = Profile::Distributed.environment().await;
+    let other = Profile::Distributed.environment().await;
+    let url = |environment: &[(String, String)]| {
+        let mut settings = environment.iter();
+        let found = settings.find(|(name, _)| name == "DATABASE_URL");
+        found.unwrap().1.clone()
+    };
+    let (log, own) = (url(&environment), url(&other));
+    environment.push(("CHAT_DATABASE_URL".to_owned(), own.clone()));
+    let mut server = Server::start_in(&["--rate-limits", "off"], environment).await;
+    let person = server.client().sign_up("speaker").await;
+    let speaker = Speaker::start(&server, &person, "apart");
+    speaker.has_said(100).await;
+    server.kill();
+    let acknowledged = speaker.end().await;
+    server.restart().await;
+    check(&acknowledged, &history(&person, "apart").await);
+    assert!(said_in(&own).await >= 100);
+    assert_eq!(said_in(&log).await, 0);
+}
+
+/// How many messages a database holds.
+async fn said_in(database: &str) -> i64 {
+    let mut connection = PgConnection::connect(database).await.unwrap();
+    let there = "SELECT to_regclass('chat_messages') IS NOT NULL";
+    let there: bool = sqlx::query_scalar(there)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    if !there {
+        return 0;
+    }
+    let count = sqlx::query_scalar("SELECT count(*) FROM chat_messages");
+    count.fetch_one(&mut connection).await.unwrap()
 }

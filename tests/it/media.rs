@@ -7,8 +7,13 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde_json::json;
-use socialhub_tests::support::{Answer, Client, Server, eventually};
+use socialhub_tests::support::{
+    Answer, Client, Profile, Server, client::PASSWORD, eventually, fake_cloudinary::FakeCloudinary,
+    s3_server::S3Server,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::erasure::erase;
 
 /// The smallest PNG, padded to a size.
 pub fn png(size: usize) -> Vec<u8> {
@@ -57,6 +62,46 @@ async fn nothing_left(server: &Server, what: &str) {
 #[tokio::test]
 async fn what_was_uploaded_is_served_with_its_type_and_in_ranges() {
     let server = Server::start().await;
+    served_with_its_type_and_in_ranges(&server).await;
+    nothing_left(&server, "the files are gone with their post").await;
+}
+
+/// A server that keeps its files elsewhere.
+async fn with_files_at(url: String) -> Server {
+    let mut environment = Profile::chosen().environment().await;
+    environment.push(("MEDIA_URL".to_owned(), url));
+    Server::start_in(&["--rate-limits", "off"], environment).await
+}
+
+/// What is uploaded through the front door, served by it, and gone with its post or its author.
+async fn kept_elsewhere(server: &Server, stored: impl Fn() -> usize) {
+    served_with_its_type_and_in_ranges(server).await;
+    let gone = async |what| eventually(what, || async { (stored() == 0).then_some(()) }).await;
+    gone("the files are gone with their post").await;
+    let me = server.client().sign_up("forgotten").await;
+    let files = vec![file("a.png", png(100)), file("b.png", png(6_000_000))];
+    upload(&me, "followers", files).await.expect_status(201);
+    assert!(stored() >= 2, "{}", stored());
+    erase(&me, PASSWORD).await.expect_status(204);
+    gone("the files are gone with their author").await;
+    assert_eq!(files_below(&server.data_dir().join("media")), 0);
+}
+
+#[tokio::test]
+async fn files_are_kept_and_forgotten_on_an_object_store() {
+    let files = S3Server::start().await;
+    let server = with_files_at(files.url("files")).await;
+    kept_elsewhere(&server, || files.stored()).await;
+}
+
+#[tokio::test]
+async fn files_are_kept_and_forgotten_at_cloudinary() {
+    let files = FakeCloudinary::start().await;
+    let server = with_files_at(files.url()).await;
+    kept_elsewhere(&server, || files.stored()).await;
+}
+
+async fn served_with_its_type_and_in_ranges(server: &Server) {
     let me = server.client().sign_up("media").await;
     let (small, large) = (png(100), png(3_000_000));
     let answer = upload(
@@ -127,7 +172,6 @@ async fn what_was_uploaded_is_served_with_its_type_and_in_ranges() {
         (anonymous.get(url).await.status == 404).then_some(())
     })
     .await;
-    nothing_left(&server, "the files are gone with their post").await;
 }
 
 #[tokio::test]

@@ -1,36 +1,54 @@
-//! A rebuild that is killed in the middle, on each store of the distributed profile: what is served is not touched, and the
-//! next rebuild comes to its end. And a projector that is killed beside one: the rebuild comes to its end, and the next
-//! projector goes on with what the rebuild has left it.
+//! Tools that are killed in the middle, on each store of the distributed profile: what is served is right, and the next one
+//! comes to its end. And a projector that is killed beside a rebuild: the rebuild comes to its end, and the next projector
+//! goes on with what the rebuild has left it.
 
-use std::process::Stdio;
+use std::{process::Stdio, sync::Mutex};
 
-use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
+use futures::FutureExt;
+use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy, within};
 
 use super::{
+    damage::all,
     outage::{LOG, run, small_world, world},
-    rebuilds::{Held, PATIENCE, STORES},
+    rebuilds::{Held, STORES, generations, only_generation},
 };
 
-/// Kills a rebuild when its store has said this share of what it says to one that is left alone.
-async fn kill_at(server: &Server, model: &str, setting: &str, whole: u64, share: f64) {
+/// Kills a command when its store has said this share of what it says to one that is left alone. Answers whether it was in
+/// the middle: what stores say of themselves varies, and with it where the end is.
+async fn kill_at(
+    server: &Server,
+    arguments: &[&str],
+    setting: &str,
+    whole: u64,
+    share: f64,
+) -> bool {
     let url = server.setting(setting);
     let proxy = Proxy::to(url, (whole as f64 * share) as u64).await;
-    let mut command = server.prepare_command(&["replay", "rebuild", model]);
+    let mut command = server.prepare_command(arguments);
     command
         .env(setting, proxy.through(url))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let enough = tokio::time::timeout(PATIENCE, proxy.used_up()).await;
-    child.kill().unwrap();
+    let child = Mutex::new(command.spawn().unwrap());
+    let ended = within(60, "it is killed in the middle, or ends", || async {
+        if proxy.used_up().now_or_never().is_some() {
+            return Some(false);
+        }
+        let ended = child.lock().unwrap().try_wait().unwrap();
+        ended.map(|_| true)
+    })
+    .await;
+    let mut child = child.into_inner().unwrap();
+    // It may have ended.
+    let _ = child.kill();
     child.wait().unwrap();
-    assert!(enough.is_ok(), "{model} {share}: not killed in the middle");
+    !ended
 }
 
 #[tokio::test]
 async fn a_rebuild_that_is_killed_touches_nothing_and_the_next_one_succeeds() {
     if Profile::chosen() == Profile::Embedded {
-        // There every write of a rebuild is broken off in the tests of the SQLite stores.
+        // There is no server that says so much.
         return;
     }
     let server = world().await;
@@ -38,14 +56,116 @@ async fn a_rebuild_that_is_killed_touches_nothing_and_the_next_one_succeeds() {
         let rebuild = ["replay", "rebuild", model];
         let (alone, carried) = run(&server, setting, &rebuild, u64::MAX).await;
         assert!(alone.status.success(), "{model}: {alone:?}");
-        for share in [0.3, 0.8] {
-            kill_at(&server, model, setting, carried, share).await;
+        // The last is around the switch.
+        for share in [0.3, 0.8, 0.97] {
+            let killed = kill_at(&server, &rebuild, setting, carried, share).await;
+            assert!(killed || share > 0.9, "{model} {share}: not in the middle");
             server.verify_all().await;
             server.succeed(&rebuild).await;
             server.verify_all().await;
         }
         server.succeed(&["replay", "prune", model, "--yes"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_rollback_that_is_killed_leaves_one_of_both_and_the_next_one_succeeds() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = small_world().await;
+    let me = server.client().sign_up("back").await;
+    for (model, setting) in STORES {
+        server.succeed(&["replay", "rebuild", model]).await;
+        // What the older one has to catch up with.
+        let more = async || {
+            for _ in 0..40 {
+                me.write_post("not in the older one", "public").await;
+            }
+            server.caught_up().await;
+        };
+        let back = ["replay", "rollback", model];
+        more().await;
+        let (alone, carried) = run(&server, setting, &back, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        for share in [0.3, 0.9] {
+            more().await;
+            let killed = kill_at(&server, &back, setting, carried, share).await;
+            assert!(killed || share > 0.3, "{model} {share}: not in the middle");
+            server.caught_up().await;
+            server.verify_all().await;
+            server.succeed(&back).await;
+            server.verify_all().await;
+        }
+        let states: Vec<_> = generations(&server, model).await;
+        assert_eq!(states.len(), 2, "{model}: {states:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_prune_that_is_killed_leaves_what_is_served_and_the_next_one_removes_the_rest() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = small_world().await;
+    for (model, setting) in STORES {
+        let (rebuild, prune) = (
+            ["replay", "rebuild", model],
+            ["replay", "prune", model, "--yes"],
+        );
+        server.succeed(&rebuild).await;
+        let (alone, carried) = run(&server, setting, &prune, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        for share in [0.3, 0.7] {
+            server.succeed(&rebuild).await;
+            let killed = kill_at(&server, &prune, setting, carried, share).await;
+            assert!(killed || share > 0.3, "{model} {share}: not in the middle");
+            server.verify_all().await;
+            server.succeed(&prune).await;
+            only_generation(&server, model).await;
+            server.verify_all().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repair_that_is_killed_is_made_good_by_the_next_one() {
+    if Profile::chosen() == Profile::Embedded {
+        // There it is one transaction.
+        return;
+    }
+    let server = small_world().await;
+    for (model, setting) in STORES {
+        let kind = match model {
+            "feed" => "like",
+            "notifications" => "notification",
+            _ => "post",
+        };
+        let damages = all();
+        let mut damages = damages.iter();
+        let damage = damages.find(|one| (one.model, one.kind) == (model, kind));
+        let damage = damage.unwrap();
+        let generation = only_generation(&server, model).await;
+        let repair = ["replay", "repair", model];
+        damage.inflict(&server, generation).await;
+        let (alone, carried) = run(&server, setting, &repair, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        for share in [0.3, 0.7] {
+            damage.inflict(&server, generation).await;
+            let killed = kill_at(&server, &repair, setting, carried, share).await;
+            assert!(killed || share > 0.3, "{model} {share}: not in the middle");
+            server.succeed(&repair).await;
+            server.verify_all().await;
+            // What it was made with may be left.
+            server.succeed(&["replay", "prune", model, "--yes"]).await;
+            assert_eq!(only_generation(&server, model).await, generation);
+        }
+    }
+    // What writes goes on where it was.
+    let me = server.client().sign_up("afterwards").await;
+    me.write_post("moves", "public").await;
+    server.caught_up().await;
+    server.verify_all().await;
 }
 
 /// Whoever runs it learns of it, and what is served is not touched.

@@ -22,7 +22,7 @@ pub const STORES: [(&str, &str); 3] = [
 ];
 
 /// By when a rebuild must have heard enough of its store.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A rebuild whose store has fallen silent in the middle.
 pub struct Held {
@@ -92,7 +92,7 @@ async fn a_second_rebuild_of_a_model_is_refused_and_the_first_one_succeeds() {
 }
 
 /// The generations of a model: number and state.
-async fn generations(server: &Server, model: &str) -> Vec<(u64, String)> {
+pub async fn generations(server: &Server, model: &str) -> Vec<(u64, String)> {
     let status = server.status().await;
     let mut models = status["models"].as_array().unwrap().iter();
     let found = models.find(|found| found["model"] == model).unwrap();
@@ -105,7 +105,7 @@ async fn generations(server: &Server, model: &str) -> Vec<(u64, String)> {
 }
 
 /// The number of a model's only generation.
-async fn only_generation(server: &Server, model: &str) -> u64 {
+pub async fn only_generation(server: &Server, model: &str) -> u64 {
     let [(only, _)] = generations(server, model).await[..] else {
         panic!("{model} has one generation");
     };
