@@ -259,11 +259,16 @@ fn difference(
     let row = expected.as_ref().or(found.as_ref())?;
     let (table, key, position) = (row.table, row.key.clone(), row.position);
     let read = |row: ModelRow| {
-        let mut value = row.value.read();
-        if moved && let Some(fields) = value.as_object_mut() {
-            fields.insert("lastEvent".to_owned(), row.position.into());
+        let value = row.value.read();
+        if !moved {
+            return value;
         }
-        value
+        let mut fields = match value {
+            Value::Object(fields) => fields,
+            _ => serde_json::Map::new(),
+        };
+        fields.insert("lastEvent".to_owned(), row.position.into());
+        Value::Object(fields)
     };
     let (expected, found) = (expected.map(read), found.map(read));
     Some(Difference {

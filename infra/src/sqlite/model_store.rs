@@ -398,12 +398,15 @@ impl<M: SqliteModel> Writer<M> {
         })
     }
 
-    /// Runs a statement or query of the runtime's own tables, in a transaction of its own.
+    /// Runs statements or queries of the runtime's own tables, in a transaction of its own.
     fn own<T>(
         &mut self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        work(&self.connection).map_err(unusable)
+        let transaction = self.connection.transaction().map_err(unusable)?;
+        let done = work(&transaction).map_err(unusable)?;
+        transaction.commit().map_err(unusable)?;
+        Ok(done)
     }
 }
 

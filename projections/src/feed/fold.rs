@@ -455,6 +455,7 @@ impl ModelFold for FeedFold {
                     .map_or(0, |follow| follow.position),
             })
             .collect();
+        wrong.extend(self.unmerged(&accounts));
         let mut unexpected = accounts
             .there
             .into_iter()
@@ -475,6 +476,32 @@ impl ModelFold for FeedFold {
             }));
         }
         wrong
+    }
+}
+
+impl FeedFold {
+    /// The followers who do not know that an author's posts are merged at read, where others do: they would not see them.
+    fn unmerged(&self, accounts: &FeedAccounts) -> impl Iterator<Item = Difference> {
+        let known = accounts.merged.iter();
+        let known = known.flat_map(|(reader, authors)| authors.iter().map(move |of| (reader, of)));
+        let known = known.filter(|(reader, author)| self.is_following(**reader, **author));
+        let authors: HashSet<UserId> = known.map(|(_, author)| *author).collect();
+        let follows = self
+            .follows
+            .iter()
+            .filter(move |((author, reader), follow)| {
+                let knows = |merged: &HashSet<UserId>| merged.contains(author);
+                follow.since.is_some()
+                    && authors.contains(author)
+                    && !accounts.merged.get(reader).is_some_and(knows)
+            });
+        follows.map(|((author, reader), follow)| Difference {
+            table: MERGED,
+            key: format!("{reader}/{author}"),
+            expected: Some(json!(true)),
+            found: None,
+            position: follow.position,
+        })
     }
 }
 

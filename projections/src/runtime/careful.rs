@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The turns of everything that one process writes. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turns(Arc<RwLock<()>>);
+pub struct Turns(Arc<RwLock<()>>);
 
 /// A turn, until it is dropped.
 pub(super) enum Turn {

@@ -29,6 +29,7 @@ pub mod store_position;
 pub mod tail;
 pub mod writer;
 
+pub use careful::Turns;
 pub use check::{VerifyReport, VerifySummary};
 pub use control::{Control, ModelControl};
 pub use generations::{

@@ -67,6 +67,7 @@ pub struct PartitionProjector<P: Projection> {
     clock: Arc<dyn Clock>,
     reactors: Vec<Arc<dyn Reactor>>,
     status: Arc<ProjectionStatus>,
+    turns: Turns,
 }
 
 impl<P: Projection> PartitionProjector<P> {
@@ -88,7 +89,15 @@ impl<P: Projection> PartitionProjector<P> {
             clock,
             reactors: Vec::new(),
             status,
+            turns: Turns::default(),
         }
+    }
+
+    /// Shares turns with whatever else this process projects: what takes it down takes down all of them.
+    #[must_use]
+    pub fn in_turn_with(mut self, turns: &Turns) -> Self {
+        self.turns = turns.clone();
+        self
     }
 
     /// Adds a reactor: it is told of every record of this process's partitions after its commit, in order within each.
@@ -117,7 +126,7 @@ impl<P: Projection> PartitionProjector<P> {
             clock: self.clock,
             reactors: self.reactors,
             status: Arc::clone(&status),
-            turns: Turns::default(),
+            turns: self.turns,
             abreast: Arc::default(),
         });
         let run = run(shared, self.sources, stop.clone());

@@ -343,7 +343,8 @@ impl<P: Projection> BatchWriter<P> {
         let position = self.position;
         self.tried.retain(|tried, _| *tried > position);
         let mut tries = 0;
-        for entry in part {
+        // What the generation holds already is not tried.
+        for entry in part.iter().filter(|entry| !entry.held) {
             let counted = self.tried.entry(entry.record.position).or_default();
             *counted += 1;
             tries = *counted;

@@ -44,7 +44,7 @@ use socialhub_projections::{
     notifications::{NotificationFold, Notifications},
     runtime::{
         CheckpointReader, Control, Generations, LeftOutTally, ModelControl, PartitionProjector,
-        StorePosition,
+        StorePosition, Turns,
     },
     status::{DUE_AFTER, due},
     verify::ModelFold,
@@ -153,6 +153,7 @@ pub async fn start(
         frontier: relay_store,
         clock: clock.clone(),
         media: media.clone(),
+        turns: Turns::default(),
         workers: &mut workers,
         left_out: &mut left_out,
         background: &mut background,
@@ -421,6 +422,8 @@ struct Workshop<'a> {
     frontier: Arc<PgRelayStore>,
     clock: Arc<dyn Clock>,
     media: Arc<dyn Media>,
+    /// Of all that this process projects.
+    turns: Turns,
     workers: &'a mut Workers,
     /// What the consumers leave out.
     left_out: &'a mut Vec<Arc<LeftOutTally>>,
@@ -522,6 +525,7 @@ impl Workshop<'_> {
             self.frontier.clone(),
             self.clock.clone(),
         )
+        .in_turn_with(&self.turns)
     }
 
     fn run<P: Projection>(&mut self, projector: PartitionProjector<P>) {

@@ -173,6 +173,14 @@ fn feed() -> Vec<Damage> {
                 "merged",
                 "INSERT INTO merged_authors SELECT p.author_id, p.author_id FROM posts p LIMIT 1",
             ),
+            // One of an author's followers is told that the posts are merged; the others would miss what comes.
+            (
+                "merged",
+                "INSERT INTO merged_authors (follower_id, author_id)
+                 SELECT follower_id, followed_id FROM follows f WHERE since IS NOT NULL
+                 AND position > (SELECT min(position) FROM follows o
+                     WHERE o.followed_id = f.followed_id AND o.since IS NOT NULL)",
+            ),
         ],
     )
 }

@@ -105,6 +105,7 @@ macro_rules! read_model_contract {
                 a_batch_from_another_place_is_refused,
                 what_was_filled_from_the_log_counts_for_every_partition,
                 attempts_and_ends_are_kept_by_source,
+                attempts_may_be_told_by_two_at_once,
                 a_switch_carries_offsets,
                 partitions_in_any_order_equal_the_fold,
                 a_rebuild_beside_writers_loses_nothing,
@@ -597,6 +598,37 @@ pub async fn attempts_and_ends_are_kept_by_source<S: Subject>(subject: &S) {
     assert!(store.stopped_cleanly(&two).await.unwrap());
     assert_eq!(store.attempts(&one).await.unwrap(), at_one);
     assert_eq!(store.attempts(&two).await.unwrap(), Attempts::new());
+}
+
+/// Whoever had a partition before may not know yet that it is another's: neither keeps the other from its work.
+pub async fn attempts_may_be_told_by_two_at_once<S: Subject>(subject: &S) {
+    let (generations, id, one) = open_current(subject).await;
+    let other = open::<S>(&generations, id, WriteMode::Live).await;
+    let source = Source::partition("POST_TOPIC", 0);
+    let of = |from: u64, tries| {
+        (from..from + 64)
+            .map(|position| (position, tries))
+            .collect()
+    };
+    let (ours, theirs): (Attempts, Attempts) = (of(1, 1), of(33, 2));
+    // They may get into each other's way, as long as the next try is another one.
+    let tell = async |store: &dyn ReadModelStore<S::Projection>, attempts: &Attempts| loop {
+        match store.set_attempts(&source, attempts).await {
+            Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+            told => return told.unwrap(),
+        }
+    };
+    for _ in 0..10 {
+        tokio::join!(
+            tell(&*one, &ours),
+            tell(&*other, &theirs),
+            tell(&*one, &theirs),
+            tell(&*other, &ours),
+        );
+        let empty = Attempts::new();
+        one.set_attempts(&source, &empty).await.unwrap();
+        assert_eq!(other.attempts(&source).await.unwrap(), empty);
+    }
 }
 
 /// After the end of a writer its calls fail, but for another end.

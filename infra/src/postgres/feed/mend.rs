@@ -26,6 +26,7 @@ pub(super) async fn mend(
             Some(id) => mend_one(connection, other, entity.table, id).await,
             None => Ok(()),
         },
+        MERGED if entity.wanted => merge(connection, entity).await,
         kind => match entity.pair() {
             Some((left, right)) => mend_pair(connection, other, kind, [left, right]).await,
             None => Ok(()),
@@ -51,6 +52,21 @@ async fn mend_one(connection: &mut Session, other: &str, kind: &str, id: Uuid) -
             copy_rows(connection, other, "post_states", "id = $1", &[id]).await
         }
     }
+}
+
+/// Another generation may fan out whose posts are merged here.
+async fn merge(connection: &mut Session, entity: &Entity) -> sqlx::Result<()> {
+    let Some((reader, author)) = entity.pair() else {
+        return Ok(());
+    };
+    sqlx::query(
+        "INSERT INTO merged_authors (follower_id, author_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(reader)
+    .bind(author)
+    .execute(connection)
+    .await
+    .map(|_| ())
 }
 
 async fn mend_pair(

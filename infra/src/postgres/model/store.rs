@@ -298,24 +298,25 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
     }
 
     async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
-        let set = async {
-            let mut transaction = self.pool.begin().await?;
-            forget_attempts(&mut transaction, source).await?;
-            let positions: Vec<i64> = attempts.keys().map(|position| to_sql(*position)).collect();
-            let tries: Vec<i32> = attempts.values().map(|tries| tries.cast_signed()).collect();
-            sqlx::query(
-                "INSERT INTO attempt (source, partition, position, tries)
-                 SELECT $1, $2, position, tries FROM unnest($3::bigint[], $4::integer[]) AS a (position, tries)",
-            )
-            .bind(&source.name)
-            .bind(source.partition)
-            .bind(positions)
-            .bind(tries)
-            .execute(&mut *transaction)
-            .await?;
-            transaction.commit().await
-        };
-        set.await.map_err(|error| fault::outside(&error))
+        let positions: Vec<i64> = attempts.keys().map(|position| to_sql(*position)).collect();
+        let tries: Vec<i32> = attempts.values().map(|tries| tries.cast_signed()).collect();
+        // Two may do this at once: a writer that is no longer the partition's, or one whose answer was lost. What the other
+        // has inserted meanwhile is no conflict.
+        sqlx::query(
+            "WITH gone AS (DELETE FROM attempt
+                 WHERE source = $1 AND partition = $2 AND position <> ALL($3))
+             INSERT INTO attempt (source, partition, position, tries)
+             SELECT $1, $2, position, tries FROM unnest($3::bigint[], $4::integer[]) AS a (position, tries)
+             ON CONFLICT (source, partition, position) DO UPDATE SET tries = excluded.tries",
+        )
+        .bind(&source.name)
+        .bind(source.partition)
+        .bind(positions)
+        .bind(tries)
+        .execute(&self.pool)
+        .await
+        .map(|_| ())
+        .map_err(|error| fault::outside(&error))
     }
 
     async fn attempts(&self, source: &Source) -> Result<Attempts, StoreError> {

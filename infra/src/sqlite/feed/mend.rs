@@ -43,10 +43,24 @@ pub(super) fn mend(connection: &Connection, entity: &Entity) -> rusqlite::Result
         },
         "like" => of_pair("likes", "post_id = ?1 AND user_id = ?2"),
         "comment" => of_pair("comments", "post_id = ?1 AND id = ?2"),
+        MERGED if entity.wanted => merge(connection, entity),
         MERGED => of_pair("merged_authors", "follower_id = ?1 AND author_id = ?2"),
         TIMELINE => mend_timeline(connection, entity),
         _ => Ok(()),
     }
+}
+
+/// Another generation may fan out whose posts are merged here.
+fn merge(connection: &Connection, entity: &Entity) -> rusqlite::Result<()> {
+    let Some((reader, author)) = entity.pair() else {
+        return Ok(());
+    };
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO main.merged_authors (follower_id, author_id) VALUES (?1, ?2)",
+        )?
+        .execute([id_bytes(reader), id_bytes(author)])
+        .map(|_| ())
 }
 
 /// When an author crossed the limit may depend on how events came in batches: what followers' rows say counts.
