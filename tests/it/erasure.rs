@@ -603,7 +603,7 @@ mod stores {
     use futures::TryStreamExt;
     use mongodb::bson::{Document, doc};
     use redis::aio::MultiplexedConnection;
-    use socialhub_tests::support::Server;
+    use socialhub_tests::support::{Server, servers};
     use sqlx::{Connection, PgConnection};
 
     type Places = Vec<(String, Vec<u8>)>;
@@ -648,7 +648,7 @@ mod stores {
 
     pub async fn redis(server: &Server, places: &mut Places) {
         let client = redis::Client::open(server.setting("REDIS_URL")).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = servers::patient_redis(&client).await.unwrap();
         let pattern = format!("*{}*", server.setting("NAMESPACE"));
         let keys: Vec<String> = ask(&mut connection, "KEYS", &[&pattern]).await;
         for key in keys {

@@ -192,7 +192,7 @@ impl Keys {
         let client = redis::Client::open(site.server.setting("REDIS_URL")).unwrap();
         let namespace = site.server.setting("NAMESPACE");
         Self {
-            connection: client.get_multiplexed_async_connection().await.unwrap(),
+            connection: servers::patient_redis(&client).await.unwrap(),
             pattern: format!("socialhub:{namespace}:*"),
         }
     }

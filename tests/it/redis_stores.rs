@@ -36,7 +36,11 @@ use socialhub_tests::{
         read_model::{Subject, contents},
     },
     read_model_contract,
-    support::{eventually, proxy::Proxy, servers::redis_url},
+    support::{
+        eventually,
+        proxy::Proxy,
+        servers::{patient_redis, redis_url},
+    },
 };
 use uuid::Uuid;
 
@@ -307,7 +311,7 @@ async fn rival_writer(generations: &RedisGenerations, log: &Log, rng: &mut StdRn
 /// Asks a place something by a script with its catalogue as key.
 async fn ask(place: &Place, script: &str) -> u32 {
     let client = redis::Client::open(place.url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = patient_redis(&client).await.unwrap();
     redis::cmd("EVAL")
         .arg(script)
         .arg(1)

@@ -10,7 +10,7 @@ mod rebuilds;
 mod repair;
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Profile, Server, printed};
+use socialhub_tests::support::{Profile, Server, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
@@ -160,7 +160,7 @@ async fn damage_mongodb(server: &Server) {
 
 async fn damage_redis(server: &Server) {
     let client = redis::Client::open(server.setting("REDIS_URL")).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = servers::patient_redis(&client).await.unwrap();
     let keys = format!(
         "socialhub:{}:counters:*:trending",
         server.setting("NAMESPACE")

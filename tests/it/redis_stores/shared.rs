@@ -17,7 +17,10 @@ use socialhub_event_log::Position;
 use socialhub_infra::redis::{LastPositions, RedisLastWrites, RedisLimits, RedisLink, RedisOtps};
 use socialhub_tests::{
     contract::history::user,
-    support::{eventually, servers::redis_url},
+    support::{
+        eventually,
+        servers::{patient_redis, redis_url},
+    },
 };
 
 use super::{prefix, server::Server};
@@ -96,7 +99,7 @@ async fn redis_holds_neither_code_nor_address_nor_for_long() {
     assert!(dump.contains("p:otp:"));
     assert!(!dump.contains("john") && !dump.contains("012345"));
     let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = patient_redis(&client).await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg("p:*")
         .query_async(&mut connection)

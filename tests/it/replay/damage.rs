@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
-use socialhub_tests::support::{Profile, Server};
+use socialhub_tests::support::{Profile, Server, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 /// One kind of damage.
@@ -413,7 +413,7 @@ async fn collection_of(
 
 async fn in_redis(server: &Server, generation: u64, script: &str) {
     let client = redis::Client::open(server.setting("REDIS_URL")).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = servers::patient_redis(&client).await.unwrap();
     let base = format!(
         "socialhub:{}:counters:{generation}",
         server.setting("NAMESPACE")

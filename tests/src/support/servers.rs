@@ -2,6 +2,8 @@
 //!
 //! Each is named by a variable; `./test.sh` starts them and sets it. A test that needs one and has none fails.
 
+use crate::support::server::PATIENCE;
+
 /// The address in a variable.
 ///
 /// # Panics
@@ -30,4 +32,20 @@ pub fn mongodb_url() -> String {
 /// A Kafka broker, as `host:port`; each test uses its own topics or groups.
 pub fn kafka_brokers() -> String {
     address("TEST_KAFKA_BROKERS")
+}
+
+/// A connection to a Redis that waits for answers as long as a busy machine needs: the library's own half a second is
+/// less than that.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn patient_redis(
+    client: &redis::Client,
+) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
