@@ -174,14 +174,9 @@ async fn chat_can_have_a_database_of_its_own() {
         return;
     }
     let mut environment = Profile::Distributed.environment().await;
-    let other = Profile::Distributed.environment().await;
-    let url = |environment: &[(String, String)]| {
-        let mut settings = environment.iter();
-        let found = settings.find(|(name, _)| name == "DATABASE_URL");
-        found.unwrap().1.clone()
-    };
-    let (log, own) = (url(&environment), url(&other));
-    environment.push(("CHAT_DATABASE_URL".to_owned(), own.clone()));
+    let other = Server::prepare(&[], Profile::Distributed.environment().await);
+    let own = other.setting("DATABASE_URL");
+    environment.push(("CHAT_DATABASE_URL".to_owned(), own.to_owned()));
     let mut server = Server::start_in(&["--rate-limits", "off"], environment).await;
     let person = server.client().sign_up("speaker").await;
     let speaker = Speaker::start(&server, &person, "apart");
@@ -190,8 +185,8 @@ async fn chat_can_have_a_database_of_its_own() {
     let acknowledged = speaker.end().await;
     server.restart().await;
     check(&acknowledged, &history(&person, "apart").await);
-    assert!(said_in(&own).await >= 100);
-    assert_eq!(said_in(&log).await, 0);
+    assert!(said_in(own).await >= 100);
+    assert_eq!(said_in(server.setting("DATABASE_URL")).await, 0);
 }
 
 /// How many messages a database holds.

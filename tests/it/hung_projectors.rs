@@ -10,10 +10,18 @@ use crate::full_stack::{everything_moves, load::Load};
 const PARTITIONS: &str = "5";
 
 /// A process beside others on the same servers.
-fn start(site: &Server, arguments: &[&str]) -> Process {
+pub(crate) fn start(site: &Server, arguments: &[&str]) -> Process {
     let mut command = site.prepare_command(arguments);
     command.env("LOG", "warn");
     Process::start(command, free_port())
+}
+
+/// The services but chat, in one process at the site's address.
+pub(crate) fn start_services(site: &Server) -> Process {
+    let listen = format!("127.0.0.1:{}", site.port());
+    let services = ["auth", "users", "posts", "notifications", "feed"];
+    let arguments = [&["service"], &services[..], &["--listen", &listen]].concat();
+    start(site, &arguments)
 }
 
 /// The projectors of one model, a process each.
@@ -69,10 +77,7 @@ async fn others_take_over_and_nothing_is_done_twice_or_not_at_all() {
     environment.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let site = Server::prepare(&[], environment);
     site.succeed(&["migrate"]).await;
-    let listen = format!("127.0.0.1:{}", site.port());
-    let services = ["auth", "users", "posts", "notifications", "feed"];
-    let arguments = [&["service"], &services[..], &["--listen", &listen]].concat();
-    let _services = start(&site, &arguments);
+    let _services = start_services(&site);
     let relay = start(&site, &["relay"]);
     let groups = [
         Group::start(&site, "feed", 3),

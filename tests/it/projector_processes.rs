@@ -3,18 +3,19 @@
 
 use serde_json::{Value, json};
 use socialhub_tests::support::{
-    Client, Process, Profile, Server, client::PASSWORD, eventually, free_port, printed,
+    Client, Process, Profile, Server, client::PASSWORD, eventually, printed,
 };
 
 use crate::{
     erasure::erase,
+    hung_projectors::{start, start_services},
     replay::{
+        MODELS,
         damage::lines,
         letters::{self, SHAPE},
     },
+    seen::generation,
 };
-
-const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
 /// The servers and the services, without whoever publishes and projects.
 struct Site {
@@ -28,11 +29,8 @@ impl Site {
         environment.push(("RATE_LIMITS".to_owned(), "off".to_owned()));
         let server = Server::prepare(&[], environment);
         server.succeed(&["migrate"]).await;
-        let listen = format!("127.0.0.1:{}", server.port());
-        let services = ["auth", "users", "posts", "notifications", "feed"];
-        let arguments = [&["service"], &services[..], &["--listen", &listen]].concat();
         let site = Self {
-            _services: start(&server, &arguments),
+            _services: start_services(&server),
             server,
         };
         eventually("the services answer", || async {
@@ -56,12 +54,6 @@ impl Site {
     async fn parked(&self, model: &str) -> Vec<u64> {
         letters::parked(&self.server, model).await
     }
-}
-
-fn start(server: &Server, arguments: &[&str]) -> Process {
-    let mut command = server.prepare_command(arguments);
-    command.env("LOG", "warn");
-    Process::start(command, free_port())
 }
 
 async fn like(client: &Client, post: &str) {
@@ -159,12 +151,7 @@ async fn a_model_without_its_projector_says_so_and_catches_up_with_the_next() {
     })
     .await;
     let status = server.status().await;
-    let lag = |model: &str| {
-        let models = status["models"].as_array().unwrap();
-        let model = models.iter().find(|found| found["model"] == model).unwrap();
-        model["generations"][0]["lagEvents"].as_u64().unwrap()
-    };
-    assert_eq!(lag("feed"), 1);
+    assert_eq!(generation(&status, "feed", "current")["lagEvents"], 1);
     eventually("the others go on", || async {
         let path = format!("/posts/{post}/like");
         me.put(&path, Value::Null).await.expect_status(200);

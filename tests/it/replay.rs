@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{Profile, Server, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
-const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
+pub(crate) const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
 #[tokio::test]
 async fn a_rebuild_while_commands_keep_arriving_ends_equal() {

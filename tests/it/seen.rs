@@ -138,7 +138,7 @@ async fn records_that_the_relay_has_not_written_are_counted_and_stop_nothing() {
 const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
 /// What the status says of a model's generation in a state.
-fn generation<'s>(status: &'s Value, model: &str, state: &str) -> &'s Value {
+pub(crate) fn generation<'s>(status: &'s Value, model: &str, state: &str) -> &'s Value {
     let mut models = status["models"].as_array().unwrap().iter();
     let model = models.find(|found| found["model"] == model).unwrap();
     let mut generations = model["generations"].as_array().unwrap().iter();

@@ -88,6 +88,13 @@ pub fn all() -> Vec<Damage> {
     .collect()
 }
 
+/// The first kind of damage to a kind of thing.
+pub fn one_of(model: &str, kind: &str) -> Damage {
+    let mut damages = all().into_iter();
+    let found = damages.find(|one| one.model == model && one.kind == kind);
+    found.unwrap()
+}
+
 fn sql(model: &'static str, damages: &[(&'static str, &'static str)]) -> Vec<Damage> {
     let damage = |&(kind, statement)| Damage {
         model,

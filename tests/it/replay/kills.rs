@@ -8,7 +8,7 @@ use futures::FutureExt;
 use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy, within};
 
 use super::{
-    damage::all,
+    damage::one_of,
     outage::{LOG, run, small_world, world},
     rebuilds::{Held, STORES, generations, only_generation},
 };
@@ -97,7 +97,7 @@ async fn a_rollback_that_is_killed_leaves_one_of_both_and_the_next_one_succeeds(
             server.succeed(&back).await;
             server.verify_all().await;
         }
-        let states: Vec<_> = generations(&server, model).await;
+        let states = generations(&server, model).await;
         assert_eq!(states.len(), 2, "{model}: {states:?}");
     }
 }
@@ -141,10 +141,7 @@ async fn a_repair_that_is_killed_is_made_good_by_the_next_one() {
             "notifications" => "notification",
             _ => "post",
         };
-        let damages = all();
-        let mut damages = damages.iter();
-        let damage = damages.find(|one| (one.model, one.kind) == (model, kind));
-        let damage = damage.unwrap();
+        let damage = one_of(model, kind);
         let generation = only_generation(&server, model).await;
         let repair = ["replay", "repair", model];
         damage.inflict(&server, generation).await;

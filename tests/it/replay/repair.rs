@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use socialhub_tests::support::{Client, Server, client::PASSWORD, eventually, printed};
 
-use super::damage::{Damage, all, lines};
+use super::damage::{Damage, all, lines, one_of};
 use crate::erasure::{erase, erased_everywhere};
 
 /// Waits until the models have seen everything that a person wrote.
@@ -215,13 +215,6 @@ async fn nothing_is_repaired_dry(server: &Server, damage: &Damage, found: &[Valu
 async fn a_repair_beside_a_busy_server_ends_right() {
     let server = Server::start().await;
     let [anna, bert, cora] = busy_life(&server).await;
-    let damages = all();
-    let chosen = |model: &str, kind: &str| {
-        let found = damages
-            .iter()
-            .find(|one| one.model == model && one.kind == kind);
-        found.unwrap()
-    };
     let writer = anna.clone();
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let busy = tokio::spawn(async move {
@@ -236,7 +229,7 @@ async fn a_repair_beside_a_busy_server_ends_right() {
         ("notifications", "notification"),
     ] {
         let (_, generation) = differences(&server, model).await;
-        chosen(model, kind).inflict(&server, generation).await;
+        one_of(model, kind).inflict(&server, generation).await;
         // Something that goes on from the damage, and may be kept in memory.
         bert.delete(&format!("/users/unfollow/{}", anna.id))
             .await
