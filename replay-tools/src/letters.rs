@@ -438,7 +438,7 @@ mod tests {
     use socialhub_event_log::{Append, MemoryEventLog, Metadata, NewEvent};
     use socialhub_projections::{
         GenerationId,
-        runtime::{Filling, Generation, Progress, RebuildError, VerifyReport},
+        runtime::{Filling, Generation, Progress, RebuildError, VerifyCourse, VerifyReport},
     };
     use tokio_util::sync::CancellationToken;
 
@@ -535,7 +535,11 @@ mod tests {
             unreachable!()
         }
 
-        async fn verify(&self, _: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
+        async fn verify(
+            &self,
+            _: &Arc<dyn EventLog>,
+            _: &Arc<VerifyCourse>,
+        ) -> Result<VerifyReport, RebuildError> {
             unreachable!()
         }
 

@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     GenerationId, ModelName,
-    runtime::{Progress, rebuild::time_left},
+    runtime::{Progress, VerifyCourse, VerifyStage, VerifyStep, rebuild::time_left},
 };
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -61,6 +61,117 @@ pub(crate) async fn at_work<T>(what: String, work: impl Future<Output = T>) -> T
         clock.finish_and_clear();
     }
     done
+}
+
+/// Shows how far a verification has come, until it has ended.
+pub(crate) async fn verifying<T>(
+    model: ModelName,
+    course: &VerifyCourse,
+    work: impl Future<Output = T>,
+) -> T {
+    let on_terminal = stderr().is_terminal();
+    let mut shown = Verifying::new(model, on_terminal);
+    let every = if on_terminal { TICK } else { LINE_EVERY };
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => shown.show(course.stage()),
+        }
+    }
+}
+
+/// What is shown of a verification.
+struct Verifying {
+    model: ModelName,
+    bar: Option<ProgressBar>,
+    /// The step of which something was shown last, where it was then, and when that was.
+    step: Option<(VerifyStage, Instant)>,
+}
+
+impl Verifying {
+    fn new(model: ModelName, on_terminal: bool) -> Self {
+        Self {
+            model,
+            bar: on_terminal.then(ProgressBar::no_length),
+            step: None,
+        }
+    }
+
+    fn show(&mut self, stage: VerifyStage) {
+        match self.step {
+            Some((first, since)) if (first.look, first.doing) == (stage.look, stage.doing) => {
+                match &self.bar {
+                    Some(bar) => bar.set_position(stage.done),
+                    None => eprintln!("{}", verify_line(self.model, first, stage, since.elapsed())),
+                }
+            }
+            _ => {
+                self.step = Some((stage, Instant::now()));
+                if let Some(bar) = &self.bar {
+                    begin_step(bar, self.model, stage);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Verifying {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// What the bar counts from now on.
+fn begin_step(bar: &ProgressBar, model: ModelName, stage: VerifyStage) {
+    let template = match stage.of {
+        Some(_) => "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left",
+        None => "{prefix} {spinner} {human_pos}, {per_sec}",
+    };
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_prefix(format!("{model}, {}", step(stage)));
+    match stage.of {
+        Some(of) => bar.set_length(of),
+        None => bar.unset_length(),
+    }
+    bar.set_position(stage.done);
+    bar.reset_eta();
+}
+
+fn step(stage: VerifyStage) -> String {
+    let doing = match stage.doing {
+        VerifyStep::Reading => "rows read",
+        VerifyStep::Folding => "events folded",
+    };
+    match stage.look {
+        0 | 1 => doing.to_owned(),
+        again => format!("look {again}, {doing}"),
+    }
+}
+
+/// How far a step is that was `first` seen so long ago.
+fn verify_line(
+    model: ModelName,
+    first: VerifyStage,
+    stage: VerifyStage,
+    elapsed: Duration,
+) -> String {
+    let done = stage.done.saturating_sub(first.done);
+    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let line = format!("{model}, {}: {}", step(stage), stage.done);
+    match stage.of {
+        None => format!("{line}, {rate:.0}/s"),
+        Some(of) => {
+            let left = time_left(done, of.saturating_sub(stage.done), elapsed)
+                .map_or(0.0, |left| left.as_secs_f64());
+            format!("{line} of {of}, {rate:.0}/s, {left:.0} s left")
+        }
+    }
 }
 
 #[derive(Default)]
@@ -140,5 +251,32 @@ impl Progress for Lines {
 
     fn ended(&self, model: ModelName) {
         lock(&self.0).remove(&model);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_rate_and_time_left_where_the_end_is_known() {
+        let at = |look, doing, done, of| VerifyStage {
+            look,
+            doing,
+            done,
+            of,
+        };
+        let line =
+            |first, stage| verify_line(ModelName("feed"), first, stage, Duration::from_secs(2));
+        let reading = |done| at(1, VerifyStep::Reading, done, None);
+        assert_eq!(
+            line(reading(100), reading(300)),
+            "feed, rows read: 300, 100/s"
+        );
+        let folding = |done| at(2, VerifyStep::Folding, done, Some(1_000));
+        assert_eq!(
+            line(folding(0), folding(400)),
+            "feed, look 2, events folded: 400 of 1000, 200/s, 3 s left"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use socialhub_event_log::{Frontier, LogError, Position};
 
-use crate::{RelayControl, ReplayError, processes::LastError};
+use crate::{RelayControl, ReplayError, processes::LastError, show};
 
 /// A leader that has not renewed its lease for so long may be dead: another may take over.
 const EXPIRY_SECONDS: f64 = 5.0;
@@ -34,10 +34,23 @@ pub(crate) struct RelayView {
     epoch: Option<i64>,
     seconds_since_renewal: Option<f64>,
     position: Position,
-    lag_events: u64,
-    lag_seconds: f64,
+    #[serde(flatten)]
+    lag: Lag,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<LastError>,
+}
+
+/// How far the topics are behind the log, and how fast they come on.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Lag {
+    #[serde(rename = "lagEvents")]
+    pub(crate) events: u64,
+    /// The age of the first event that is not published.
+    #[serde(rename = "lagSeconds")]
+    pub(crate) seconds: f64,
+    /// Events published a second, between two looks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rate: Option<f64>,
 }
 
 /// What its store says at one moment.
@@ -89,7 +102,7 @@ impl Look {
         &self,
         before: &Self,
         head: Position,
-        lag_seconds: f64,
+        lag: Lag,
         last_error: Option<LastError>,
     ) -> RelayView {
         RelayView {
@@ -98,8 +111,7 @@ impl Look {
             epoch: self.epoch(),
             seconds_since_renewal: self.holder.as_ref().map(|(.., seconds)| *seconds),
             position: self.frontier.position,
-            lag_events: head.saturating_sub(self.frontier.position),
-            lag_seconds,
+            lag,
             last_error,
         }
     }
@@ -114,14 +126,18 @@ pub(crate) fn print(view: &RelayView, out: &mut (dyn Write + Send)) -> Result<()
         State::NotRenewed => format!("not renewed for {seconds:.0} s"),
         State::NobodyLeads => "nobody leads".to_owned(),
     };
-    let behind = view.lag_events;
+    let behind = view.lag.events;
     let age = match behind {
         0 => String::new(),
-        _ => format!(" ({:.1} s)", view.lag_seconds),
+        _ => format!(" ({:.1} s)", view.lag.seconds),
+    };
+    let rate = match view.lag.rate {
+        Some(1.0..) => format!(", {} events/s", show::rate(view.lag.rate)),
+        _ => String::new(),
     };
     writeln!(
         out,
-        "The relay is at position {}, {behind} events behind{age}: {state}.",
+        "The relay is at position {}, {behind} events behind{age}{rate}: {state}.",
         view.position
     )?;
     if let (Some(holder), Some(epoch)) = (&view.holder, view.epoch) {

@@ -19,7 +19,7 @@ use crate::{
     analytics::{self, AnalyticsView, Place},
     erasures::{self, ErasuresView},
     processes::{self, LastError, ProcessView},
-    relay::{self, Look, RelayView},
+    relay::{self, Lag, Look, RelayView},
     show,
 };
 
@@ -175,6 +175,13 @@ impl Moment {
         found.map(|(_, position)| *position)
     }
 
+    /// Events a second of something that was at one place at another moment, and is at another now; none when both are the
+    /// same moment.
+    fn rate(&self, before: &Self, earlier: Position, position: Position) -> Option<f64> {
+        let between = (self.at - before.at).as_secs_f64();
+        (between > 0.0).then(|| position.saturating_sub(earlier) as f64 / between)
+    }
+
     /// `hangs`: of whoever projects the model, nobody is heard of.
     fn activity(
         &self,
@@ -289,10 +296,15 @@ async fn view(
         });
     }
     let relay = match (&before.relay, &now.relay) {
-        (Some(before), Some(relay)) => {
-            let lag = lag_seconds(target, relay.frontier.position, now.head).await?;
+        (Some(earlier), Some(relay)) => {
+            let position = relay.frontier.position;
+            let lag = Lag {
+                events: now.head.saturating_sub(position),
+                seconds: lag_seconds(target, position, now.head).await?,
+                rate: now.rate(before, earlier.frontier.position, position),
+            };
             let last_error = processes::last_error(&processes, "relay");
-            Some(relay.view(before, now.head, lag, last_error))
+            Some(relay.view(earlier, now.head, lag, last_error))
         }
         _ => None,
     };
@@ -329,9 +341,7 @@ async fn generations(
     let mut views = Vec::new();
     for (generation, position) in places {
         let earlier = before.position(model.name(), generation.id);
-        let between = (now.at - before.at).as_secs_f64();
-        let rate = earlier.filter(|_| between > 0.0);
-        let rate = rate.map(|earlier| position.saturating_sub(earlier) as f64 / between);
+        let rate = earlier.and_then(|earlier| now.rate(before, earlier, *position));
         let current = generation.state == GenerationState::Current;
         let hangs = processes::all_silent(processes, &format!("project {}", model.name()));
         views.push(GenerationView {

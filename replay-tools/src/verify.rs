@@ -1,6 +1,6 @@
 //! `replay verify`.
 
-use std::io::Write;
+use std::{io::Write, sync::Arc};
 
 use clap::Args;
 use serde::Serialize;
@@ -58,8 +58,9 @@ pub(crate) async fn compared(
     model: &dyn ModelControl,
     target: &ReplayTarget,
 ) -> Result<VerifyReport, RebuildError> {
-    let what = format!("{}: being compared with the log", model.name());
-    progress::at_work(what, model.verify(&target.log)).await
+    let course = Arc::default();
+    let work = model.verify(&target.log, &course);
+    progress::verifying(model.name(), &course, work).await
 }
 
 /// A report in numbers, beside the log as it is.

@@ -949,10 +949,13 @@ async fn a_killed_import_is_gone_on_with() {
     let target = fresh(Profile::Embedded).await;
     let import = ["replay", "import", &folder];
     let log = target.data_dir().join("events.db");
-    let child = start(target.prepare_command(&import));
+    let mut child = start(target.prepare_command(&import));
     let (held, arrived) = loop {
         if let Some(held) = hold(&log) {
             break held;
+        }
+        if child.try_wait().unwrap().is_some() {
+            panic!("it ended by itself: {:?}", ended(child).await);
         }
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     };

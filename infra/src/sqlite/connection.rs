@@ -3,11 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -37,14 +37,17 @@ pub enum SqliteError {
     Thread(#[from] std::io::Error),
 }
 
+/// For so long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Opens a file for writing, making it if it is not there: WAL, a patient lock, statements cached.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.busy_timeout(PATIENCE)?;
+    write_ahead(&connection, PATIENCE)?;
     let synchronous = match durability {
         Durability::Full => "FULL",
         Durability::Normal => "NORMAL",
@@ -57,6 +60,25 @@ pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Conn
     Ok(connection)
 }
 
+/// Lets the file have a write-ahead log.
+///
+/// Of a new file, which has none yet, that changes the header. Whoever looks at it meanwhile makes SQLite say "locked" at
+/// once, without the patience that it has for every other lock: a second process that starts on the same folder, say.
+fn write_ahead(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < patience =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Opens an existing file for reading only.
 ///
 /// # Errors
@@ -64,7 +86,7 @@ pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Conn
 pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(128);
@@ -184,5 +206,31 @@ pub fn check_file(path: &Path) -> Result<(), String> {
         Ok(text) if text == "ok" => Ok(()),
         Ok(damage) => Err(damage),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_that_somebody_looks_at_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.db");
+        let somebody = Connection::open(&path).unwrap();
+        somebody.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let error = write_ahead(&Connection::open(&path).unwrap(), Duration::ZERO).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+
+        thread::scope(|scope| {
+            let opened = scope.spawn(|| open_writer(&path, Durability::Full));
+            // So that it has met the lock, as good as always.
+            thread::sleep(Duration::from_millis(50));
+            somebody.execute_batch("COMMIT").unwrap();
+            let mode = opened.join().unwrap().and_then(|opened| {
+                opened.pragma_query_value(None, "journal_mode", |row| row.get(0))
+            });
+            assert_eq!(mode, Ok("wal".to_owned()));
+        });
     }
 }

@@ -342,7 +342,11 @@ impl World {
     }
 
     async fn assert_clean(&self) {
-        let report = self.control().verify(&self.log).await.unwrap();
+        let report = self
+            .control()
+            .verify(&self.log, &Arc::default())
+            .await
+            .unwrap();
         assert!(report.is_clean(), "{:?}", report.differences);
     }
 }

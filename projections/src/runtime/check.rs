@@ -22,6 +22,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use crate::{
     projection::Projection,
     runtime::{
+        course::{Counting, VerifyCourse},
         generations::{Generation, GenerationState, Generations, Snapshot, log_position},
         handled::Handled,
         patience::Patience,
@@ -101,7 +102,7 @@ impl From<&VerifyReport> for VerifySummary {
 }
 
 /// Verifies the current generation of a model. `frontier` is the relay's, where models are written by partitions: each
-/// event is expected to show if its partition has come to it.
+/// event is expected to show if its partition has come to it. How far it is, `course` says.
 ///
 /// # Errors
 /// When store or log cannot be read, or the log does not hold the generation's checkpoint. [`RebuildError::Changed`] when
@@ -110,9 +111,15 @@ pub async fn verify<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
+    course: &Arc<VerifyCourse>,
 ) -> Result<VerifyReport, RebuildError> {
+    let against = Against {
+        log,
+        frontier,
+        course,
+    };
     for _ in 0..SWITCHES {
-        if let Some(report) = verify_current::<P, F>(generations, log, frontier).await? {
+        if let Some(report) = verify_current::<P, F>(generations, against).await? {
             return Ok(report);
         }
     }
@@ -122,17 +129,24 @@ pub async fn verify<P: Projection, F: ModelFold>(
     })
 }
 
+/// What a model is compared with, and who is told how far that has come.
+#[derive(Clone, Copy)]
+struct Against<'a> {
+    log: &'a Arc<dyn EventLog>,
+    frontier: Option<&'a Arc<dyn FrontierReader>>,
+    course: &'a Arc<VerifyCourse>,
+}
+
 /// None when another generation has become current: the one that was looked at may have been removed meanwhile, and what
 /// was read of it, nothing perhaps, says nothing.
 async fn verify_current<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
-    log: &Arc<dyn EventLog>,
-    frontier: Option<&Arc<dyn FrontierReader>>,
+    against: Against<'_>,
 ) -> Result<Option<VerifyReport>, RebuildError> {
     let mut generation = current(generations).await?;
     let id = generation.id;
     let moving = generations.writes_effects_first();
-    let mut patience = Patience::with(log, frontier, P::TOPICS);
+    let mut patience = Patience::with(against.log, against.frontier, P::TOPICS);
     let mut suspects = Suspects::default();
     let mut handled_before = log_position(&generation.checkpoints);
     loop {
@@ -141,7 +155,7 @@ async fn verify_current<P: Projection, F: ModelFold>(
             // What was handled before the look is handled in it.
             gathered = gathered.noting_above(handled_before);
         }
-        let looked = look_at::<P, F>(generations, id, gathered, log, frontier).await;
+        let looked = look_at::<P, F>(generations, id, gathered, against).await;
         if generations.refresh().await? != id {
             return Ok(None);
         }
@@ -178,11 +192,15 @@ async fn look_at<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
     id: GenerationId,
     mut gathered: Gathered<F>,
-    log: &Arc<dyn EventLog>,
-    frontier: Option<&Arc<dyn FrontierReader>>,
+    against: Against<'_>,
 ) -> Result<Look, RebuildError> {
-    let snapshot = generations.snapshot(id, &mut gathered).await?;
-    compare_with_log::<P, F>(id, snapshot, gathered, log, frontier).await
+    against.course.look();
+    let mut counting = Counting {
+        rows: &mut gathered,
+        course: Arc::clone(against.course),
+    };
+    let snapshot = generations.snapshot(id, &mut counting).await?;
+    compare_with_log::<P, F>(id, snapshot, gathered, against).await
 }
 
 /// What one look found.
@@ -278,9 +296,9 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
     id: GenerationId,
     snapshot: Snapshot,
     mut gathered: Gathered<F>,
-    log: &Arc<dyn EventLog>,
-    frontier: Option<&Arc<dyn FrontierReader>>,
+    against: Against<'_>,
 ) -> Result<Look, RebuildError> {
+    let Against { log, frontier, .. } = against;
     check_alignment(P::NAME, &snapshot.checkpoints, log).await?;
     let handled = Handled::by(P::NAME, &snapshot.checkpoints, frontier).await?;
     let position = handled.last();
@@ -291,7 +309,7 @@ async fn compare_with_log<P: Projection, F: ModelFold>(
         .collect();
     let (least, mut ahead) = (handled.least(), gathered.take_ahead());
     ahead.retain(|position| *position > least);
-    let folded = fold_log::<F>(log, handled, parked, ahead).await?;
+    let folded = fold_log::<F>(against, handled, parked, ahead).await?;
     let rows = gathered.count();
     let Folded {
         fold,
@@ -386,7 +404,7 @@ impl<F: ModelFold> Folded<F> {
 }
 
 async fn fold_log<F: ModelFold>(
-    log: &Arc<dyn EventLog>,
+    against: Against<'_>,
     handled: Handled,
     parked: HashSet<Position>,
     ahead: HashSet<Position>,
@@ -403,7 +421,8 @@ async fn fold_log<F: ModelFold>(
     };
     let mut after = 0;
     while after < upto {
-        let chunk = read_chunk(log, after, MAX_BATCH).await?;
+        against.course.fold(after, upto);
+        let chunk = read_chunk(against.log, after, MAX_BATCH).await?;
         let Some(last) = chunk.last_position() else {
             break;
         };

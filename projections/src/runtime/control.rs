@@ -11,6 +11,7 @@ use crate::{
     projection::Projection,
     runtime::{
         check::{VerifyReport, verify},
+        course::VerifyCourse,
         generations::{Generation, GenerationState, Generations, WriteMode},
         rebuild::{Filler, Filling, Progress, RebuildError, fill, prune},
         repair::Repair,
@@ -75,7 +76,11 @@ pub trait ModelControl: Send + Sync {
     ///
     /// # Errors
     /// [`RebuildError`].
-    async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError>;
+    async fn verify(
+        &self,
+        log: &Arc<dyn EventLog>,
+        course: &Arc<VerifyCourse>,
+    ) -> Result<VerifyReport, RebuildError>;
 
     /// Makes what a verification found what the log says, beside a running projector. Verify once more afterwards.
     ///
@@ -259,8 +264,12 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
         Ok(self.generations.sweep().await?)
     }
 
-    async fn verify(&self, log: &Arc<dyn EventLog>) -> Result<VerifyReport, RebuildError> {
-        verify::<P, F>(&*self.generations, log, self.frontier.as_ref()).await
+    async fn verify(
+        &self,
+        log: &Arc<dyn EventLog>,
+        course: &Arc<VerifyCourse>,
+    ) -> Result<VerifyReport, RebuildError> {
+        verify::<P, F>(&*self.generations, log, self.frontier.as_ref(), course).await
     }
 
     async fn repair(

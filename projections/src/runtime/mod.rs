@@ -11,6 +11,7 @@ mod abreast;
 mod careful;
 pub mod check;
 pub mod control;
+mod course;
 pub(crate) mod division;
 pub mod generations;
 mod handled;
@@ -32,6 +33,7 @@ pub mod writer;
 pub use careful::Turns;
 pub use check::{VerifyReport, VerifySummary};
 pub use control::{Control, ModelControl};
+pub use course::{VerifyCourse, VerifyStage, VerifyStep};
 pub use generations::{
     Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
 };
