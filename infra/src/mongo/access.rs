@@ -1,6 +1,6 @@
 //! Operations on the server: whose turn it is, how long they may take, and how documents are found by many keys.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Borrow, collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{
@@ -258,7 +258,7 @@ impl Access {
     pub(super) async fn insert_new<T: Serialize + Send + Sync>(
         &self,
         collection: &Collection<T>,
-        documents: &[T],
+        documents: &[impl Borrow<T> + Sync],
     ) -> Result<Vec<usize>, Fault> {
         let mut known = Vec::new();
         let most = match self.room.breather() {
@@ -267,7 +267,12 @@ impl Access {
         };
         for (index, chunk) in documents.chunks(most).enumerate() {
             let inserted = self
-                .within(WRITE_LIMIT, collection.insert_many(chunk).ordered(false))
+                .within(
+                    WRITE_LIMIT,
+                    collection
+                        .insert_many(chunk.iter().map(Borrow::borrow))
+                        .ordered(false),
+                )
                 .await?;
             let Err(error) = inserted else {
                 self.sizes.grown(collection.name(), chunk.len());

@@ -10,6 +10,7 @@ mod documents;
 mod gone;
 mod lately;
 mod mend;
+mod perhaps;
 mod reader;
 pub(super) mod rows;
 mod settle;

@@ -67,25 +67,42 @@ impl Tables {
         &self,
         told: &'t [Told],
     ) -> Result<(Vec<&'t Told>, HashSet<String>), Fault> {
+        let (mut new, perhaps) = self.perhaps.part(told);
+        let mut there = self.there_of(&perhaps).await?;
+        new.extend(perhaps.into_iter().filter(|told| !there.contains(&told.id)));
         let mut inserts = Vec::new();
-        for chunk in told.chunks(INSERT) {
+        for chunk in new.chunks(INSERT) {
             inserts.push(async move {
                 let known = self.access.insert_new(&self.notifications, chunk).await?;
                 Ok::<_, Fault>((chunk, known.into_iter().collect::<HashSet<usize>>()))
             });
         }
         let mut inserts = stream::iter(inserts).buffer_unordered(SIDE_BY_SIDE / 2);
-        let (mut fresh, mut there) = (Vec::with_capacity(told.len()), HashSet::new());
+        let mut fresh = Vec::with_capacity(new.len());
         while let Some((chunk, known)) = inserts.try_next().await? {
             for (index, told) in chunk.iter().enumerate() {
                 if known.contains(&index) {
                     there.insert(told.id.clone());
                 } else {
-                    fresh.push(told);
+                    fresh.push(*told);
                 }
             }
         }
+        self.perhaps.remember(told);
         Ok((fresh, there))
+    }
+
+    /// The ids of those of some notifications that are there. Nobody looks where the server says so at the insert.
+    async fn there_of(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
+        if told.is_empty() || !self.access.lists_read_all().await? {
+            return Ok(HashSet::new());
+        }
+        let ids = told.iter().map(|told| told.id.clone()).collect();
+        let found = self
+            .access
+            .find_in(&self.notifications, "_id", &ids, &doc! {})
+            .await?;
+        Ok(found.into_iter().map(|told| told.id).collect())
     }
 
     /// Lets notifications come into being as gone whose post or comment is known to be gone already: that saves changing them.

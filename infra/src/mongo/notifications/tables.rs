@@ -21,6 +21,7 @@ use super::{
     documents::{Announcement, Fact, ReadUpTo, Told, Wish, parse},
     gone::{Gone, Part},
     lately::Lately,
+    perhaps::PerhapsTold,
 };
 use crate::mongo::{
     access::{Access, SIDE_BY_SIDE},
@@ -72,6 +73,7 @@ pub(in crate::mongo) struct Tables {
     writers: Collection<Document>,
     /// What whoever writes by these tables and their clones has told, and has read of what is gone.
     pub(super) lately: Arc<Lately>,
+    pub(super) perhaps: Arc<PerhapsTold>,
     pub(super) gone: Arc<Gone>,
 }
 
@@ -207,6 +209,7 @@ impl Tables {
             letters: database.collection(&name("letters")),
             writers: database.collection(&name("writers")),
             lately: Arc::default(),
+            perhaps: Arc::default(),
             gone: Arc::default(),
         }
     }
