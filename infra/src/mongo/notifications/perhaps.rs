@@ -2,8 +2,8 @@
 //!
 //! What FerretDB 1.24 does with a hundred documents of which one is there already ([`lately`](super::lately)) costs the more,
 //! the longer ago a like may have been taken back that is given again: with a million events, a notification that was there
-//! made every tenth hundred be inserted one by one, which was a quarter of a rebuild. So those that may be there are looked up
-//! first, and the others inserted by the hundred. A Bloom filter says which: it forgets nothing, and what it takes for known
+//! made one hundred in fifteen be inserted one by one, which took a quarter of a rebuild's time. So those that may be there
+//! are looked up first, and the others inserted by the hundred. A Bloom filter says which: it forgets nothing, and what it takes for known
 //! and is not costs one look-up.
 
 use fastbloom::BloomFilter;
