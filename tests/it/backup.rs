@@ -1160,11 +1160,17 @@ async fn a_killed_import_into_a_database_is_gone_on_with() {
 
 /// Waits until so many sessions wait for the lock of appends.
 async fn waiting(connection: &mut sqlx::PgConnection, wanted: i64) {
+    waiting_for(connection, "advisory", wanted).await;
+}
+
+/// Waits until so many sessions wait for a lock of some kind.
+async fn waiting_for(connection: &mut sqlx::PgConnection, kind: &str, wanted: i64) {
     let sql = "SELECT count(*) FROM pg_stat_activity
-         WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' AND datname = current_database()";
+         WHERE wait_event_type = 'Lock' AND wait_event = $1 AND datname = current_database()";
     let connection = tokio::sync::Mutex::new(connection);
     eventually("somebody waits for the lock", || async {
         let waiting: i64 = sqlx::query_scalar(sql)
+            .bind(kind)
             .fetch_one(&mut **connection.lock().await)
             .await
             .unwrap();
@@ -1248,6 +1254,7 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
         let said = new.fail(&wrong).await;
         assert!(said.contains(says), "{said}");
     }
+    kill_in_the_middle_of_moving(&new, &migrate).await;
     let said = new.succeed(&migrate).await;
     assert!(said.contains("JWT_SECRET_FILE="), "{said}");
     let again = new.succeed(&migrate).await;
@@ -1257,6 +1264,35 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     // What has gone on elsewhere cannot be written over.
     let refused = new.fail(&migrate).await;
     assert!(refused.contains("must be empty"), "{refused}");
+}
+
+/// Kills a move before its first event is written, and when the log is written and the chat is not.
+async fn kill_in_the_middle_of_moving(new: &Server, migrate: &[&str]) {
+    use sqlx::{Connection, Executor, PgConnection};
+    let connect = || PgConnection::connect(new.setting("DATABASE_URL"));
+    let (mut holding, mut looking) = (connect().await.unwrap(), connect().await.unwrap());
+    for (hold, waits_for, arrived) in [
+        (
+            "SELECT pg_advisory_lock(8316291640277037)",
+            "advisory",
+            false,
+        ),
+        ("BEGIN; LOCK TABLE chat_messages", "relation", true),
+    ] {
+        holding.execute(hold).await.unwrap();
+        let child = start(new.prepare_command(migrate));
+        waiting_for(&mut looking, waits_for, 1).await;
+        send(&child, "KILL");
+        assert!(!ended(child).await.status.success());
+        drop(std::mem::replace(&mut holding, connect().await.unwrap()));
+        let events: i64 = sqlx::query_scalar("SELECT count(*) FROM events")
+            .fetch_one(&mut looking)
+            .await
+            .unwrap();
+        assert_eq!(events > 0, arrived, "{events}");
+        let refused = new.fail(&["serve", "--listen", "127.0.0.1:0"]).await;
+        assert!(refused.contains("run it again"), "{refused}");
+    }
 }
 
 /// While an import writes to Postgres, its connections are cut.

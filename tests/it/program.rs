@@ -157,6 +157,26 @@ fn a_bad_setting_is_refused_by_name() {
             ],
             "KAFKA_BROKERS",
         ),
+        (
+            &["serve"],
+            &[
+                ("DATABASE_URL", "postgres://localhost/x"),
+                ("KAFKA_BROKERS", "localhost:9092"),
+                ("MONGODB_URL", "nonsense"),
+                ("REDIS_URL", "redis://localhost/"),
+            ],
+            "MONGODB_URL",
+        ),
+        (
+            &["serve"],
+            &[
+                ("DATABASE_URL", "postgres://localhost/x"),
+                ("KAFKA_BROKERS", "localhost:9092"),
+                ("MONGODB_URL", "mongodb://localhost/x"),
+                ("REDIS_URL", "nonsense"),
+            ],
+            "REDIS_URL",
+        ),
         (&["relay"], &[], "DATABASE_URL"),
         (&["service", "nosuch"], &[], "nosuch"),
         (&["project", "nosuch"], &[], "nosuch"),

@@ -14,6 +14,7 @@ use socialhub_domain::{
     personal::ERASED_TEXT,
 };
 use socialhub_event_log::Position;
+use uuid::Uuid;
 
 use crate::verify::{Accounts, Difference, ModelFold, ModelRow};
 
@@ -200,8 +201,8 @@ impl FeedFold {
         if let Some((_, created)) = &post.created {
             self.counted.insert(created.user_id, position);
         }
-        self.likes.retain(|key, _| key.0 != id);
-        self.comments.retain(|key, _| key.0 != id);
+        remove_all(&mut self.likes, id, UserId);
+        remove_all(&mut self.comments, id, CommentId);
     }
 
     /// Notes that an event touched a post; answers whether there is anything to touch.
@@ -384,6 +385,19 @@ impl FeedFold {
                 }
             }
         }
+    }
+}
+
+/// Removes what belongs to a post, and looks at nothing else: a log with many deletions has many likes, too.
+fn remove_all<K: Ord + Copy, V>(
+    rows: &mut BTreeMap<(PostId, K), V>,
+    post: PostId,
+    key: impl Fn(Uuid) -> K,
+) {
+    let of_post = (post, key(Uuid::nil()))..=(post, key(Uuid::max()));
+    let gone: Vec<_> = rows.range(of_post).map(|(key, _)| *key).collect();
+    for key in gone {
+        rows.remove(&key);
     }
 }
 
