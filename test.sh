@@ -44,7 +44,12 @@ if [ "${1:-}" != quick ]; then
     stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
     ./stack up --servers-only --free-ports --dir "$stack_dir" &
     servers=$!
+    documentation=
     end_servers() {
+        if [ -n "$documentation" ]; then
+            kill "$documentation" 2>/dev/null || true
+            wait "$documentation" || true
+        fi
         if [ -n "$servers" ]; then
             kill "$servers" 2>/dev/null || true
             wait "$servers" || true
@@ -122,21 +127,17 @@ TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --loc
 with_servers_of_their_own realign
 with_servers_of_their_own full_stack
 
-# Links to private items are good here: the pages of private items are built, too.
-build_documentation() {
-    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
-        cargo doc --workspace --no-deps "${features[@]}" --locked --document-private-items
-}
-
-# These tests wait more than they work, and compile nothing.
+# These tests wait more than they work, and compile nothing. Links to private items are good in the documentation: their pages
+# are built, too.
 step "the launcher and the gateway; meanwhile the documentation"
-documentation_log=$(mktemp "${TMPDIR:-/tmp}/socialhub-doc.XXXXXX")
-build_documentation >"$documentation_log" 2>&1 &
+documentation_log=$stack_dir/documentation.log
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+    cargo doc --workspace --no-deps "${features[@]}" --locked --document-private-items >"$documentation_log" 2>&1 &
 documentation=$!
 python3 -m unittest discover -s deploy/tests
 step "documentation"
-wait "$documentation" || { cat "$documentation_log" >&2; exit 1; }
+wait "$documentation" || { documentation=; cat "$documentation_log" >&2; exit 1; }
+documentation=
 tail -n 3 "$documentation_log"
-rm -f "$documentation_log"
 
 step "all passed"

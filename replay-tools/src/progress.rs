@@ -1,5 +1,5 @@
-//! Progress of a rebuild: bars on a terminal, a line every other second elsewhere; and that other work goes on. All on
-//! standard error.
+//! Progress of rebuilds and verifications: bars on a terminal, a line every other second elsewhere; and that other work goes
+//! on. All on standard error.
 
 use std::{
     collections::HashMap,
@@ -127,19 +127,21 @@ impl Drop for Verifying {
 
 /// What the bar counts from now on.
 fn begin_step(bar: &ProgressBar, model: ModelName, stage: VerifyStage) {
-    let template = match stage.of {
-        Some(_) => "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left",
-        None => "{prefix} {spinner} {human_pos}, {per_sec}",
+    let template = match (stage.doing, stage.of) {
+        (VerifyStep::Comparing, _) => "{prefix} {spinner}",
+        (_, Some(_)) => "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left",
+        (_, None) => "{prefix} {spinner} {human_pos}, {per_sec}",
     };
-    bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar.set_prefix(format!("{model}, {}", step(stage)));
+    // First of all: everything that follows draws it.
+    bar.set_position(stage.done);
     match stage.of {
         Some(of) => bar.set_length(of),
         None => bar.unset_length(),
     }
-    bar.set_position(stage.done);
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_prefix(format!("{model}, {}", step(stage)));
     bar.reset_eta();
 }
 
@@ -147,6 +149,7 @@ fn step(stage: VerifyStage) -> String {
     let doing = match stage.doing {
         VerifyStep::Reading => "rows read",
         VerifyStep::Folding => "events folded",
+        VerifyStep::Comparing => "being compared",
     };
     match stage.look {
         0 | 1 => doing.to_owned(),
@@ -161,16 +164,22 @@ fn verify_line(
     stage: VerifyStage,
     elapsed: Duration,
 ) -> String {
+    let what = format!("{model}, {}", step(stage));
+    if stage.doing == VerifyStep::Comparing {
+        return format!("{what}: for {} s so far", elapsed.as_secs());
+    }
     let done = stage.done.saturating_sub(first.done);
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    let line = format!("{model}, {}: {}", step(stage), stage.done);
-    match stage.of {
-        None => format!("{line}, {rate:.0}/s"),
-        Some(of) => {
-            let left = time_left(done, of.saturating_sub(stage.done), elapsed)
-                .map_or(0.0, |left| left.as_secs_f64());
-            format!("{line} of {of}, {rate:.0}/s, {left:.0} s left")
+    let so_far = format!("{what}: {}", stage.done);
+    let Some(of) = stage.of else {
+        return format!("{so_far}, {rate:.0}/s");
+    };
+    match time_left(done, of.saturating_sub(stage.done), elapsed) {
+        Some(left) => {
+            let left = left.as_secs_f64();
+            format!("{so_far} of {of}, {rate:.0}/s, {left:.0} s left")
         }
+        None => format!("{so_far} of {of}"),
     }
 }
 
@@ -277,6 +286,15 @@ mod tests {
         assert_eq!(
             line(folding(0), folding(400)),
             "feed, look 2, events folded: 400 of 1000, 200/s, 3 s left"
+        );
+        assert_eq!(
+            line(folding(0), folding(0)),
+            "feed, look 2, events folded: 0 of 1000"
+        );
+        let comparing = at(1, VerifyStep::Comparing, 1_000, Some(1_000));
+        assert_eq!(
+            line(comparing, comparing),
+            "feed, being compared: for 2 s so far"
         );
     }
 }

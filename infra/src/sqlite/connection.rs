@@ -62,8 +62,9 @@ pub fn open_writer(path: &Path, durability: Durability) -> rusqlite::Result<Conn
 
 /// Lets the file have a write-ahead log.
 ///
-/// Of a new file, which has none yet, that changes the header. Whoever looks at it meanwhile makes SQLite say "locked" at
-/// once, without the patience that it has for every other lock: a second process that starts on the same folder, say.
+/// Of a new file, which has none yet, that changes the header. Where somebody else is about to write meanwhile (another
+/// process that makes the same file, say), SQLite says "locked" at once, without the patience that it has for other locks.
+/// Blocks for at most twice as long as the patience is.
 fn write_ahead(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
@@ -214,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_that_somebody_looks_at_is_waited_for() {
+    fn a_new_file_that_somebody_else_writes_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new.db");
         let somebody = Connection::open(&path).unwrap();

@@ -429,6 +429,7 @@ async fn fold_log<F: ModelFold>(
         after = last;
         folded = apart(move || folded.apply(&chunk)).await?;
     }
+    against.course.fold(upto, upto);
     Ok(folded)
 }
 

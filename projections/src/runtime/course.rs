@@ -42,6 +42,8 @@ pub enum VerifyStep {
     Reading,
     /// The log is folded, as far as the model has come.
     Folding,
+    /// The two are compared. Of a store that shows batches in part, the next look is waited for, too.
+    Comparing,
 }
 
 impl VerifyCourse {
@@ -55,12 +57,20 @@ impl VerifyCourse {
                 done: self.rows.load(Relaxed),
                 of: Some(self.rows_before.load(Relaxed)).filter(|rows| *rows > 0),
             },
-            upto => VerifyStage {
-                look,
-                doing: VerifyStep::Folding,
-                done: self.position.load(Relaxed),
-                of: Some(upto),
-            },
+            upto => {
+                let done = self.position.load(Relaxed);
+                let doing = if done < upto {
+                    VerifyStep::Folding
+                } else {
+                    VerifyStep::Comparing
+                };
+                VerifyStage {
+                    look,
+                    doing,
+                    done,
+                    of: Some(upto),
+                }
+            }
         }
     }
 
@@ -128,6 +138,8 @@ mod tests {
                 of: Some(9),
             };
             assert_eq!(course.stage(), folding);
+            course.fold(9, 9);
+            assert_eq!(course.stage().doing, VerifyStep::Comparing);
         }
         assert_eq!(rows.len(), 4);
     }

@@ -67,9 +67,7 @@ impl Tables {
         &self,
         told: &'t [Told],
     ) -> Result<(Vec<&'t Told>, HashSet<String>), Fault> {
-        let (mut new, perhaps) = self.perhaps.part(told);
-        let mut there = self.there_of(&perhaps).await?;
-        new.extend(perhaps.into_iter().filter(|told| !there.contains(&told.id)));
+        let (new, mut there) = self.new_of(told).await?;
         let mut inserts = Vec::new();
         for chunk in new.chunks(INSERT) {
             inserts.push(async move {
@@ -88,21 +86,31 @@ impl Tables {
                 }
             }
         }
-        self.perhaps.remember(told);
         Ok((fresh, there))
     }
 
-    /// The ids of those of some notifications that are there. Nobody looks where the server says so at the insert.
-    async fn there_of(&self, told: &[&Told]) -> Result<HashSet<String>, Fault> {
-        if told.is_empty() || !self.access.lists_read_all().await? {
-            return Ok(HashSet::new());
+    /// Parts notifications into those to be inserted, and the ids of those that are there for certain. A server that says so
+    /// itself, and does not work harder for it, is left to.
+    async fn new_of<'t>(
+        &self,
+        told: &'t [Told],
+    ) -> Result<(Vec<&'t Told>, HashSet<String>), Fault> {
+        if !self.access.lists_read_all().await? {
+            return Ok((told.iter().collect(), HashSet::new()));
         }
-        let ids = told.iter().map(|told| told.id.clone()).collect();
+        let (mut new, perhaps) = self.perhaps.part(told);
+        self.perhaps.remember(told);
+        if perhaps.is_empty() {
+            return Ok((new, HashSet::new()));
+        }
+        let ids = perhaps.iter().map(|told| told.id.clone()).collect();
         let found = self
             .access
             .find_in(&self.notifications, "_id", &ids, &doc! {})
             .await?;
-        Ok(found.into_iter().map(|told| told.id).collect())
+        let there: HashSet<String> = found.into_iter().map(|told| told.id).collect();
+        new.extend(perhaps.into_iter().filter(|told| !there.contains(&told.id)));
+        Ok((new, there))
     }
 
     /// Lets notifications come into being as gone whose post or comment is known to be gone already: that saves changing them.
