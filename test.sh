@@ -95,9 +95,7 @@ cargo build --workspace --all-targets "${features[@]}" --locked
 # Few at a time: each of these tests has servers, or a whole stack, of its own to kill.
 with_servers_of_their_own() {
     step "$1"
-    local threads=2
-    [ "$1" = full_stack ] || threads=3
-    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads="$threads" "$1::"
+    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=3 "$1::"
 }
 
 if [ "${1:-}" = realign ] || [ "${1:-}" = full_stack ]; then

@@ -483,7 +483,17 @@ async fn say_once(server: &Server, who: &Client, exports: &Exports) {
 }
 
 /// A stopped embedded server whose export has many files.
+/// A server that does not run, with many posts. They are written once for all tests of this process.
 async fn many_posts() -> Server {
+    static WRITTEN: tokio::sync::OnceCell<PathBuf> = tokio::sync::OnceCell::const_new();
+    let written = WRITTEN.get_or_init(write_many_posts).await;
+    let server = fresh(Profile::Embedded).await;
+    copy_all(written, &server.data_dir());
+    server
+}
+
+/// Answers the folder that they are in: one that each run makes anew.
+async fn write_many_posts() -> PathBuf {
     let mut server = fresh(Profile::Embedded).await;
     server.restart().await;
     let me = server.client().sign_up("many").await;
@@ -501,7 +511,25 @@ async fn many_posts() -> Server {
     let posts: Vec<String> = futures::StreamExt::collect(posts).await;
     assert_eq!(posts.len(), MANY);
     assert!(server.stop().await, "{}", server.log());
-    server
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("many-posts");
+    if kept.exists() {
+        fs::remove_dir_all(&kept).unwrap();
+    }
+    copy_all(&server.data_dir(), &kept);
+    kept
+}
+
+/// Copies a folder with all that is below it.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
 }
 
 fn copy_folder(from: &Path, to: &Path) {
