@@ -532,13 +532,6 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
@@ -644,7 +637,7 @@ async fn an_export_that_was_tampered_with_is_refused_by_name() {
     let target = fresh(Profile::Embedded).await;
     for (what, harm, named) in HARMS {
         let bad = exports.path(what);
-        copy_folder(&exports.path("good"), &bad);
+        copy_all(&exports.path("good"), &bad);
         harm(&bad);
         let said = target
             .fail(&["replay", "import", bad.to_str().unwrap()])
