@@ -538,7 +538,7 @@ mod tests {
         async fn verify(
             &self,
             _: &Arc<dyn EventLog>,
-            _: &Arc<VerifyCourse>,
+            _: &VerifyCourse,
         ) -> Result<VerifyReport, RebuildError> {
             unreachable!()
         }

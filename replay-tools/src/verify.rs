@@ -1,13 +1,13 @@
 //! `replay verify`.
 
-use std::{io::Write, sync::Arc};
+use std::io::Write;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    runtime::{ModelControl, RebuildError, VerifyReport, VerifySummary},
+    runtime::{ModelControl, RebuildError, VerifyCourse, VerifyReport, VerifySummary},
     verify::Difference,
 };
 
@@ -58,7 +58,7 @@ pub(crate) async fn compared(
     model: &dyn ModelControl,
     target: &ReplayTarget,
 ) -> Result<VerifyReport, RebuildError> {
-    let course = Arc::default();
+    let course = VerifyCourse::default();
     let work = model.verify(&target.log, &course);
     progress::verifying(model.name(), &course, work).await
 }

@@ -572,7 +572,7 @@ async fn an_operator_rebuilds_rolls_back_and_verifies_beside_the_projector() {
     eventually("the projector is at the head", projected).await;
     let control = pg_feed_control(&place.url, Arc::new(SystemClock)).unwrap();
     let clean = async || {
-        let report = control.verify(&log, &Arc::default()).await.unwrap();
+        let report = control.verify(&log, &Default::default()).await.unwrap();
         assert!(report.is_clean(), "{:?}", report.differences);
         report.generation
     };

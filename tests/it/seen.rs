@@ -9,7 +9,10 @@ use socialhub_tests::support::{
     Client, Profile, Server, eventually, profile::OPERATOR_TOKEN, servers, within,
 };
 
-use crate::{kafka::topic, replay::letters};
+use crate::{
+    kafka::topic,
+    replay::{MODELS, letters},
+};
 
 /// A server of the distributed profile, all roles in one process.
 async fn cluster() -> Server {
@@ -133,9 +136,6 @@ async fn records_that_the_relay_has_not_written_are_counted_and_stop_nothing() {
     assert!(parked.abs() < f64::EPSILON, "{parked} are parked");
     server.verify_all().await;
 }
-
-/// The read models.
-const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
 /// What the status says of a model's generation in a state.
 pub(crate) fn generation<'s>(status: &'s Value, model: &str, state: &str) -> &'s Value {

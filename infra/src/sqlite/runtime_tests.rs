@@ -344,7 +344,7 @@ impl World {
     async fn assert_clean(&self) {
         let report = self
             .control()
-            .verify(&self.log, &Arc::default())
+            .verify(&self.log, &Default::default())
             .await
             .unwrap();
         assert!(report.is_clean(), "{:?}", report.differences);

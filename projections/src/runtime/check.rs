@@ -111,7 +111,7 @@ pub async fn verify<P: Projection, F: ModelFold>(
     generations: &dyn Generations<P>,
     log: &Arc<dyn EventLog>,
     frontier: Option<&Arc<dyn FrontierReader>>,
-    course: &Arc<VerifyCourse>,
+    course: &VerifyCourse,
 ) -> Result<VerifyReport, RebuildError> {
     let against = Against {
         log,
@@ -134,7 +134,7 @@ pub async fn verify<P: Projection, F: ModelFold>(
 struct Against<'a> {
     log: &'a Arc<dyn EventLog>,
     frontier: Option<&'a Arc<dyn FrontierReader>>,
-    course: &'a Arc<VerifyCourse>,
+    course: &'a VerifyCourse,
 }
 
 /// None when another generation has become current: the one that was looked at may have been removed meanwhile, and what
@@ -197,7 +197,7 @@ async fn look_at<P: Projection, F: ModelFold>(
     against.course.look();
     let mut counting = Counting {
         rows: &mut gathered,
-        course: Arc::clone(against.course),
+        course: against.course,
     };
     let snapshot = generations.snapshot(id, &mut counting).await?;
     compare_with_log::<P, F>(id, snapshot, gathered, against).await

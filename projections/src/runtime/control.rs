@@ -79,7 +79,7 @@ pub trait ModelControl: Send + Sync {
     async fn verify(
         &self,
         log: &Arc<dyn EventLog>,
-        course: &Arc<VerifyCourse>,
+        course: &VerifyCourse,
     ) -> Result<VerifyReport, RebuildError>;
 
     /// Makes what a verification found what the log says, beside a running projector. Verify once more afterwards.
@@ -267,7 +267,7 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
     async fn verify(
         &self,
         log: &Arc<dyn EventLog>,
-        course: &Arc<VerifyCourse>,
+        course: &VerifyCourse,
     ) -> Result<VerifyReport, RebuildError> {
         verify::<P, F>(&*self.generations, log, self.frontier.as_ref(), course).await
     }

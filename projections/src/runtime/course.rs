@@ -1,9 +1,6 @@
 //! How far a verification has come, for those who wait for it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use socialhub_event_log::Position;
 
@@ -91,7 +88,7 @@ impl VerifyCourse {
 /// Passes rows on, and counts them.
 pub(super) struct Counting<'a, S> {
     pub rows: &'a mut S,
-    pub course: Arc<VerifyCourse>,
+    pub course: &'a VerifyCourse,
 }
 
 impl<S: RowSink> RowSink for Counting<'_, S> {
@@ -107,7 +104,7 @@ mod tests {
 
     #[test]
     fn each_look_reads_and_folds_anew() {
-        let course = Arc::new(VerifyCourse::default());
+        let course = VerifyCourse::default();
         let mut rows: Vec<ModelRow> = Vec::new();
         let row = ModelRow {
             table: "post",
@@ -119,7 +116,7 @@ mod tests {
             course.look();
             let mut counting = Counting {
                 rows: &mut rows,
-                course: Arc::clone(&course),
+                course: &course,
             };
             counting.take(row.clone());
             counting.take(row.clone());

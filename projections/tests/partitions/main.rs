@@ -222,7 +222,7 @@ impl World {
         let generations = self.model.seen_by(Arc::default());
         let (log, frontier) = (self.log(), self.frontier());
         let report =
-            verify::<Toy, ToyFold>(&*generations, &log, Some(&frontier), &Arc::default()).await;
+            verify::<Toy, ToyFold>(&*generations, &log, Some(&frontier), &Default::default()).await;
         let report = report.unwrap();
         assert!(report.is_clean(), "{report:?}");
     }
@@ -567,7 +567,7 @@ async fn look_at(
     *world.model.writer_comes.lock() = comes;
     *world.model.looks.lock() = looks;
     let (generations, log) = (world.model.seen_by(Arc::default()), world.log());
-    let report = verify::<Toy, ToyFold>(&*generations, &log, None, &Arc::default()).await;
+    let report = verify::<Toy, ToyFold>(&*generations, &log, None, &Default::default()).await;
     let left = world.model.looks.lock().len();
     (report, left)
 }

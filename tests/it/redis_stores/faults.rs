@@ -109,7 +109,7 @@ async fn an_emptied_redis_serves_no_zeros_and_is_filled_again() {
     let late = store.apply(batch(&Source::log(), 0, &events)).await;
     assert!(matches!(late, Err(StoreError::Unusable(_))), "{late:?}");
     let control = Control::<Counters, CounterFold>::new(generations.clone(), clock());
-    let report = control.verify(&log, &Arc::default()).await.unwrap();
+    let report = control.verify(&log, &Default::default()).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.differences);
     drop((one, two));
 }
@@ -152,7 +152,7 @@ async fn a_projector_goes_on_after_redis_was_emptied_and_restarted() {
     let control = Control::<Counters, CounterFold>::new(generations.clone(), clock());
     assert!(
         control
-            .verify(&log, &Arc::default())
+            .verify(&log, &Default::default())
             .await
             .unwrap()
             .is_clean()
@@ -380,7 +380,7 @@ async fn verifying_waits_for_no_pause_of_the_writers() {
     let control = Control::<Counters, CounterFold>::new(generations.clone(), clock());
     let mut verified = 0;
     while !writing.is_finished() {
-        let report = control.verify(&log, &Arc::default()).await.unwrap();
+        let report = control.verify(&log, &Default::default()).await.unwrap();
         assert!(report.is_clean(), "{:?}", report.differences);
         verified += 1;
     }
@@ -388,7 +388,7 @@ async fn verifying_waits_for_no_pause_of_the_writers() {
     assert!(verified > 1);
     assert!(
         control
-            .verify(&log, &Arc::default())
+            .verify(&log, &Default::default())
             .await
             .unwrap()
             .is_clean()
