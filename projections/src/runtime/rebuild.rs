@@ -13,7 +13,7 @@ use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{EventLog, FrontierReader, LogError, Position};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -534,6 +534,7 @@ pub async fn rebuild(
         Err(error) => return refuse_all(fillings, &error).await,
     };
     let (from, head) = (first_position(&fillings), pacer.head());
+    let turn = Arc::new(Semaphore::new(1));
     let (mut senders, mut tasks) = (Vec::new(), Vec::new());
     for mut filling in fillings {
         let breather = pacer.breather(&stop);
@@ -547,15 +548,16 @@ pub async fn rebuild(
         );
         let (model, progress) = (filling.model(), Arc::clone(&progress));
         let (pacer, stop) = (pacer.of_one(breather), stop.clone());
+        let turn = Arc::clone(&turn);
         let task = tokio::spawn(async move {
-            let outcome = fill_one(filling, receiver, pacer, &*progress, &stop).await;
+            let outcome = fill_one(filling, receiver, pacer, &turn, &*progress, &stop).await;
             progress.ended(model);
             outcome
         });
         senders.push(sender);
         tasks.push(async move { (model, task.await) });
     }
-    let read = feed(pacer, from.unwrap_or(head), senders, &stop);
+    let read = feed(pacer, from.unwrap_or(head), senders, &turn, &stop);
     let (read, outcomes) = tokio::join!(read, join_all(tasks));
     if let Err(error) = read {
         tracing::warn!(%error, "the log could not be read to its end");
@@ -621,10 +623,10 @@ async fn feed(
     mut pacer: Pacer,
     from: Position,
     mut senders: Vec<mpsc::Sender<Piece>>,
+    turn: &Arc<Semaphore>,
     stop: &CancellationToken,
 ) -> Result<(), LogError> {
     let (mut after, mut target) = (from, pacer.head());
-    let turn = Arc::new(Semaphore::new(1));
     for _ in 0..ROUNDS {
         while after < target {
             let chunk = pacer.read(after, target - after, stop).await?;
@@ -637,7 +639,7 @@ async fn feed(
             let piece = Piece {
                 chunk,
                 rested: pacer.rested(),
-                turn: pacer.is_careful().then(|| Arc::clone(&turn)),
+                turn: pacer.is_careful().then(|| Arc::clone(turn)),
                 _at_work: at_work,
             };
             hand_out(piece, &mut senders).await;
@@ -672,6 +674,7 @@ async fn fill_one(
     mut filling: Box<dyn Filling>,
     mut pieces: mpsc::Receiver<Piece>,
     mut pacer: Pacer,
+    turn: &Semaphore,
     progress: &dyn Progress,
     stop: &CancellationToken,
 ) -> Result<RebuildReport, RebuildError> {
@@ -685,8 +688,7 @@ async fn fill_one(
             piece = pieces.recv() => piece,
         };
         let Some(piece) = piece else {
-            // What is missing, after a fault of the reader too, is read by the filling itself.
-            return filling.finish(pacer, stop).await;
+            return finish_in_turn(filling, pacer, turn, stop).await;
         };
         let written = write_in_turn(&mut *filling, &piece, stop).await;
         if let Err(error) = written {
@@ -698,19 +700,46 @@ async fn fill_one(
     }
 }
 
+/// Waits for the turn to write, if there is one to wait for.
+async fn turn_of<'t>(
+    turn: Option<&'t Semaphore>,
+    stop: &CancellationToken,
+) -> Result<Option<SemaphorePermit<'t>>, RebuildError> {
+    let turn = OptionFuture::from(turn.map(Semaphore::acquire));
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(RebuildError::Interrupted),
+        // It is never closed.
+        turn = turn => Ok(turn.and_then(Result::ok)),
+    }
+}
+
 /// Writes a piece, in its turn if it has one.
 async fn write_in_turn(
     filling: &mut dyn Filling,
     piece: &Piece,
     stop: &CancellationToken,
 ) -> Result<(), RebuildError> {
-    let turn = piece.turn.as_ref().map(|turn| turn.acquire());
-    let _turn = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Err(RebuildError::Interrupted),
-        turn = OptionFuture::from(turn) => turn,
-    };
+    let _turn = turn_of(piece.turn.as_deref(), stop).await?;
     filling.write(piece.chunk.records(), stop).await
+}
+
+/// Lets a filled generation take its place. What is missing, after a fault of the log's reader too, is read by the filling
+/// itself. Where others write, the models do also this one after the other: the last steps of each are made without a rest.
+async fn finish_in_turn(
+    filling: Box<dyn Filling>,
+    pacer: Pacer,
+    turn: &Semaphore,
+    stop: &CancellationToken,
+) -> Result<RebuildReport, RebuildError> {
+    let _turn = match turn_of(pacer.is_careful().then_some(turn), stop).await {
+        Ok(turn) => turn,
+        Err(error) => {
+            filling.leave().await;
+            return Err(error);
+        }
+    };
+    filling.finish(pacer, stop).await
 }
 
 /// How long something takes at a given pace, for a progress line.

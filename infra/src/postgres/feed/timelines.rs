@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use socialhub_event_log::Position;
+use socialhub_projections::runtime::WriteMode;
 use uuid::Uuid;
 
 use crate::{
@@ -50,6 +51,15 @@ pub(super) struct Turns {
     pub(super) merged: Pairs,
     /// New follows of authors who are fanned out.
     pub(super) joined: Pairs,
+    /// Where those follows began.
+    pub(super) joined_at: Vec<i64>,
+}
+
+/// New posts that stand in timelines.
+#[derive(Debug, Default)]
+pub(super) struct FanOut {
+    pub(super) authors: Vec<Uuid>,
+    pub(super) positions: Vec<i64>,
 }
 
 /// The timelines that a batch touches, in its transaction.
@@ -221,16 +231,26 @@ impl<'c> Timelines<'c> {
         Ok(())
     }
 
-    /// New posts of authors, for everybody who follows them. These authors are locked.
+    /// New posts of authors, for everybody who follows them but those whose follows began in this batch, at the given
+    /// positions: joining brought them these posts. The authors are locked, and none of them was fanned out again in this
+    /// batch.
+    ///
+    /// So nobody can have a row of these posts yet. Live that is looked at nevertheless; a generation that is being filled
+    /// relies on it, because rows that may be there already cost half as much again.
     pub(super) async fn fan_out(
         &mut self,
-        authors: &[Uuid],
-        positions: &[i64],
+        mode: WriteMode,
+        posts: &FanOut,
+        joined_at: &[i64],
     ) -> sqlx::Result<()> {
-        if authors.is_empty() {
+        if posts.authors.is_empty() {
             return Ok(());
         }
-        let due: Vec<Uuid> = sqlx::query_scalar(
+        let on_conflict = match mode {
+            WriteMode::Live => "ON CONFLICT DO NOTHING",
+            WriteMode::Bulk => "",
+        };
+        let sql = format!(
             "WITH added AS (
                  INSERT INTO timeline (user_id, position)
                  SELECT f.follower_id, p.position
@@ -238,16 +258,19 @@ impl<'c> Timelines<'c> {
                  JOIN follows f ON f.followed_id = p.author_id AND f.since IS NOT NULL
                  LEFT JOIN horizons h ON h.user_id = f.follower_id
                  WHERE p.position > COALESCE(h.position, 0)
-                 ORDER BY 1, 2 ON CONFLICT DO NOTHING RETURNING user_id, position
+                     AND f.since NOT IN (SELECT unnest($3::bigint[]))
+                 ORDER BY 1, 2 {on_conflict} RETURNING user_id, position
              )
              SELECT DISTINCT user_id FROM added
-             WHERE uuid_hash_extended(user_id, position) % $3 = 0",
-        )
-        .bind(authors)
-        .bind(positions)
-        .bind(self.every())
-        .fetch_all(&mut *self.connection)
-        .await?;
+             WHERE uuid_hash_extended(user_id, position) % $4 = 0"
+        );
+        let due: Vec<Uuid> = sqlx::query_scalar(&sql)
+            .bind(&posts.authors)
+            .bind(&posts.positions)
+            .bind(joined_at)
+            .bind(self.every())
+            .fetch_all(&mut *self.connection)
+            .await?;
         for user in due {
             self.trim(user, 0);
         }

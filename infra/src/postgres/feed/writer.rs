@@ -29,7 +29,7 @@ use crate::{
             gather::{self, People, Profile},
             mend, rows,
             tallies::Tallies,
-            timelines::{Timelines, Turns},
+            timelines::{FanOut, Timelines, Turns},
             visibility_code,
         },
         model::{PgModel, from_sql, to_sql},
@@ -81,13 +81,14 @@ impl PgModel for PgFeed {
         let people = authors.chain(bereft).chain(pairs).collect();
         let mut tallies = Tallies::lock(connection, mode, people).await?;
         count_posts(&mut tallies, &fresh, &gone);
-        let turns = self
+        let mut turns = self
             .follow(connection, &gathered.follows, &mut tallies)
             .await?;
         let mut timelines = Timelines::new(connection, self.limits);
+        let joined_at = std::mem::take(&mut turns.joined_at);
+        let posts = to_fan_out(&mut tallies, &fresh, &turns.fanned_out_again);
         timelines.turn(turns).await?;
-        let (authors, positions) = to_fan_out(&mut tallies, &fresh);
-        timelines.fan_out(&authors, &positions).await?;
+        timelines.fan_out(mode, &posts, &joined_at).await?;
         timelines.finish().await?;
         tallies.write(connection).await
     }
@@ -196,13 +197,16 @@ fn count_posts(tallies: &mut Tallies, fresh: &[Fresh], gone: &[(Uuid, Position)]
     }
 }
 
-/// The few posts that were deleted in the same batch get rows without a post, which readers skip.
-fn to_fan_out(tallies: &mut Tallies, fresh: &[Fresh]) -> (Vec<Uuid>, Vec<i64>) {
-    fresh
+/// The few posts that were deleted in the same batch get rows without a post, which readers skip. Whose followers all join
+/// again in this batch is left out.
+fn to_fan_out(tallies: &mut Tallies, fresh: &[Fresh], joined_again: &[Uuid]) -> FanOut {
+    let (authors, positions) = fresh
         .iter()
         .filter(|post| post.listed && !tallies.of(post.author).is_merged())
+        .filter(|post| !joined_again.contains(&post.author))
         .map(|post| (post.author, to_sql(post.position)))
-        .unzip()
+        .unzip();
+    FanOut { authors, positions }
 }
 
 /// The state of a post.
@@ -558,6 +562,9 @@ impl Posts {
     }
 }
 
+/// Who follows, whether that began (1) or ended (-1), and where.
+type Step = (Uuid, i64, i64);
+
 impl PgFeed {
     /// Writes follows unless a later event has been there; answers what that does to timelines. Everybody concerned is
     /// locked.
@@ -610,7 +617,7 @@ impl PgFeed {
         )
         .fetch_all(connection)
         .await?;
-        let mut by_author: BTreeMap<Uuid, Vec<(Uuid, i64)>> = BTreeMap::new();
+        let mut by_author: BTreeMap<Uuid, Vec<Step>> = BTreeMap::new();
         for (author, follower, step, position) in steps {
             let followed = tallies.of(author);
             followed.followers += step;
@@ -618,12 +625,13 @@ impl PgFeed {
             let following = tallies.of(follower);
             following.following += step;
             following.touch(from_sql(position));
-            by_author.entry(author).or_default().push((follower, step));
+            let steps = by_author.entry(author).or_default();
+            steps.push((follower, step, position));
         }
         Ok(self.turns(tallies, by_author))
     }
 
-    fn turns(&self, tallies: &mut Tallies, by_author: BTreeMap<Uuid, Vec<(Uuid, i64)>>) -> Turns {
+    fn turns(&self, tallies: &mut Tallies, by_author: BTreeMap<Uuid, Vec<Step>>) -> Turns {
         let mut turns = Turns::default();
         for (author, steps) in by_author {
             let tally = tallies.of(author);
@@ -634,11 +642,14 @@ impl PgFeed {
                 (true, false) => turns.fanned_out_again.push(author),
                 _ => {}
             }
-            for (follower, step) in steps {
+            for (follower, step, position) in steps {
                 match (step, was_merged, is_merged) {
                     (-1, false, _) => turns.left.push(follower, author),
                     (-1, true, _) => turns.left_merged.push(follower, author),
-                    (1, false, false) => turns.joined.push(follower, author),
+                    (1, false, false) => {
+                        turns.joined.push(follower, author);
+                        turns.joined_at.push(position);
+                    }
                     (1, true, true) => turns.merged.push(follower, author),
                     // Whoever follows an author that crosses the limit is found with all the others.
                     _ => {}
