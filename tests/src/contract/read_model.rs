@@ -36,7 +36,7 @@ use crate::support::eventually;
 pub use mending::what_differs_is_mended_and_nothing_else;
 pub use racing::{
     a_rebuild_beside_writers_loses_nothing, any_history_equals_its_fold,
-    partitions_in_any_order_equal_the_fold,
+    any_history_fills_a_generation, partitions_in_any_order_equal_the_fold,
 };
 
 /// How long a writer may be kept waiting before a case gives up.
@@ -95,6 +95,7 @@ macro_rules! read_model_contract {
             a_dropped_generation_is_gone,
             what_differs_is_mended_and_nothing_else,
             any_history_equals_its_fold,
+            any_history_fills_a_generation,
         );
     };
     (many_writers: $adapter:ident => $factory:expr) => {

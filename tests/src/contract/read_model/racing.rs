@@ -12,8 +12,8 @@ use socialhub_projections::{
 };
 
 use super::{
-    Batch, Gens, Store, Subject, assert_equals_fold, batch, claim, described, open, patiently,
-    replace,
+    Batch, Gens, Store, Subject, assert_equals_fold, batch, claim, current, described, open,
+    patiently, replace,
 };
 use crate::contract::history::{Log, history};
 
@@ -48,6 +48,7 @@ struct Writer<S: Subject> {
     id: GenerationId,
     source: Source,
     records: Records,
+    mode: WriteMode,
     rng: StdRng,
     /// The store that all writers of its process use; none: it opens one of its own.
     shared: Option<Store<S>>,
@@ -68,7 +69,7 @@ impl<S: Subject> Writer<S> {
         let mut at = self.look(&store).await;
         while at < end {
             let first = self.records.partition_point(|record| record.0 <= at);
-            let size = self.rng.random_range(1..25);
+            let size = self.rng.random_range(1..self.largest());
             let last = (first + size).min(self.records.len());
             let next = batch::<S>(
                 &self.source,
@@ -90,10 +91,18 @@ impl<S: Subject> Writer<S> {
         self.close(&store).await;
     }
 
+    /// How many records a batch may have. Those of a rebuild are large: one event is in a batch with what it is about.
+    fn largest(&self) -> usize {
+        match self.mode {
+            WriteMode::Live => 25,
+            WriteMode::Bulk => 200,
+        }
+    }
+
     async fn store(&self) -> Store<S> {
         match &self.shared {
             Some(shared) => Arc::clone(shared),
-            None => open::<S>(&self.generations, self.id, WriteMode::Live).await,
+            None => open::<S>(&self.generations, self.id, self.mode).await,
         }
     }
 
@@ -175,10 +184,38 @@ pub async fn any_history_equals_its_fold<S: Subject>(subject: &S) {
             id,
             source: Source::log(),
             records: Arc::new(log.clone()),
+            mode: WriteMode::Live,
             rng,
             shared: None,
         };
         all_of(vec![tokio::spawn(writer.run())]).await;
+        assert_as_the_log_says(subject, &generations, id, &log, seed).await;
+    }
+}
+
+/// Random histories, each filled into a new generation as a rebuild does, with restarts, that then becomes current.
+pub async fn any_history_fills_a_generation<S: Subject>(subject: &S) {
+    let generations = subject.open().await;
+    for seed in 1..=S::HISTORIES {
+        let held = claim::<S>(&generations).await;
+        let id = generations.create(&held).await.unwrap();
+        let log = history(seed + 1_300, 260);
+        let writer = Writer::<S> {
+            generations: Arc::clone(&generations),
+            id,
+            source: Source::log(),
+            records: Arc::new(log.clone()),
+            mode: WriteMode::Bulk,
+            rng: StdRng::seed_from_u64(seed),
+            shared: None,
+        };
+        all_of(vec![tokio::spawn(writer.run())]).await;
+        let old = current::<S>(&generations).await;
+        let fence = generations.fence(&held).await.unwrap();
+        fence.switch(id).await.unwrap();
+        patiently(|| generations.drop_generation(&held, old))
+            .await
+            .unwrap();
         assert_as_the_log_says(subject, &generations, id, &log, seed).await;
     }
 }
@@ -209,6 +246,7 @@ fn rivals<S: Subject>(
                 id,
                 source: source.clone(),
                 records: Arc::clone(&records),
+                mode: WriteMode::Live,
                 rng: StdRng::seed_from_u64(seed * 1_000 + index * 10 + rival),
                 shared: (rival == 0).then(|| Arc::clone(shared)),
             });
