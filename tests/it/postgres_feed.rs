@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use socialhub_domain::{Event, PostId, StreamId, Timestamp, UserId, event::UserRegistered};
+use socialhub_domain::{
+    Event, PostId, StreamId, Timestamp, UserId,
+    event::{UserRegistered, Visibility},
+};
 use socialhub_event_log::{EventLog, MemoryEventLog, Position};
 use socialhub_infra::{
     clock::SystemClock,
@@ -38,7 +41,7 @@ use socialhub_projections::{
 use socialhub_tests::{
     contract::{
         event_log::{append, id},
-        history::{Log, PEOPLE, POSTS, history, post, user},
+        history::{Log, PEOPLE, POSTS, created, followed, history, post, unfollowed, user},
         read_model::{Subject, partitions_in_any_order_equal_the_fold},
     },
     read_model_contract,
@@ -254,15 +257,20 @@ async fn compare_posts(left: &dyn FeedReader, right: &dyn FeedReader, viewer: Us
 
 /// A batch that brings a whole log.
 fn whole(log: &Log) -> WriteBatch<FeedChange> {
-    let last = log.last().map_or(0, |entry| entry.0);
-    let projected = log.iter().map(|(position, event)| Projected {
+    part(0, log)
+}
+
+/// A batch that brings what follows on a position.
+fn part(after: Position, events: &[(Position, Event)]) -> WriteBatch<FeedChange> {
+    let last = events.last().map_or(after, |entry| entry.0);
+    let projected = events.iter().map(|(position, event)| Projected {
         position: *position,
         changes: Feed::project(*position, event),
     });
     WriteBatch {
         projected: projected.collect(),
         parked: Vec::new(),
-        after: 0,
+        after,
         checkpoint: Checkpoint {
             source: Source::log(),
             position: last,
@@ -396,6 +404,38 @@ impl Subject for OnPostgres {
 }
 
 read_model_contract!(many_writers: postgres_feed => OnPostgres::new(SMALL).await);
+
+/// An author of too many followers loses them and writes a post, all in one batch of a rebuild: who stays has the post once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_again_has_the_posts_of_the_same_batch_once() {
+    const WRITTEN: Timestamp = Timestamp(7);
+    let place = OnPostgres::new(SMALL).await;
+    let events = [
+        followed(1, 0, WRITTEN),
+        followed(2, 0, WRITTEN),
+        followed(3, 0, WRITTEN),
+        unfollowed(1, 0, WRITTEN),
+        created(0, 0, Visibility::Public, WRITTEN),
+        unfollowed(2, 0, WRITTEN),
+    ];
+    let log: Log = (1..).zip(events).collect();
+    let generations = place.generations();
+    let held = generations.claim().await.unwrap().unwrap();
+    let new = generations.create(&held).await.unwrap();
+    let store = generations.open(new, WriteMode::Bulk).await.unwrap();
+    store.apply(part(0, &log[..3])).await.unwrap();
+    store.apply(part(3, &log[3..])).await.unwrap();
+    store.close().await;
+    generations
+        .fence(&held)
+        .await
+        .unwrap()
+        .switch(new)
+        .await
+        .unwrap();
+    check_homes(&PgFeedReader::new(place.generations()), &log).await;
+    assert_eq!(fold_of(&log).home(user(3)).len(), 1);
+}
 
 /// A place whose writers lose their connections all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -764,6 +764,15 @@ mod tests {
         most: AtomicUsize,
     }
 
+    impl AtWork {
+        async fn stroke(&self) {
+            let others = self.now.fetch_add(1, Ordering::SeqCst);
+            self.most.fetch_max(others + 1, Ordering::SeqCst);
+            sleep(Duration::from_millis(10)).await;
+            self.now.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     /// Takes its time for each piece.
     struct Slow {
         model: ModelName,
@@ -792,10 +801,7 @@ mod tests {
             records: &[PublicRecord],
             _: &CancellationToken,
         ) -> Result<(), RebuildError> {
-            let others = self.at_work.now.fetch_add(1, Ordering::SeqCst);
-            self.at_work.most.fetch_max(others + 1, Ordering::SeqCst);
-            sleep(Duration::from_millis(10)).await;
-            self.at_work.now.fetch_sub(1, Ordering::SeqCst);
+            self.at_work.stroke().await;
             self.position = records.last().map_or(0, |record| record.position);
             Ok(())
         }
@@ -805,6 +811,7 @@ mod tests {
             _: Pacer,
             _: &CancellationToken,
         ) -> Result<RebuildReport, RebuildError> {
+            self.at_work.stroke().await;
             Ok(RebuildReport {
                 model: self.model,
                 generation: self.generation(),
@@ -829,7 +836,7 @@ mod tests {
         fn ended(&self, _: ModelName) {}
     }
 
-    /// How many of two models were written at once at most, before it was known that nobody else writes the log.
+    /// How many of two models were written or took their places at once at most, before it was known that nobody else writes the log.
     async fn at_once(pace: Pace) -> usize {
         let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
         let length = 5 * SHORTEST as Position;
