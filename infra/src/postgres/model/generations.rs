@@ -243,7 +243,8 @@ impl<M: PgModel> Shared<M> {
         Session::connect(&Access::watched(self.options.clone())).await
     }
 
-    /// A connection in a transaction that sees one state throughout; it ends with the connection.
+    /// A connection in a transaction that sees one state throughout; it ends with the connection. Whoever has seen enough
+    /// closes that: of one that is dropped the server logs that something went wrong, and projectors look every ten seconds.
     async fn look(&self) -> sqlx::Result<Session> {
         self.ready().await?;
         let mut session = self.session().await?;
@@ -441,7 +442,9 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
     async fn list(&self) -> Result<Vec<Generation>, StoreError> {
         let read = async {
             let mut session = self.shared.look().await?;
-            catalogue::list(&mut session, M::Projection::NAME).await
+            let list = catalogue::list(&mut session, M::Projection::NAME).await?;
+            session.close().await;
+            Ok(list)
         };
         read.await.map_err(|error| outside(&error))
     }
@@ -501,9 +504,11 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
         let read = async {
             let checkpoints = tables::checkpoints(&mut session).await?;
             M::rows(&mut session, rows).await?;
+            let parked = tables::letters(&mut session).await?;
+            session.close().await;
             Ok(Snapshot {
                 checkpoints,
-                parked: tables::letters(&mut session).await?,
+                parked,
             })
         };
         read.await.map_err(|error| outside(&error))
@@ -511,8 +516,10 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
         let mut session = self.shared.look_into(id).await?;
-        tables::letters(&mut session)
+        let letters = tables::letters(&mut session)
             .await
-            .map_err(|error| outside(&error))
+            .map_err(|error| outside(&error))?;
+        session.close().await;
+        Ok(letters)
     }
 }
