@@ -511,9 +511,9 @@ struct Piece {
     chunk: Chunk,
     /// For how long its reader has rested so far.
     rested: Duration,
-    /// There while others write the log: the models write it one after the other, each with its rests, so that all together
+    /// Set while others write the log: the models write it one after the other, each with its rests, so that all together
     /// are no more at work than one alone would be.
-    turn: Option<Arc<Semaphore>>,
+    in_turn: bool,
     /// Held until it is written.
     _at_work: mpsc::Sender<()>,
 }
@@ -557,7 +557,7 @@ pub async fn rebuild(
         senders.push(sender);
         tasks.push(async move { (model, task.await) });
     }
-    let read = feed(pacer, from.unwrap_or(head), senders, &turn, &stop);
+    let read = feed(pacer, from.unwrap_or(head), senders, &stop);
     let (read, outcomes) = tokio::join!(read, join_all(tasks));
     if let Err(error) = read {
         tracing::warn!(%error, "the log could not be read to its end");
@@ -623,7 +623,6 @@ async fn feed(
     mut pacer: Pacer,
     from: Position,
     mut senders: Vec<mpsc::Sender<Piece>>,
-    turn: &Arc<Semaphore>,
     stop: &CancellationToken,
 ) -> Result<(), LogError> {
     let (mut after, mut target) = (from, pacer.head());
@@ -639,7 +638,7 @@ async fn feed(
             let piece = Piece {
                 chunk,
                 rested: pacer.rested(),
-                turn: pacer.is_careful().then(|| Arc::clone(turn)),
+                in_turn: pacer.is_careful(),
                 _at_work: at_work,
             };
             hand_out(piece, &mut senders).await;
@@ -690,7 +689,7 @@ async fn fill_one(
         let Some(piece) = piece else {
             return finish_in_turn(filling, pacer, turn, stop).await;
         };
-        let written = write_in_turn(&mut *filling, &piece, stop).await;
+        let written = write_in_turn(&mut *filling, &piece, turn, stop).await;
         if let Err(error) = written {
             filling.leave().await;
             return Err(error);
@@ -718,9 +717,10 @@ async fn turn_of<'t>(
 async fn write_in_turn(
     filling: &mut dyn Filling,
     piece: &Piece,
+    turn: &Semaphore,
     stop: &CancellationToken,
 ) -> Result<(), RebuildError> {
-    let _turn = turn_of(piece.turn.as_deref(), stop).await?;
+    let _turn = turn_of(piece.in_turn.then_some(turn), stop).await?;
     filling.write(piece.chunk.records(), stop).await
 }
 
