@@ -10,7 +10,7 @@ use socialhub_event_log::{EventLog, Position, RecordedEvent};
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
 use uuid::Uuid;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, is_away, show};
 
 /// Options of `dead-letters`.
 #[derive(Debug, Args)]
@@ -326,6 +326,8 @@ async fn apply(
 ) -> Result<Verdict, ReplayError> {
     let (fate, verdict) = match model.retry_letter(log, position).await {
         Ok(()) => (Fate::Applied, Verdict::Clean),
+        // It says nothing of this letter, and the next one would fare no better.
+        Err(error) if is_away(&error) => return Err(error.into()),
         Err(error) => (Fate::StaysParked(error.to_string()), Verdict::Wrong),
     };
     said.say(model.name(), position, &fate)?;

@@ -31,6 +31,7 @@
 mod analytics;
 mod as_of;
 mod erasures;
+mod how_far;
 mod inspect;
 mod letters;
 mod lifecycle;
@@ -52,7 +53,8 @@ use std::{io, io::Write, process::ExitCode, sync::Arc};
 use clap::{Args, Subcommand};
 use socialhub_domain::{Clock, StreamId};
 use socialhub_event_log::{
-    ErasureStore, EventLog, LogError, Position, ProcessReports, Publisher, RelayStore, RewindError,
+    ErasureStore, EventLog, LogError, Position, ProcessReports, PublishError, Publisher,
+    RelayStore, RewindError,
 };
 use socialhub_projections::{
     ModelName, StoreError,
@@ -251,7 +253,7 @@ pub enum ReplayError {
     #[error("nothing is published in the embedded profile")]
     NotPublished,
     /// The relay was not rewound.
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice_on_rewind(.0))]
     Rewind(#[from] RewindError),
     /// The log cannot be read.
     #[error("{0}{advice}", advice = advice_on_log(.0))]
@@ -284,6 +286,21 @@ fn advice_on_log(error: &LogError) -> &'static str {
         LogError::Unavailable(_) => AGAIN,
         LogError::Damaged { .. } => "",
     }
+}
+
+fn advice_on_rewind(error: &RewindError) -> &'static str {
+    match error {
+        RewindError::Log(error) => advice_on_log(error),
+        RewindError::Publish(PublishError::Failed(_)) => {
+            "; see that the broker answers, then run the same command again"
+        }
+        _ => "",
+    }
+}
+
+/// Whether it is nobody's fault, and the same works when the store answers again.
+pub(crate) fn is_away(error: &RebuildError) -> bool {
+    !advice(error).is_empty()
 }
 
 const AGAIN: &str = "; see that the database answers and that its disk is not full, then run the same command again";

@@ -12,8 +12,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use socialhub_event_log::Position;
 use socialhub_projections::{
     GenerationId, ModelName,
-    runtime::{Progress, VerifyCourse, VerifyStage, VerifyStep, rebuild::time_left},
+    runtime::{Progress, VerifyCourse, VerifyStage, VerifyStep},
 };
+
+use crate::how_far::{HowFar, bar_style};
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often a line says that something is still at work.
@@ -127,10 +129,10 @@ impl Drop for Verifying {
 
 /// What the bar counts from now on.
 fn begin_step(bar: &ProgressBar, model: ModelName, stage: VerifyStage) {
-    let template = match (stage.doing, stage.of) {
-        (VerifyStep::Comparing, _) => "{prefix} {spinner}",
-        (_, Some(_)) => "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left",
-        (_, None) => "{prefix} {spinner} {human_pos}, {per_sec}",
+    let style = match stage.doing {
+        VerifyStep::Comparing => ProgressStyle::with_template("{prefix} {spinner}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        _ => bar_style(stage.of.is_some()),
     };
     // First of all: everything that follows draws it.
     bar.set_position(stage.done);
@@ -138,9 +140,7 @@ fn begin_step(bar: &ProgressBar, model: ModelName, stage: VerifyStage) {
         Some(of) => bar.set_length(of),
         None => bar.unset_length(),
     }
-    bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    bar.set_style(style);
     bar.set_prefix(format!("{model}, {}", step(stage)));
     bar.reset_eta();
 }
@@ -168,19 +168,13 @@ fn verify_line(
     if stage.doing == VerifyStep::Comparing {
         return format!("{what}: for {} s so far", elapsed.as_secs());
     }
-    let done = stage.done.saturating_sub(first.done);
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    let so_far = format!("{what}: {}", stage.done);
-    let Some(of) = stage.of else {
-        return format!("{so_far}, {rate:.0}/s");
+    let how_far = HowFar {
+        from: first.done,
+        done: stage.done,
+        of: stage.of,
+        elapsed,
     };
-    match time_left(done, of.saturating_sub(stage.done), elapsed) {
-        Some(left) => {
-            let left = left.as_secs_f64();
-            format!("{so_far} of {of}, {rate:.0}/s, {left:.0} s left")
-        }
-        None => format!("{so_far} of {of}"),
-    }
+    format!("{what}: {how_far}")
 }
 
 #[derive(Default)]
@@ -191,10 +185,8 @@ struct Bars {
 
 impl Progress for Bars {
     fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position) {
-        let template = "{prefix:<24} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left";
-        let style =
-            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.all.add(ProgressBar::new(to).with_style(style));
+        let bar = ProgressBar::new(to).with_style(bar_style(true));
+        let bar = self.all.add(bar);
         bar.set_prefix(format!("{model}, generation {generation}"));
         bar.set_position(from);
         bar.reset_eta();
@@ -247,15 +239,13 @@ impl Progress for Lines {
             return;
         }
         line.printed = Instant::now();
-        let elapsed = line.started.elapsed();
-        let done = position.saturating_sub(line.from);
-        let left = time_left(done, line.to.saturating_sub(position), elapsed)
-            .map_or(0.0, |left| left.as_secs_f64());
-        let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-        eprintln!(
-            "{model}: {position} of {} events, {rate:.0}/s, {left:.0} s left",
-            line.to
-        );
+        let how_far = HowFar {
+            from: line.from,
+            done: position,
+            of: Some(line.to),
+            elapsed: line.started.elapsed(),
+        };
+        eprintln!("{model}, events filled: {how_far}");
     }
 
     fn ended(&self, model: ModelName) {

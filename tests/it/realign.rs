@@ -12,11 +12,15 @@ use rdkafka::{
 use serde_json::Value;
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
-use socialhub_tests::support::{Client, Profile, Server, servers};
+use socialhub_tests::support::{Client, Profile, Server, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
     kafka::topic,
+    replay::{
+        kills::kill_at,
+        outage::{LOG, cut_off_from, run},
+    },
     seen::{metrics, sum},
 };
 
@@ -513,6 +517,35 @@ async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
     site.server.verify_all().await;
     site.assert_topics_hold_the_log().await;
     assert_eq!(contents(&me, &me.id).await.len(), 6);
+}
+
+/// The topics are emptied before the relay's position is moved: a relay that starts in between refuses, and whoever runs
+/// the same command once more is done.
+#[tokio::test]
+async fn a_rewinding_that_is_killed_or_cut_off_is_made_good_by_the_next_one() {
+    let mut site = Site::start().await;
+    let me = site.server.client().sign_up("halfway").await;
+    write_posts(&me, 6, "published").await;
+    site.settle().await;
+    site.stop().await;
+    let republish = ["replay", "republish", "--yes"];
+    let (alone, whole) = run(&site.server, LOG, &republish, u64::MAX).await;
+    assert!(alone.status.success(), "{}", printed(&alone));
+    for share in [0.2, 0.5, 0.8, 0.95] {
+        let most = (whole as f64 * share) as u64;
+        let said = cut_off_from(&site.server, LOG, &republish, most).await;
+        assert!(!said.contains("start it now"), "{share}: {said}");
+        let killed = kill_at(&site.server, &republish, LOG, whole, share).await;
+        assert!(killed, "{share}: not in the middle");
+    }
+    // The lease of the one that was killed last runs out first.
+    site.succeed("replay republish --yes").await;
+    site.server.restart().await;
+    site.settle().await;
+    write_posts(&me, 2, "published later").await;
+    site.settle().await;
+    site.server.verify_all().await;
+    site.assert_topics_hold_the_log().await;
 }
 
 #[tokio::test]

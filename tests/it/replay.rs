@@ -1,9 +1,12 @@
 //! `socialhub replay`, on a stopped server's folder and beside a running one.
 
+mod away;
 pub(crate) mod damage;
-mod kills;
+mod full_stores;
+pub(crate) mod kills;
 pub(crate) mod letters;
-mod outage;
+mod on_terminal;
+pub(crate) mod outage;
 mod parked_erasures;
 mod past;
 mod rebuilds;

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
+
+use crate::how_far::{HowFar, bar_style};
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
@@ -43,12 +45,13 @@ impl Meter {
             bar.set_position(self.done);
         } else if self.printed.elapsed() >= LINE_EVERY {
             self.printed = Instant::now();
-            let seconds = self.started.elapsed().as_secs_f64().max(0.001);
-            let rate = (self.done - self.from) as f64 / seconds;
-            match self.total {
-                Some(total) => eprintln!("{}: {} of {total}, {rate:.0}/s", self.what, self.done),
-                None => eprintln!("{}: {}, {rate:.0}/s", self.what, self.done),
-            }
+            let how_far = HowFar {
+                from: self.from,
+                done: self.done,
+                of: self.total,
+                elapsed: self.started.elapsed(),
+            };
+            eprintln!("{}: {how_far}", self.what);
         }
     }
 }
@@ -62,18 +65,8 @@ impl Drop for Meter {
 }
 
 fn bar(what: &str, from: u64, total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => (
-            ProgressBar::new(total),
-            "{prefix:<24} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left",
-        ),
-        None => (
-            ProgressBar::no_length(),
-            "{prefix:<24} {human_pos}, {per_sec}",
-        ),
-    };
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let style = bar_style(total.is_some());
     let bar = bar.with_style(style).with_prefix(what.to_owned());
     bar.set_position(from);
     bar.reset_eta();

@@ -274,7 +274,7 @@ async fn what_cannot_be_read_holds_up_the_later_events_of_its_sequence() {
 }
 
 /// Lets the server begin with read models that have seen nothing, and the relay with topics.
-async fn restart_from_nothing(server: &mut Server) {
+pub async fn restart_from_nothing(server: &mut Server) {
     if Profile::chosen() == Profile::Embedded {
         std::fs::remove_dir_all(server.data_dir().join("read-models")).unwrap();
     } else {

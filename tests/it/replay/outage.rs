@@ -33,21 +33,31 @@ pub async fn run(server: &Server, setting: &str, arguments: &[&str], most: u64) 
 
 /// Cuts a command off when it has heard this share of what it hears when it is left alone.
 async fn cut_off(server: &Server, arguments: &[&str], whole: u64, share: f64) -> String {
-    let most = (whole as f64 * share) as u64;
-    let (output, carried) = run(server, LOG, arguments, most).await;
-    let said = printed(&output);
-    assert!(carried > most, "{arguments:?} {share}: not cut off: {said}");
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "{arguments:?} {share}: {said}"
-    );
-    assert!(!said.contains("panicked"), "{arguments:?} {share}: {said}");
-    assert!(
-        said.contains("see that the database answers")
-            && said.contains("run the same command again"),
-        "{arguments:?} {share}: {said}"
-    );
+    cut_off_from(server, LOG, arguments, (whole as f64 * share) as u64).await
+}
+
+/// Cuts a command off from the server of a setting when it has heard so much of it. Answers what it said.
+pub async fn cut_off_from(server: &Server, setting: &str, arguments: &[&str], most: u64) -> String {
+    let (output, carried) = run(server, setting, arguments, most).await;
+    told(arguments, &output, carried, most)
+}
+
+/// What a command said that was cut off: it ended with a word on what to do.
+pub fn told(arguments: &[&str], output: &Output, carried: u64, most: u64) -> String {
+    let said = printed(output);
+    let at = format!("{arguments:?}, {most} bytes: {said}");
+    assert!(carried > most, "not cut off: {at}");
+    assert_eq!(output.status.code(), Some(1), "{at}");
+    assert!(!said.contains("panicked"), "{at}");
+    // Who met nobody at the beginning has begun nothing.
+    if !said.contains("cannot be reached") {
+        let what = [
+            "see that the database answers",
+            "see that the store answers",
+        ];
+        assert!(what.iter().any(|what| said.contains(what)), "{at}");
+        assert!(said.contains("run the same command again"), "{at}");
+    }
     said
 }
 
@@ -62,7 +72,16 @@ pub async fn small_world() -> Server {
 }
 
 async fn world_of(posts: usize) -> Server {
-    let server = Server::start().await;
+    fill(Server::start().await, posts).await
+}
+
+/// A small one on servers that the test has chosen.
+pub async fn small_world_in(environment: Vec<(String, String)>) -> Server {
+    let server = Server::start_in(&["--rate-limits", "off"], environment).await;
+    fill(server, POSTS / 10).await
+}
+
+async fn fill(server: Server, posts: usize) -> Server {
     let [anna, ..] = busy_life(&server).await;
     let posts = stream::iter(0..posts).map(|nth| {
         let anna = anna.clone();

@@ -1,0 +1,240 @@
+//! A server that goes away in the middle of what changes generations, letters, topics, or copies a log: it is said, with
+//! what to do, and the same command does it afterwards.
+
+use serde_json::{Value, json};
+use socialhub_tests::support::{Profile, Server, client::PASSWORD, printed, proxy::Proxy};
+
+use super::{
+    letters::{parked, reject_rows},
+    outage::{LOG, cut_off_from, run, small_world, told, world},
+    rebuilds::{STORES, only_generation},
+    repair::seen,
+};
+
+/// Of what a server says to a command that is left alone.
+const SHARES: [f64; 2] = [0.3, 0.7];
+
+fn share_of(whole: u64, share: f64) -> u64 {
+    (whole as f64 * share) as u64
+}
+
+/// Cuts a command off from its model's store. What a store says varies with how often it is asked whether somebody is done:
+/// towards the end the command may have ended before.
+async fn cut_off_in_the_middle(
+    server: &Server,
+    setting: &str,
+    arguments: &[&str],
+    whole: u64,
+    share: f64,
+) -> Option<String> {
+    let most = share_of(whole, share);
+    let (output, heard) = run(server, setting, arguments, most).await;
+    if heard <= most {
+        assert!(share > 0.3, "{share}: not in the middle");
+        assert!(output.status.success(), "{}", printed(&output));
+        return None;
+    }
+    Some(told(arguments, &output, heard, most))
+}
+
+#[tokio::test]
+async fn a_rollback_whose_store_goes_away_leaves_one_of_both() {
+    if Profile::chosen() == Profile::Embedded {
+        // A file does not go away like that.
+        return;
+    }
+    let server = small_world().await;
+    let me = server.client().sign_up("away").await;
+    for (model, setting) in STORES {
+        server.succeed(&["replay", "rebuild", model]).await;
+        // What the older one has to catch up with.
+        let more = async || {
+            for _ in 0..40 {
+                me.write_post("not in the older one", "public").await;
+            }
+            server.caught_up().await;
+        };
+        let back = ["replay", "rollback", model];
+        more().await;
+        let (alone, whole) = run(&server, setting, &back, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        for share in SHARES {
+            more().await;
+            let said = cut_off_in_the_middle(&server, setting, &back, whole, share).await;
+            let failed = |said: &String| said.contains(&format!("{model}: not switched: "));
+            assert!(said.as_ref().is_none_or(failed), "{said:?}");
+            server.caught_up().await;
+            server.verify_all().await;
+            server.succeed(&back).await;
+        }
+        server.verify_all().await;
+    }
+}
+
+#[tokio::test]
+async fn a_prune_whose_store_goes_away_leaves_what_is_served() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = small_world().await;
+    for (model, setting) in STORES {
+        let rebuild = ["replay", "rebuild", model];
+        let prune = ["replay", "prune", model, "--yes"];
+        server.succeed(&rebuild).await;
+        let (alone, whole) = run(&server, setting, &prune, u64::MAX).await;
+        assert!(alone.status.success(), "{model}: {}", printed(&alone));
+        for share in SHARES {
+            server.succeed(&rebuild).await;
+            cut_off_in_the_middle(&server, setting, &prune, whole, share).await;
+            server.verify_all().await;
+            server.succeed(&prune).await;
+            only_generation(&server, model).await;
+        }
+    }
+}
+
+/// A server of whose likes the feed took none.
+async fn with_letters() -> Server {
+    let server = Server::start().await;
+    let me = server.client().sign_up("waits").await;
+    let mut posts = Vec::new();
+    for nth in 0..6 {
+        posts.push(me.write_post(&format!("post {nth}"), "public").await);
+    }
+    seen(&me).await;
+    reject_rows(&server, "likes", true).await;
+    for post in posts {
+        me.put(&format!("/posts/{post}/like"), Value::Null)
+            .await
+            .expect_status(200);
+        let comment = json!({ "comment": "behind it" });
+        me.post(&format!("/posts/{post}/comment"), comment)
+            .await
+            .expect_status(201);
+    }
+    seen(&me).await;
+    assert_eq!(parked(&server, "feed").await.len(), 12);
+    server
+}
+
+#[tokio::test]
+async fn letters_whose_store_goes_away_stay_parked_in_order() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = with_letters().await;
+    let list = ["replay", "dead-letters", "list", "feed"];
+    let (alone, whole) = run(&server, LOG, &list, u64::MAX).await;
+    assert!(alone.status.success(), "{}", printed(&alone));
+    for share in SHARES {
+        let said = cut_off_from(&server, LOG, &list, share_of(whole, share)).await;
+        assert!(!said.contains("panicked"), "{said}");
+    }
+
+    // While it takes none, it says about as much as when it takes them.
+    let retry = ["replay", "dead-letters", "retry", "feed"];
+    let (alone, whole) = run(&server, LOG, &retry, u64::MAX).await;
+    assert_eq!(alone.status.code(), Some(1), "{}", printed(&alone));
+    reject_rows(&server, "likes", false).await;
+    let mut left = parked(&server, "feed").await;
+    for share in [0.3, 0.5] {
+        let said = cut_off_from(&server, LOG, &retry, share_of(whole, share)).await;
+        // Of a letter that it never came to, nothing is said.
+        assert!(!said.contains("stays"), "{said}");
+        let still = parked(&server, "feed").await;
+        // What was applied went first.
+        assert!(left.ends_with(&still), "{share}: {left:?}, {still:?}");
+        left = still;
+    }
+    assert!(!left.is_empty(), "not in the middle");
+    let said = server.succeed(&retry).await;
+    assert_eq!(said.matches("was applied").count(), left.len(), "{said}");
+    assert_eq!(parked(&server, "feed").await, Vec::<u64>::new());
+    server.verify_all().await;
+}
+
+#[tokio::test]
+async fn an_export_whose_database_goes_away_is_gone_on_with() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let into = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let whole = into("whole");
+    let export = |to: &str| ["replay", "export", to, "--all"].map(str::to_owned);
+    let words = export(&whole);
+    let words = words.each_ref().map(String::as_str);
+    let (alone, heard) = run(&server, LOG, &words, u64::MAX).await;
+    assert!(alone.status.success(), "{}", printed(&alone));
+    for share in SHARES {
+        let half = into(&format!("half {share}"));
+        let words = export(&half);
+        let words = words.each_ref().map(String::as_str);
+        cut_off_from(&server, LOG, &words, share_of(heard, share)).await;
+        let check = ["replay", "import", &half, "--check"];
+        let refused = server.fail(&check).await;
+        assert!(refused.contains("run the export again"), "{refused}");
+        server.succeed(&words).await;
+        let empty = Server::prepare(&[], Profile::Embedded.environment().await);
+        let checked = empty.succeed(&check).await;
+        let head = server.status().await["head"].to_string();
+        assert!(checked.contains(&head), "{checked}");
+    }
+}
+
+#[tokio::test]
+async fn a_move_whose_database_goes_away_is_gone_on_with() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let mut old = Server::start_in(
+        &["--rate-limits", "off"],
+        Profile::Embedded.environment().await,
+    )
+    .await;
+    let me = old.client().sign_up("mover").await;
+    for nth in 0..60 {
+        me.write_post(&format!("post {nth}"), "public").await;
+    }
+    assert!(old.stop().await, "{}", old.log());
+    let from = format!("sqlite:{}", old.data_dir().display());
+    let (_, whole) = moved(&from, u64::MAX).await;
+    for share in SHARES {
+        let most = share_of(whole, share);
+        let (mut new, heard) = moved(&from, most).await;
+        assert!(heard > most, "{share}: not in the middle");
+        let to = new.setting(LOG).to_owned();
+        new.succeed(&["replay", "migrate", "--from", &from, "--to", &to])
+            .await;
+        new.restart().await;
+        new.caught_up().await;
+        new.verify_all().await;
+        let login = json!({ "identifier": me.username, "password": PASSWORD });
+        let answer = new.client().post("/auth/login", login).await;
+        let token = answer.expect_status(200).text("/token").to_owned();
+        let me = new.client().with_token(&me.id, &me.username, &token);
+        let posts = me.get(&format!("/posts/user/{}?limit=100", me.id)).await;
+        assert_eq!(posts.expect_status(200).list("/posts").len(), 60);
+    }
+}
+
+/// Moves a data folder to fresh servers whose database says so much at most.
+async fn moved(from: &str, most: u64) -> (Server, u64) {
+    let new = Server::prepare(
+        &["--rate-limits", "off"],
+        Profile::Distributed.environment().await,
+    );
+    let url = new.setting(LOG).to_owned();
+    let proxy = Proxy::to(&url, most).await;
+    let to = proxy.through(&url);
+    let migrate = ["replay", "migrate", "--from", from, "--to", &to];
+    let output = new.command(&migrate).await;
+    let heard = proxy.carried();
+    if most == u64::MAX {
+        assert!(output.status.success(), "{}", printed(&output));
+    } else {
+        told(&migrate, &output, heard, most);
+    }
+    (new, heard)
+}

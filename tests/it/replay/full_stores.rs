@@ -1,0 +1,151 @@
+//! A store that is full in the middle of a rebuild: it is said, what is served is not touched, and the same command goes on
+//! when there is room.
+//!
+//! Postgres, and the one beneath the server of the notifications, refuse as they do on a full disk, by triggers: the tests'
+//! servers have no small disk. Redis really is full.
+
+use std::process::Output;
+
+use socialhub_tests::support::{Profile, Server, printed, servers};
+use sqlx::{Connection, Executor, PgConnection};
+
+use super::{
+    outage::{run, small_world_in},
+    rebuilds::Held,
+};
+use crate::redis_stores::server::Server as RedisServer;
+
+/// What refuses rows as a full disk does.
+const REFUSE: &str = "CREATE OR REPLACE FUNCTION public.full_disk() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$";
+
+/// Makes it that tables refuse rows. `made`: their names, as a query.
+fn fill(made: &str) -> String {
+    format!(
+        "DO $$ DECLARE one text; BEGIN FOR one IN {made} LOOP
+             EXECUTE format('CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON %s
+                 FOR EACH STATEMENT EXECUTE FUNCTION public.full_disk()', one);
+         END LOOP; END $$"
+    )
+}
+
+/// Tables of a schema, with it, as they are written in a statement.
+fn tables_of(schema: &str) -> String {
+    format!(
+        "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = '{schema}'"
+    )
+}
+
+/// There is room again in those of a schema that were full.
+fn make_room(schema: &str) -> String {
+    format!(
+        "DO $$ DECLARE one text; BEGIN
+         FOR one IN SELECT tgrelid::regclass::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+             WHERE tgname = 'full_disk' AND c.relnamespace = '\"{schema}\"'::regnamespace
+         LOOP EXECUTE format('DROP TRIGGER full_disk ON %s', one); END LOOP; END $$"
+    )
+}
+
+async fn execute(url: &str, statements: &[&str]) {
+    let mut database = PgConnection::connect(url).await.unwrap();
+    for statement in statements {
+        database.execute(*statement).await.unwrap();
+    }
+}
+
+fn assert_told(model: &str, output: &Output) {
+    let said = printed(output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    for part in [
+        &format!("{model}: not switched: "),
+        "its disk is not full",
+        "run the same command again",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// The right to go on, and an end that is right.
+async fn goes_on(server: &Server, model: &str) {
+    let rebuilt = server.succeed(&["replay", "rebuild", model]).await;
+    // A full store is no event's fault.
+    assert!(rebuilt.contains("; 0 parked; "), "{rebuilt}");
+    server.verify_all().await;
+}
+
+#[tokio::test]
+async fn a_feed_whose_disk_is_full_is_told_and_filled_when_there_is_room() {
+    if Profile::chosen() == Profile::Embedded {
+        // Its files are those of `outage`.
+        return;
+    }
+    let server = small_world_in(Profile::Distributed.environment().await).await;
+    let (rebuild, setting) = (["replay", "rebuild", "feed"], "DATABASE_URL");
+    let (alone, whole) = run(&server, setting, &rebuild, u64::MAX).await;
+    assert!(alone.status.success(), "{}", printed(&alone));
+    let held = Held::begin(&server, "feed", setting, whole / 2).await;
+    let url = server.setting(setting);
+    execute(url, &[REFUSE, &fill(&tables_of("feed_3"))]).await;
+    assert_told("feed", &held.goes_on().await);
+    server.verify_all().await;
+    execute(url, &[&make_room("feed_3")]).await;
+    goes_on(&server, "feed").await;
+}
+
+#[tokio::test]
+async fn notifications_whose_disk_is_full_are_told_and_filled_when_there_is_room() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let server = small_world_in(Profile::Distributed.environment().await).await;
+    // The server of the notifications keeps each of its databases in a schema of this one. A table that comes to be there
+    // is full from its beginning on.
+    let postgres = servers::postgres_url();
+    let (postgres, _) = postgres.rsplit_once('/').unwrap();
+    let beneath = format!("{postgres}/ferretdb");
+    let schema = server.setting("NAMESPACE");
+    let new = format!(
+        "SELECT object_identity FROM pg_event_trigger_ddl_commands()
+         WHERE schema_name = '{schema}' AND object_type = 'table' AND object_identity LIKE '%notifications%'"
+    );
+    let body = fill(&new).replace("DO $$", "").replace("$$", "");
+    let when_made = format!(
+        "CREATE FUNCTION public.fill_{schema}() RETURNS event_trigger LANGUAGE plpgsql AS $$ {body} $$"
+    );
+    let watch = format!(
+        "CREATE EVENT TRIGGER fill_{schema} ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+         EXECUTE FUNCTION public.fill_{schema}()"
+    );
+    execute(&beneath, &[REFUSE, &when_made, &watch]).await;
+    let told = server
+        .command(&["replay", "rebuild", "notifications"])
+        .await;
+    assert_told("notifications", &told);
+    server.verify_all().await;
+    let no_more = format!("DROP EVENT TRIGGER fill_{schema}");
+    execute(&beneath, &[&no_more, &make_room(schema)]).await;
+    goes_on(&server, "notifications").await;
+}
+
+#[tokio::test]
+async fn counters_whose_memory_is_full_are_told_and_filled_when_there_is_room() {
+    if Profile::chosen() == Profile::Embedded {
+        return;
+    }
+    let redis = RedisServer::start().await;
+    let mut environment = Profile::Distributed.environment().await;
+    let places = environment.iter_mut().filter(|(key, _)| key == "REDIS_URL");
+    places.for_each(|(_, value)| *value = redis.url());
+    let server = small_world_in(environment).await;
+    let (rebuild, setting) = (["replay", "rebuild", "counters"], "REDIS_URL");
+    let (alone, whole) = run(&server, setting, &rebuild, u64::MAX).await;
+    assert!(alone.status.success(), "{}", printed(&alone));
+    let held = Held::begin(&server, "counters", setting, whole / 2).await;
+    redis.run(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    assert_told("counters", &held.goes_on().await);
+    redis.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    server.caught_up().await;
+    server.verify_all().await;
+    goes_on(&server, "counters").await;
+}
