@@ -13,57 +13,104 @@ use crate::{
     process::Running,
 };
 
-/// How often it is looked whether the rebuild has ended.
+/// What is measured by itself, and how often it is looked whether the rebuild has ended.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// What commands took in the whole seconds of a rebuild.
+/// What commands took, second by second.
 #[derive(Default)]
-struct Beside {
+struct Seconds {
     all: Sample,
-    /// The p99 of each of these seconds, in milliseconds.
-    seconds: Vec<f64>,
+    /// The p99 of each second, in milliseconds.
+    p99s: Vec<f64>,
 }
 
-impl Beside {
+impl Seconds {
     fn add(&mut self, second: Sample) {
-        self.seconds.push(second.clone().summary().p99_ms);
+        self.p99s.push(second.clone().summary().p99_ms);
         self.all.merge(second);
-        self.all.elapsed = WINDOW.mul_f64(self.seconds.len() as f64);
+        self.all.elapsed = WINDOW.mul_f64(self.p99s.len() as f64);
+    }
+
+    fn count(&self) -> usize {
+        self.p99s.len()
     }
 
     /// In how many seconds the p99 was so many milliseconds or more.
     fn slower_than(&self, p99_ms: f64) -> usize {
-        self.seconds.iter().filter(|ms| **ms >= p99_ms).count()
+        self.p99s.iter().filter(|ms| **ms >= p99_ms).count()
+    }
+
+    /// The p99 of the second in the middle: what is rare, alone or beside a rebuild, does not show in it.
+    fn usual_p99(&self) -> f64 {
+        let mut sorted = self.p99s.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+
+    fn told(&self) -> String {
+        let all = self.all.clone().summary();
+        format!(
+            "p50 {:.1}, p99 {:.1} ms (of the second in the middle {:.1}) in {} s",
+            all.p50_ms,
+            all.p99_ms,
+            self.usual_p99(),
+            self.count()
+        )
     }
 }
 
 impl Bench {
-    /// Commands at a steady pace, first alone, then beside a rebuild. Each run is one of both.
+    /// Commands at a steady pace, alone, beside a rebuild, and alone again. Each run is one of all three.
     pub(super) async fn beside_rebuild(&self) -> Result<Found, BenchError> {
         let Some(program) = &self.rebuild_with else {
             let what = "beside-rebuild needs --rebuild-with, the program that rebuilds";
             return Err(BenchError::Usage(what.to_owned()));
         };
         let mut scripts = self.commands(&self.people).await?;
-        let shape = self.with_connections(COMMANDERS);
         let (mut found, mut notes) = (Found::default(), Vec::new());
         for _ in 0..self.runs {
-            let alone = paced(&self.target, shape, self.commands_per_second, &mut scripts).await?;
-            self.settle().await?;
+            let mut alone = Seconds::default();
+            self.alone(&mut scripts, &mut alone).await?;
             let beside = self.while_rebuilding(program, &mut scripts).await?;
-            let alone = alone.summary();
-            let (took, slow) = (beside.seconds.len(), beside.slower_than(2.0 * alone.p99_ms));
-            let beside = beside.all.summary();
+            self.settle().await?;
+            // The log has grown meanwhile, and the machine may be another one than before.
+            self.alone(&mut scripts, &mut alone).await?;
+            let twice = 2.0 * alone.all.clone().summary().p99_ms;
             notes.push(format!(
-                "alone p50 {:.1}, p99 {:.1} ms, beside it p50 {:.1}, p99 {:.1} ms, for {took} s; in {slow} of them a p99 that is \
-                 twice as long or longer",
-                alone.p50_ms, alone.p99_ms, beside.p50_ms, beside.p99_ms,
+                "alone {}; beside it {}; a p99 of twice the one alone or more in {} and {} of these seconds",
+                alone.told(),
+                beside.told(),
+                alone.slower_than(twice),
+                beside.slower_than(twice),
             ));
-            found.runs.push(beside);
+            found.runs.push(beside.all.summary());
             self.settle().await?;
         }
         found.note = notes.join("; ");
         Ok(found)
+    }
+
+    /// The commands of a while in which nothing else goes on.
+    async fn alone(
+        &self,
+        scripts: &mut [Rotation],
+        seconds: &mut Seconds,
+    ) -> Result<(), BenchError> {
+        // One that does not count.
+        self.second(scripts).await?;
+        for _ in 0..self.shape.measured.as_secs() {
+            seconds.add(self.second(scripts).await?);
+        }
+        self.settle().await.map(|_| ())
+    }
+
+    async fn second(&self, scripts: &mut [Rotation]) -> Result<Sample, BenchError> {
+        let window = Shape {
+            connections: COMMANDERS,
+            warm_up: Duration::ZERO,
+            measured: WINDOW,
+        };
+        paced(&self.target, window, self.commands_per_second, scripts).await
     }
 
     /// The commands of every whole second in which the rebuild was going on.
@@ -71,26 +118,21 @@ impl Bench {
         &self,
         program: &Path,
         scripts: &mut [Rotation],
-    ) -> Result<Beside, BenchError> {
-        let window = Shape {
-            connections: COMMANDERS,
-            warm_up: Duration::ZERO,
-            measured: WINDOW,
-        };
+    ) -> Result<Seconds, BenchError> {
         let child = Command::new(program)
             .args(["replay", "rebuild", "--all"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
-        let (mut rebuild, mut beside) = (Running(child), Beside::default());
+        let (mut rebuild, mut beside) = (Running(child), Seconds::default());
         let status = loop {
-            let sample = paced(&self.target, window, self.commands_per_second, scripts).await?;
+            let second = self.second(scripts).await?;
             if let Some(status) = rebuild.0.try_wait()? {
                 break status;
             }
-            beside.add(sample);
+            beside.add(second);
         };
-        let seconds = beside.seconds.len();
+        let seconds = beside.count();
         if status.success() && seconds > 0 {
             return Ok(beside);
         }
