@@ -16,6 +16,7 @@ pub mod load;
 pub mod mix;
 pub mod offline;
 pub mod people;
+mod plain_copy;
 pub mod process;
 pub mod random;
 pub mod report;

@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::BenchError,
     mix::{NETWORK, standard_mix},
+    plain_copy::{self, Copied},
     process::mib,
 };
 
@@ -71,6 +72,27 @@ enum Way {
     CatchUp,
 }
 
+/// A read model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Model {
+    Feed,
+    Notifications,
+    Counters,
+}
+
+impl Model {
+    const ALL: [Self; 3] = [Self::Feed, Self::Notifications, Self::Counters];
+
+    /// What its files are called.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Feed => "feed",
+            Self::Notifications => "notifications",
+            Self::Counters => "counters",
+        }
+    }
+}
+
 /// Projects a log.
 #[derive(Debug, Args)]
 pub struct ProjectionsArgs {
@@ -80,6 +102,9 @@ pub struct ProjectionsArgs {
     /// One way only; both when left out.
     #[arg(long, value_enum)]
     way: Option<Way>,
+    /// Only these models, separated by commas; all when left out.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    models: Vec<Model>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -96,6 +121,9 @@ struct Projected {
     rows_per_second: f64,
     peak_rss_mib: f64,
     peak_anonymous_mib: f64,
+    /// Of a rebuild: its rows a second divided by those of a plain `INSERT … SELECT` of the same rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 /// What the user can see to.
@@ -199,20 +227,27 @@ pub fn projections(args: &ProjectionsArgs) -> Result<(), BenchError> {
         Some(way) => vec![way],
         None => vec![Way::Rebuild, Way::CatchUp],
     };
+    let models = match args.models.as_slice() {
+        [] => Model::ALL.to_vec(),
+        some => some.to_vec(),
+    };
     let mut found = Vec::new();
     for way in ways {
-        found.push(runtime()?.block_on(project(&args.data_dir, way))?);
+        found.push(runtime()?.block_on(project(&args.data_dir, way, &models))?);
     }
     if args.json {
         let json = serde_json::to_string_pretty(&found);
         println!("{}", json.map_err(usage)?);
         return Ok(());
     }
-    println!("| way | events | rows | s | events/s | rows/s | peak RSS MiB | of it anonymous |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "| way | events | rows | s | events/s | rows/s | peak RSS MiB | of it anonymous | rows/s to INSERT … SELECT |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     for p in found {
+        let ratio = p.ratio.map(|ratio| format!("{ratio:.2}"));
         println!(
-            "| {} | {} | {} | {:.1} | {:.0} | {:.0} | {:.1} | {:.1} |",
+            "| {} | {} | {} | {:.1} | {:.0} | {:.0} | {:.1} | {:.1} | {} |",
             p.way,
             p.events,
             p.rows,
@@ -220,13 +255,14 @@ pub fn projections(args: &ProjectionsArgs) -> Result<(), BenchError> {
             p.events_per_second,
             p.rows_per_second,
             p.peak_rss_mib,
-            p.peak_anonymous_mib
+            p.peak_anonymous_mib,
+            ratio.unwrap_or_default()
         );
     }
     Ok(())
 }
 
-async fn project(data_dir: &Path, way: Way) -> Result<Projected, BenchError> {
+async fn project(data_dir: &Path, way: Way, models: &[Model]) -> Result<Projected, BenchError> {
     let log = SqliteEventLog::open_read_only(&data_dir.join("events.db")).map_err(usage)?;
     let log: Arc<dyn EventLog> = Arc::new(sealed(&Arc::new(log)));
     let events = log.head().await.map_err(usage)?;
@@ -235,38 +271,52 @@ async fn project(data_dir: &Path, way: Way) -> Result<Projected, BenchError> {
     let begin = Instant::now();
     let (name, generation) = match way {
         Way::Rebuild => {
-            rebuild_all(&log, scratch.path()).await?;
+            rebuild_some(&log, scratch.path(), models).await?;
             ("rebuild", 2)
         }
         Way::CatchUp => {
-            catch_up(&log, scratch.path(), events).await?;
+            catch_up(&log, scratch.path(), events, models).await?;
             ("catch-up", 1)
         }
     };
     let seconds = begin.elapsed().as_secs_f64();
     let (peak_rss_mib, peak_anonymous_mib) = watch.stop().await;
-    let rows = count_rows(scratch.path(), generation).map_err(usage)?;
+    let rows = count_rows(scratch.path(), generation, models).map_err(usage)?;
+    let rows_per_second = rows as f64 / seconds;
+    let ratio = match way {
+        Way::Rebuild => {
+            let copied = copy_rows(scratch.path(), generation, models).map_err(usage)?;
+            Some(rows_per_second * copied.seconds / copied.rows as f64)
+        }
+        Way::CatchUp => None,
+    };
     Ok(Projected {
         way: name,
         events,
         rows,
         seconds,
         events_per_second: events as f64 / seconds,
-        rows_per_second: rows as f64 / seconds,
+        rows_per_second,
         peak_rss_mib,
         peak_anonymous_mib,
+        ratio,
     })
 }
 
-async fn rebuild_all(log: &Arc<dyn EventLog>, folder: &Path) -> Result<(), BenchError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let models = [
-        replay_model::<SqliteFeed>(folder, clock.clone()).map_err(usage)?,
-        replay_model::<SqliteNotifications>(folder, clock.clone()).map_err(usage)?,
-        replay_model::<SqliteCounters>(folder, clock).map_err(usage)?,
-    ];
+async fn rebuild_some(
+    log: &Arc<dyn EventLog>,
+    folder: &Path,
+    models: &[Model],
+) -> Result<(), BenchError> {
     let mut fillings = Vec::new();
-    for model in &models {
+    for model in models {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let model = match model {
+            Model::Feed => replay_model::<SqliteFeed>(folder, clock),
+            Model::Notifications => replay_model::<SqliteNotifications>(folder, clock),
+            Model::Counters => replay_model::<SqliteCounters>(folder, clock),
+        };
+        let model = model.map_err(usage)?;
         fillings.push(model.begin_rebuild(log).await.map_err(usage)?);
     }
     let stop = CancellationToken::new();
@@ -292,14 +342,16 @@ async fn catch_up(
     log: &Arc<dyn EventLog>,
     folder: &Path,
     head: Position,
+    models: &[Model],
 ) -> Result<(), BenchError> {
     let stop = CancellationToken::new();
     let tail = LogTail::start(log.clone(), stop.clone());
-    let projectors = [
-        start_projector::<SqliteFeed>(folder, &tail, &stop)?,
-        start_projector::<SqliteNotifications>(folder, &tail, &stop)?,
-        start_projector::<SqliteCounters>(folder, &tail, &stop)?,
-    ];
+    let start = |model: &Model| match model {
+        Model::Feed => start_projector::<SqliteFeed>(folder, &tail, &stop),
+        Model::Notifications => start_projector::<SqliteNotifications>(folder, &tail, &stop),
+        Model::Counters => start_projector::<SqliteCounters>(folder, &tail, &stop),
+    };
+    let projectors: Vec<_> = models.iter().map(start).collect::<Result<_, _>>()?;
     for projector in &projectors {
         let position = projector.position();
         let mut moved = position.watch();
@@ -321,11 +373,26 @@ fn start_projector<M: SqliteModel>(
     Ok(model.projector.spawn(stop.clone()))
 }
 
-/// Rows of all tables of all models of a generation.
-fn count_rows(folder: &Path, generation: u32) -> Result<u64, rusqlite::Error> {
+fn file_of(folder: &Path, model: Model, generation: u32) -> PathBuf {
+    folder.join(format!("{}.{generation}.db", model.name()))
+}
+
+/// Copies all of them into files beside them.
+fn copy_rows(folder: &Path, generation: u32, models: &[Model]) -> Result<Copied, rusqlite::Error> {
+    let mut all = Copied::default();
+    for model in models {
+        let from = file_of(folder, *model, generation);
+        let to = folder.join(format!("{}.copy", model.name()));
+        all = all.and(plain_copy::copy(&from, &to)?);
+    }
+    Ok(all)
+}
+
+/// Rows of all tables of some models of a generation.
+fn count_rows(folder: &Path, generation: u32, models: &[Model]) -> Result<u64, rusqlite::Error> {
     let mut rows = 0;
-    for model in ["feed", "notifications", "counters"] {
-        let file = open_reader(&folder.join(format!("{model}.{generation}.db")))?;
+    for model in models {
+        let file = open_reader(&file_of(folder, *model, generation))?;
         let tables: Vec<String> = file
             .prepare("SELECT name FROM sqlite_master WHERE type = 'table'")?
             .query_map([], |row| row.get(0))?
@@ -396,9 +463,12 @@ mod tests {
         fill_for_tests(folder.path(), 50);
         let runtime = runtime().unwrap();
         for way in [Way::Rebuild, Way::CatchUp] {
-            let found = runtime.block_on(project(folder.path(), way)).unwrap();
+            let project = project(folder.path(), way, &Model::ALL);
+            let found = runtime.block_on(project).unwrap();
             assert_eq!(found.events, 50);
             assert!(found.rows >= 50, "{found:?}");
+            let ratio = found.ratio.is_some_and(|ratio| ratio > 0.0);
+            assert_eq!(ratio, way == Way::Rebuild, "{found:?}");
         }
         // The models were made in a folder of their own, which is gone.
         let mut left = fs::read_dir(folder.path()).unwrap();
