@@ -119,8 +119,8 @@ TEST_PROFILE=split cargo test --workspace --test it "${features[@]}" --locked --
 step "the same, all services in one process"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
     --test-threads="${TEST_THREADS:-6}" \
-    backup::a_backup backup::a_newer chat:: chat_hoard::who_asks concurrency:: durability:: program:: replay:: seen:: \
-    smtp::real_server --skip chat::chat_can_have
+    backup::newer::a_ backup::restored::a_backup chat:: chat_hoard::who_asks concurrency:: durability:: old_versions:: \
+    program:: replay:: seen:: smtp::real_server --skip chat::chat_can_have
 
 with_servers_of_their_own realign
 with_servers_of_their_own full_stack

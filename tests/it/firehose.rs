@@ -9,7 +9,7 @@ use socialhub_tests::support::{
 };
 
 /// A server that has an operator.
-async fn server() -> Server {
+pub async fn server() -> Server {
     let mut environment = Profile::chosen().environment().await;
     if !environment.iter().any(|(name, _)| name == "OPERATOR_TOKEN") {
         environment.push(("OPERATOR_TOKEN".to_owned(), OPERATOR_TOKEN.to_owned()));
@@ -17,7 +17,7 @@ async fn server() -> Server {
     Server::start_in(&["--rate-limits", "off"], environment).await
 }
 
-fn operator(server: &Server) -> Client {
+pub fn operator(server: &Server) -> Client {
     server.client().with_token("", "", OPERATOR_TOKEN)
 }
 

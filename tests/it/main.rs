@@ -29,6 +29,7 @@ mod kafka;
 mod media;
 mod mongo_notifications;
 mod object_media;
+mod old_versions;
 mod postgres_feed;
 mod postgres_log;
 mod postgres_pool;

@@ -13,7 +13,7 @@ use socialhub_tests::support::{
 use tokio::io::AsyncWriteExt;
 
 use crate::{
-    backup::{OTHER_PASSWORD, reset_password},
+    backup::newer::{OTHER_PASSWORD, reset_password},
     erasure::erase,
 };
 

@@ -294,6 +294,8 @@ fn mongo_changes() -> Vec<(&'static str, How)> {
             doc! { "at": 1_i64 },
         ),
         remove("erased", "facts", doc! { "_id": { "$regex": "^erased:" } }),
+        // Whoever inserts something that this person did would not look for the fact.
+        remove("erased", "ahead", doc! { "_id": { "$regex": "^erased:" } }),
         remove("gone", "facts", doc! { "_id": { "$regex": "^gone:" } }),
         remove("gone", "gone", doc! {}),
         change(

@@ -1,0 +1,95 @@
+//! From the embedded to the distributed profile.
+
+use socialhub_tests::support::{Profile, Server};
+
+use super::{
+    ended, fresh,
+    network::{is_all_there, network},
+    send, start, waiting_for,
+};
+
+/// The embedded profile's data goes to the servers, and everybody finds everything there.
+#[tokio::test]
+async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
+    let mut old = fresh(Profile::Embedded).await;
+    old.restart().await;
+    let network = network(&old).await;
+    old.caught_up().await;
+    let answers = network.answers().await;
+    let mut new = fresh(Profile::Distributed).await;
+    let from = format!("sqlite:{}", old.data_dir().display());
+    let to = new.setting("DATABASE_URL").to_owned();
+    let migrate = ["replay", "migrate", "--from", &from, "--to", &to];
+    let running = new.fail(&migrate).await;
+    assert!(running.contains("stop that one first"), "{running}");
+    assert!(old.stop().await);
+    for (wrong, says) in [
+        (
+            [
+                "replay",
+                "migrate",
+                "--from",
+                "sqlite:/nowhere",
+                "--to",
+                &to,
+            ],
+            "there is no event log",
+        ),
+        (
+            ["replay", "migrate", "--from", "postgres://x/y", "--to", &to],
+            "--from: must be `sqlite:`",
+        ),
+        (
+            ["replay", "migrate", "--from", &from, "--to", "sqlite:x"],
+            "--to: must start with",
+        ),
+    ] {
+        let said = new.fail(&wrong).await;
+        assert!(said.contains(says), "{said}");
+    }
+    kill_in_the_middle_of_moving(&new, &migrate).await;
+    let said = new.succeed(&migrate).await;
+    assert!(said.contains("JWT_SECRET_FILE="), "{said}");
+    let again = new.succeed(&migrate).await;
+    assert!(again.contains("media: 0, and 1 were there"), "{again}");
+    new.restart().await;
+    is_all_there(&new, &network, &answers).await;
+    // What has gone on elsewhere cannot be written over.
+    let refused = new.fail(&migrate).await;
+    assert!(refused.contains("must be empty"), "{refused}");
+}
+
+/// Kills a move before its first event is written, and when the log is written and the chat is not.
+async fn kill_in_the_middle_of_moving(new: &Server, migrate: &[&str]) {
+    use sqlx::{Connection, Executor, PgConnection};
+    let connect = || PgConnection::connect(new.setting("DATABASE_URL"));
+    let (mut holding, mut looking) = (connect().await.unwrap(), connect().await.unwrap());
+    for (hold, waits_for, arrived) in [
+        (
+            "SELECT pg_advisory_lock(8316291640277037)",
+            "advisory",
+            false,
+        ),
+        (
+            "BEGIN; LOCK TABLE chat_messages IN SHARE MODE",
+            "relation",
+            true,
+        ),
+    ] {
+        holding.execute(hold).await.unwrap();
+        let child = start(new.prepare_command(migrate));
+        waiting_for(&mut looking, waits_for, 1).await;
+        send(&child, "KILL");
+        assert!(!ended(child).await.status.success());
+        drop(std::mem::replace(&mut holding, connect().await.unwrap()));
+        let events: i64 = sqlx::query_scalar("SELECT count(*) FROM events")
+            .fetch_one(&mut looking)
+            .await
+            .unwrap();
+        assert_eq!(events > 0, arrived, "{events}");
+        if arrived {
+            let refused = new.fail(&["serve", "--listen", "127.0.0.1:0"]).await;
+            assert!(refused.contains("run it again"), "{refused}");
+        }
+    }
+}
