@@ -13,7 +13,7 @@ mod rebuilds;
 mod repair;
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Profile, Server, printed, servers};
+use socialhub_tests::support::{Client, Profile, Server, eventually, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 pub(crate) const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
@@ -34,6 +34,7 @@ async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
     for index in 0..30 {
         me.write_post(&format!("before {index}"), "public").await;
     }
+    server.caught_up().await;
     let writer = me.clone();
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let busy = tokio::spawn(async move {
@@ -50,9 +51,14 @@ async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
         }
         written
     });
+    let (leave, left) = tokio::sync::oneshot::channel::<()>();
+    let reading = tokio::spawn(read_on(me.clone(), fan.clone(), left));
     for _ in 0..2 {
         server.succeed(&["replay", "rebuild", "--all"]).await;
     }
+    leave.send(()).unwrap();
+    let looks = reading.await.unwrap();
+    assert!(looks > 2, "nobody looked");
     stop.send(()).unwrap();
     let written = busy.await.unwrap();
     let profile = me
@@ -65,6 +71,49 @@ async fn a_rebuild_while_commands_keep_arriving_ends_equal() {
     let feed = fan.get_after("/api/feed/", seen.header("x-position")).await;
     assert_eq!(feed.text("/posts/0/content"), "after");
     server.verify_all().await;
+}
+
+/// The number at the end of a post's words: who is busy counts.
+fn number_of(content: &str) -> u64 {
+    content.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// Looks at every model while they are rebuilt: nobody ever sees less than before. Answers how often it looked at all.
+async fn read_on(
+    author: Client,
+    fan: Client,
+    mut left: tokio::sync::oneshot::Receiver<()>,
+) -> usize {
+    let profile = format!("/users/profile/{}", author.id);
+    let (mut posts, mut newest, mut told, mut looks) = (30, 0, 30, 0);
+    while left.try_recv().is_err() {
+        let seen = author.get_as_is(&profile).await.expect_status(200);
+        let count = seen.at("/user/postsCount").as_u64().unwrap();
+        assert!(count >= posts, "{count} posts, and {posts} before");
+        posts = count;
+        let feed = fan
+            .get_as_is("/api/feed/?limit=20")
+            .await
+            .expect_status(200);
+        let numbers: Vec<u64> = feed
+            .list("/posts")
+            .iter()
+            .map(|post| number_of(post["content"].as_str().unwrap()))
+            .collect();
+        assert_eq!(numbers.len(), 20);
+        assert!(
+            numbers.is_sorted_by(|one, next| *one == next + 1),
+            "{numbers:?}"
+        );
+        assert!(numbers[0] >= newest, "{numbers:?} after {newest}");
+        newest = numbers[0];
+        let listed = fan.get_as_is("/notify/notifications?limit=1").await;
+        let listed = listed.expect_status(200);
+        let unread = listed.at("/unreadCount").as_u64().unwrap();
+        assert!(unread >= told, "{unread} notifications, and {told} before");
+        (told, looks) = (unread, looks + 1);
+    }
+    looks
 }
 
 #[tokio::test]
@@ -94,6 +143,52 @@ async fn a_stopped_servers_folder_can_be_rebuilt_verified_and_read() {
     server.restart().await;
     me.get(&format!("/posts/{post}")).await.expect_status(200);
     server.verify_all().await;
+}
+
+/// The state of a model's current generation, as `status` tells it.
+fn activity<'s>(status: &'s Value, model: &str) -> &'s Value {
+    let mut models = status["models"].as_array().unwrap().iter();
+    let found = models.find(|found| found["model"] == model).unwrap();
+    let mut generations = found["generations"].as_array().unwrap().iter();
+    let current = generations.find(|generation| generation["state"] == "current");
+    &current.unwrap()["activity"]
+}
+
+/// The distributed profile's is among those whose stores go back in time.
+#[tokio::test]
+async fn a_program_that_hangs_or_is_dead_does_not_look_healthy() {
+    let mut server = Server::start_in(&[], Profile::Embedded.environment().await).await;
+    let me = server.client().sign_up("hanging").await;
+    me.write_post("seen", "public").await;
+    server.caught_up().await;
+    let all = async |server: &Server, wanted: &str| {
+        let status = server.status().await;
+        let is = |model: &&str| activity(&status, model) == wanted;
+        MODELS.iter().all(is).then_some(())
+    };
+    eventually("all run", async || all(&server, "running").await).await;
+    let signal = |server: &Server, signal: &str| {
+        let pid = server.pid().to_string();
+        let sent = std::process::Command::new("kill")
+            .args([signal, &pid])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    signal(&server, "-STOP");
+    // Nothing is left to be done, so only its silence tells.
+    eventually("it is seen to hang", async || all(&server, "silent").await).await;
+    let told = server.succeed(&["replay", "status"]).await;
+    assert!(told.contains("it hangs, or was killed"), "{told}");
+    signal(&server, "-CONT");
+    eventually("it is heard of again", async || {
+        all(&server, "running").await
+    })
+    .await;
+    server.kill();
+    eventually("nothing is said to run", async || {
+        all(&server, "notRunning").await
+    })
+    .await;
 }
 
 /// Changes a row of a read model behind the program's back.
