@@ -13,7 +13,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::Headers,
 };
 use socialhub_domain::topic::Topic;
@@ -126,7 +126,23 @@ impl ConsumerContext for Silent {}
 
 /// What librdkafka reports by itself, beside the answers to calls.
 fn complain(error: &KafkaError, reason: &str) {
+    if is_not_there_yet(error) {
+        tracing::info!(
+            reason,
+            "topics are not there yet: the first relay makes them"
+        );
+        return;
+    }
     tracing::warn!(%error, reason, "the brokers do not answer as they should: see KAFKA_BROKERS");
+}
+
+/// Whether it is only that a topic is not there (yet).
+fn is_not_there_yet(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
+    )
 }
 
 fn millis(duration: Duration) -> String {
