@@ -10,7 +10,7 @@ use socialhub_event_log::{EventLog, Position, RecordedEvent};
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
 use uuid::Uuid;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, is_away, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
 
 /// Options of `dead-letters`.
 #[derive(Debug, Args)]
@@ -314,7 +314,20 @@ async fn discard(
         }
         return Ok(Verdict::Clean);
     }
-    apply_all(model, log, Some(HashSet::from([sequence(letter)])), said).await
+    let behind = Some(HashSet::from([sequence(letter)]));
+    let applied = apply_all(model, log, behind, said).await;
+    applied.map_err(|error| {
+        let reason = match error {
+            ReplayError::Log(error) => error.to_string(),
+            ReplayError::Model(error) => error.to_string(),
+            other => return other,
+        };
+        ReplayError::DiscardedAlone {
+            model: model.name(),
+            position,
+            reason,
+        }
+    })
 }
 
 /// Tries a letter again and says what became of it.
@@ -326,9 +339,12 @@ async fn apply(
 ) -> Result<Verdict, ReplayError> {
     let (fate, verdict) = match model.retry_letter(log, position).await {
         Ok(()) => (Fate::Applied, Verdict::Clean),
-        // It says nothing of this letter, and the next one would fare no better.
-        Err(error) if is_away(&error) => return Err(error.into()),
-        Err(error) => (Fate::StaysParked(error.to_string()), Verdict::Wrong),
+        Err(error) => {
+            // Where nobody answers, it says nothing of this letter, and the next one would fare no better.
+            model.letters().await?;
+            log.head().await?;
+            (Fate::StaysParked(error.to_string()), Verdict::Wrong)
+        }
     };
     said.say(model.name(), position, &fate)?;
     Ok(verdict)
@@ -433,13 +449,19 @@ async fn apply_all(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Mutex};
+    use std::{
+        collections::BTreeMap,
+        sync::{
+            Mutex,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
 
     use async_trait::async_trait;
     use socialhub_domain::{StreamId, UserId, testing::id};
     use socialhub_event_log::{Append, MemoryEventLog, Metadata, NewEvent};
     use socialhub_projections::{
-        GenerationId,
+        GenerationId, StoreError,
         runtime::{Filling, Generation, Progress, RebuildError, VerifyCourse, VerifyReport},
     };
     use tokio_util::sync::CancellationToken;
@@ -453,6 +475,13 @@ mod tests {
         /// What is parked, and where, while the letter at a position is applied.
         arriving: BTreeMap<Position, (Position, &'static str)>,
         failing: Vec<Position>,
+        /// The letter at whose turn the store goes away.
+        away_at: Option<Position>,
+        is_away: AtomicBool,
+    }
+
+    fn away() -> RebuildError {
+        StoreError::Unavailable("gone".to_owned()).into()
     }
 
     impl Busy {
@@ -472,6 +501,9 @@ mod tests {
         }
 
         async fn letters(&self) -> Result<Vec<ParkedLetter>, RebuildError> {
+            if self.is_away.load(Ordering::Relaxed) {
+                return Err(away());
+            }
             let letters = self.letters.lock().unwrap();
             let letters = letters.iter().map(|(position, key)| ParkedLetter {
                 position: *position,
@@ -491,6 +523,10 @@ mod tests {
             _: &Arc<dyn EventLog>,
             position: Position,
         ) -> Result<(), RebuildError> {
+            if self.away_at == Some(position) {
+                self.is_away.store(true, Ordering::Relaxed);
+                return Err(away());
+            }
             let mut letters = self.letters.lock().unwrap();
             if let Some((at, key)) = self.arriving.get(&position) {
                 letters.insert(*at, *key);
@@ -595,6 +631,7 @@ mod tests {
             // Behind the first of its sequence, then behind that, and behind one that fails.
             arriving: BTreeMap::from([(1, (7, "a")), (7, (8, "a")), (3, (9, "b"))]),
             failing: vec![3],
+            ..Busy::default()
         };
         let (verdict, said) = outcome(&model, None).await;
         assert_eq!(
@@ -616,12 +653,50 @@ mod tests {
         let model = Busy {
             letters: Mutex::new(BTreeMap::from([(1, "a"), (2, "a"), (3, "b")])),
             arriving: BTreeMap::from([(2, (7, "a"))]),
-            failing: Vec::new(),
+            ..Busy::default()
         };
         let (verdict, said) = outcome(&model, Some(1)).await;
         assert_eq!(said, ["1 discarded", "2 applied", "7 applied"]);
         assert_eq!(verdict, Verdict::Clean);
         assert_eq!(model.left(), [3]);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_goes_away_is_no_letters_fault() {
+        let busy = || Busy {
+            letters: Mutex::new(BTreeMap::from([(1, "a"), (2, "a"), (3, "b")])),
+            away_at: Some(2),
+            ..Busy::default()
+        };
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let model = busy();
+        let mut out = Vec::new();
+        let mut said = Said {
+            out: &mut out,
+            json: false,
+        };
+        let failed = retry(&model, &log, None, &mut said).await.unwrap_err();
+        assert!(failed.to_string().contains("run the same command again"));
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "feed: position 1 was applied.\n"
+        );
+        assert_eq!(model.left(), [2, 3]);
+
+        // The same command would not find the letter any more.
+        let model = busy();
+        let mut said = Said {
+            out: &mut Vec::new(),
+            json: false,
+        };
+        let failed = discard(&model, &log, 1, &mut said).await.unwrap_err();
+        let said = failed.to_string();
+        assert!(
+            said.contains("run `socialhub replay dead-letters retry feed`"),
+            "{said}"
+        );
+        assert!(!said.contains("same command"), "{said}");
+        assert_eq!(model.left(), [2, 3]);
     }
 
     #[tokio::test]

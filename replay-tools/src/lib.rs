@@ -252,6 +252,19 @@ pub enum ReplayError {
     /// There are no topics.
     #[error("nothing is published in the embedded profile")]
     NotPublished,
+    /// What waited behind a letter was not tried.
+    #[error(
+        "the event at position {position} was discarded, and what waited behind it is still parked: {reason}; when the store \
+         answers, run `socialhub replay dead-letters retry {model}`"
+    )]
+    DiscardedAlone {
+        /// The model.
+        model: ModelName,
+        /// The letter's position.
+        position: Position,
+        /// What went wrong then.
+        reason: String,
+    },
     /// The relay was not rewound.
     #[error("{0}{advice}", advice = advice_on_rewind(.0))]
     Rewind(#[from] RewindError),
@@ -298,12 +311,7 @@ fn advice_on_rewind(error: &RewindError) -> &'static str {
     }
 }
 
-/// Whether it is nobody's fault, and the same works when the store answers again.
-pub(crate) fn is_away(error: &RebuildError) -> bool {
-    !advice(error).is_empty()
-}
-
-const AGAIN: &str = "; see that the database answers and that its disk is not full, then run the same command again";
+const AGAIN: &str = "; see that the store answers and has room, on its disk and in its memory, then run the same command again";
 
 /// Runs a command. Results go to `out`, progress and remarks to standard error. Cancelling `stop` ends a rebuild
 /// (which can be resumed), a followed tail, and whatever only reads.

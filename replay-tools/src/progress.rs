@@ -193,8 +193,10 @@ impl Progress for Bars {
         lock(&self.bars).insert(model, bar);
     }
 
-    fn moved(&self, model: ModelName, position: Position) {
+    fn moved(&self, model: ModelName, position: Position, to: Position) {
         if let Some(bar) = lock(&self.bars).get(&model) {
+            // What has come since the last look may be filled already.
+            bar.set_length(to.max(position));
             bar.set_position(position);
         }
     }
@@ -212,7 +214,6 @@ struct Lines(Mutex<HashMap<ModelName, Line>>);
 
 struct Line {
     from: Position,
-    to: Position,
     started: Instant,
     printed: Instant,
 }
@@ -223,14 +224,13 @@ impl Progress for Lines {
         let now = Instant::now();
         let line = Line {
             from,
-            to,
             started: now,
             printed: now,
         };
         lock(&self.0).insert(model, line);
     }
 
-    fn moved(&self, model: ModelName, position: Position) {
+    fn moved(&self, model: ModelName, position: Position, to: Position) {
         let mut lines = lock(&self.0);
         let Some(line) = lines.get_mut(&model) else {
             return;
@@ -242,7 +242,7 @@ impl Progress for Lines {
         let how_far = HowFar {
             from: line.from,
             done: position,
-            of: Some(line.to),
+            of: Some(to.max(position)),
             elapsed: line.started.elapsed(),
         };
         eprintln!("{model}, events filled: {how_far}");

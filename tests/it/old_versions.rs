@@ -97,10 +97,15 @@ async fn a_log_of_older_versions_is_read_rebuilt_and_gone_on_with() {
     let before = answers(&ada, &bob, &post).await;
     assert!(server.stop().await, "{}", server.log());
     grow_old(&server).await;
-    let tail = lines(&server.succeed(&["replay", "tail", "--json"]).await);
+    let tail = lines(
+        &server
+            .succeed(&["replay", "tail", "--after", "0", "--json"])
+            .await,
+    );
     for (event_type, _) in YOUNGER {
-        let mut of_type = tail.iter().filter(|event| event["eventType"] == event_type);
-        assert!(of_type.all(|event| event["eventVersion"] == 1), "{tail:?}");
+        let of_type = tail.iter().filter(|event| event["eventType"] == event_type);
+        let versions: Vec<&Value> = of_type.map(|event| &event["eventVersion"]).collect();
+        assert!(!versions.is_empty() && versions.iter().all(|version| **version == 1));
     }
     server.succeed(&["replay", "verify", "--all"]).await;
     restart_from_nothing(&mut server).await;
@@ -148,7 +153,11 @@ async fn a_copy_holds_the_same(server: &Server, ada: &Client, post: &str) {
     );
     copy.succeed(&["replay", "import", place]).await;
     let tail = async |server: &Server| {
-        let all = lines(&server.succeed(&["replay", "tail", "--json"]).await);
+        let all = lines(
+            &server
+                .succeed(&["replay", "tail", "--after", "0", "--json"])
+                .await,
+        );
         let of = |event: &Value| [&event["eventId"], &event["eventVersion"]].map(Clone::clone);
         all.iter().map(of).collect::<Vec<_>>()
     };

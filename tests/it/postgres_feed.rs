@@ -580,7 +580,7 @@ struct Quiet;
 
 impl Progress for Quiet {
     fn began(&self, _: ModelName, _: GenerationId, _: Position, _: Position) {}
-    fn moved(&self, _: ModelName, _: Position) {}
+    fn moved(&self, _: ModelName, _: Position, _: Position) {}
     fn ended(&self, _: ModelName) {}
 }
 

@@ -1,7 +1,7 @@
 //! Stores that go back in time, emptied or restored from an older copy: noticed, never served as if current, and brought
 //! together again by the commands that the messages name.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use mongodb::bson::{Document, doc};
 use rdkafka::{
@@ -9,7 +9,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
 use socialhub_tests::support::{Client, Profile, Server, printed, servers};
@@ -17,10 +17,7 @@ use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
     kafka::topic,
-    replay::{
-        kills::kill_at,
-        outage::{LOG, cut_off_from, run},
-    },
+    replay::outage::{LOG, cut_off_from, run},
     seen::{metrics, sum},
 };
 
@@ -101,6 +98,13 @@ impl Site {
     /// Every event of the log is on its topic once.
     async fn assert_topics_hold_the_log(&self) {
         let head = self.server.status().await["head"].as_u64().unwrap();
+        let mut positions = self.published().await;
+        positions.sort_unstable();
+        assert_eq!(positions, (1..=head).collect::<Vec<_>>());
+    }
+
+    /// The positions of the records that are on the topics.
+    async fn published(&self) -> Vec<u64> {
         let namespace = self.server.setting("NAMESPACE");
         let settings = KafkaSettings {
             topic_prefix: format!("{namespace}."),
@@ -109,9 +113,7 @@ impl Site {
         let records = tokio::task::spawn_blocking(move || topic::read(&settings))
             .await
             .unwrap();
-        let mut positions: Vec<u64> = records.values().flatten().map(|it| it.position).collect();
-        positions.sort_unstable();
-        assert_eq!(positions, (1..=head).collect::<Vec<_>>());
+        records.values().flatten().map(|it| it.position).collect()
     }
 
     /// What `/readyz` says while it is not ready: each part's name and reason.
@@ -519,8 +521,30 @@ async fn topics_that_lost_their_records_are_noticed_and_filled_again() {
     assert_eq!(contents(&me, &me.id).await.len(), 6);
 }
 
-/// The topics are emptied before the relay's position is moved: a relay that starts in between refuses, and whoever runs
-/// the same command once more is done.
+/// Kills a rewinding between its two steps: the topics are empty, the relay's position is where it was.
+async fn kill_between_topics_and_position(site: &Site, republish: &[&str]) {
+    let mut log = PgConnection::connect(site.server.setting(LOG))
+        .await
+        .unwrap();
+    // Whoever moves the position waits.
+    let hold = "BEGIN; LOCK TABLE relay_state IN SHARE MODE";
+    log.execute(hold).await.unwrap();
+    let mut command = site.server.prepare_command(republish);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut rewinding = command.spawn().unwrap();
+    within("the topics are empty", async || {
+        site.published().await.is_empty().then_some(())
+    })
+    .await;
+    rewinding.kill().unwrap();
+    rewinding.wait().unwrap();
+    // Its session knows nothing of that yet.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    log.execute(end).await.unwrap();
+    log.execute("ROLLBACK").await.unwrap();
+}
+
 #[tokio::test]
 async fn a_rewinding_that_is_killed_or_cut_off_is_made_good_by_the_next_one() {
     let mut site = Site::start().await;
@@ -529,16 +553,20 @@ async fn a_rewinding_that_is_killed_or_cut_off_is_made_good_by_the_next_one() {
     site.settle().await;
     site.stop().await;
     let republish = ["replay", "republish", "--yes"];
+    kill_between_topics_and_position(&site, &republish).await;
+    site.server.begin();
+    site.not_ready(&["\"relay\"", "socialhub replay republish"])
+        .await;
+    site.stop().await;
+    // It waits until the lease of the killed one has run out.
+    let told = site.succeed("replay republish --yes --json").await;
+    let told: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!((&told["from"], &told["emptied"]), (&json!(0), &json!(true)));
+
     let (alone, whole) = run(&site.server, LOG, &republish, u64::MAX).await;
     assert!(alone.status.success(), "{}", printed(&alone));
-    for share in [0.2, 0.5, 0.8, 0.95] {
-        let most = (whole as f64 * share) as u64;
-        let said = cut_off_from(&site.server, LOG, &republish, most).await;
-        assert!(!said.contains("start it now"), "{share}: {said}");
-        let killed = kill_at(&site.server, &republish, LOG, whole, share).await;
-        assert!(killed, "{share}: not in the middle");
-    }
-    // The lease of the one that was killed last runs out first.
+    // When it has the lease, with the last that it is told.
+    cut_off_from(&site.server, LOG, &republish, whole - 10).await;
     site.succeed("replay republish --yes").await;
     site.server.restart().await;
     site.settle().await;

@@ -73,7 +73,7 @@ impl Bench {
             self.alone(&mut scripts, &mut alone).await?;
             let beside = self.while_rebuilding(program, &mut scripts).await?;
             self.settle().await?;
-            // The log has grown meanwhile, and the machine may be another one than before.
+            // The log has grown meanwhile, and the machine may be slower or faster than before.
             self.alone(&mut scripts, &mut alone).await?;
             let twice = 2.0 * alone.all.clone().summary().p99_ms;
             notes.push(format!(
@@ -84,7 +84,6 @@ impl Bench {
                 beside.slower_than(twice),
             ));
             found.runs.push(beside.all.summary());
-            self.settle().await?;
         }
         found.note = notes.join("; ");
         Ok(found)

@@ -41,7 +41,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::kafka::{KafkaSettings, complain, headers, is_not_there_yet, millis, tails};
+use crate::kafka::{KafkaSettings, complain, headers, is_not_there, millis, tails};
 
 /// How many records are handed over at once at most.
 const BATCH: usize = 1024;
@@ -525,7 +525,7 @@ fn serve(consumer: &Arc<Group>, shared: &Shared) {
                 return;
             }
             // The client goes on by itself: topics that are not there yet, of which it is told elsewhere, brokers that are away.
-            Some(Err(error)) if is_not_there_yet(&error) => {}
+            Some(Err(error)) if is_not_there(&error) => {}
             Some(Err(error)) => tracing::warn!(%error, "the topics cannot be read for now"),
         }
         let any = consumer.context().hand_over();

@@ -126,10 +126,10 @@ impl ConsumerContext for Silent {}
 
 /// What librdkafka reports by itself, beside the answers to calls.
 fn complain(error: &KafkaError, reason: &str) {
-    if is_not_there_yet(error) {
-        tracing::info!(
+    if is_not_there(error) {
+        tracing::warn!(
             reason,
-            "topics are not there yet: the first relay makes them"
+            "topics are not there (yet): the relay makes them when it begins"
         );
         return;
     }
@@ -137,7 +137,7 @@ fn complain(error: &KafkaError, reason: &str) {
 }
 
 /// Whether it is only that a topic is not there (yet).
-fn is_not_there_yet(error: &KafkaError) -> bool {
+fn is_not_there(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(
         code,

@@ -3,9 +3,8 @@
 //! A rebuild can take all that a machine has, and whoever sends a command meanwhile waits behind it. So the log's head is
 //! looked at while a generation is filled. As long as it stands still, nobody waits, and the log is read in large pieces
 //! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
-//! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow as fast as the
-//! generation is filled: that has a time by which it should be filled, and where this asks for too much or has passed, a lead
-//! over the log ([`needed`]). Where that leaves no time to rest, pieces grow, because a store does more in a larger one. Who
+//! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow half as fast as the
+//! generation is filled; where that leaves no time to rest, pieces grow, because a store does more in a larger one. Who
 //! writes a piece rests within it, too, after each small part, or after each operation where the store takes many
 //! ([`Breather`]): seconds of work in one go would be seconds in which everybody waits, however long the rest is.
 
@@ -25,10 +24,9 @@ use crate::runtime::{
 pub(super) const SHORTEST: usize = 1_024;
 /// How much longer a rest is than the work before it.
 const REST: u32 = 4;
-/// How many times faster than the log grows a generation is filled at least, when it does not come to its end in time without.
-const LEAD: f64 = 3.0;
-/// In what time a generation should be filled. Whoever waits for it waits less long than everybody whose commands it slows.
-const IN_TIME: Duration = Duration::from_secs(300);
+/// How many times faster than the log grows a generation is filled at least: what is missing is halved while it is filled, or
+/// better. More would be sooner done, and take from commands what time a busy machine has left.
+const LEAD: f64 = 2.0;
 /// The longest rest after one operation.
 const LONGEST_BREATH: Duration = Duration::from_secs(2);
 /// How often it is looked whether others write.
@@ -101,8 +99,6 @@ pub struct Pacer {
     short: usize,
     stroke: Option<Stroke>,
     rested: Duration,
-    /// By when the generation should be filled.
-    due: Instant,
     times: Arc<Times>,
     /// Of the models that are filled with what is read.
     breathers: Vec<Arc<Breather>>,
@@ -113,8 +109,6 @@ pub struct Pacer {
 struct Stroke {
     began: Instant,
     events: usize,
-    /// Events that are left after it.
-    left: u64,
 }
 
 /// How fast the log grows.
@@ -163,7 +157,6 @@ impl Pacer {
             short: SHORTEST,
             stroke: None,
             rested: Duration::ZERO,
-            due: Instant::now() + IN_TIME,
             times,
             breathers: Vec::new(),
         })
@@ -246,23 +239,14 @@ impl Pacer {
         let began = Instant::now();
         let chunk = read_chunk(&self.log, after, limit).await?;
         let events = chunk.records().len();
-        self.stroke = Some(Stroke {
-            began,
-            events,
-            left: missing.saturating_sub(events as u64),
-        });
+        self.stroke = Some(Stroke { began, events });
         Ok(chunk)
     }
 
     async fn rest(&mut self, stop: &CancellationToken) -> Result<(), LogError> {
         let stroke = self.stroke.take();
         // Whoever is in a hurry, behind a fence too, asks nobody how the log grows.
-        let Some(Stroke {
-            began,
-            events,
-            left,
-        }) = stroke.filter(|_| self.pace == Pace::Gentle)
-        else {
+        let Some(Stroke { began, events }) = stroke.filter(|_| self.pace == Pace::Gentle) else {
             return Ok(());
         };
         let elapsed = began.elapsed();
@@ -279,12 +263,7 @@ impl Pacer {
             }
             return Ok(());
         };
-        let needed = needed(
-            growth,
-            left,
-            self.due.saturating_duration_since(Instant::now()),
-        );
-        let longest = longest_rest(worked, events, needed);
+        let longest = longest_rest(worked, events, growth);
         self.short = next_size(self.short, worked, longest);
         let rest = longest.min(worked * REST);
         if !worked.is_zero() {
@@ -303,16 +282,9 @@ fn ratio(rest: Duration, worked: Duration) -> f64 {
     rest.as_secs_f64() / worked.as_secs_f64().max(1e-6)
 }
 
-/// How many events a second a generation is filled with at least, beside a log that grows by so many: as many as let it come
-/// to its end in the time there is, and no more than a lead over the log asks for.
-fn needed(growth: f64, left: u64, time: Duration) -> f64 {
-    let in_time = growth + left as f64 / time.as_secs_f64();
-    in_time.min(LEAD * growth)
-}
-
-/// How long one may rest after so much work, to fill so many events a second.
-fn longest_rest(worked: Duration, events: usize, needed: f64) -> Duration {
-    let longest = Duration::try_from_secs_f64(events as f64 / needed);
+/// How long one may rest after so much work beside a log that grows by so many events a second.
+fn longest_rest(worked: Duration, events: usize, growth: f64) -> Duration {
+    let longest = Duration::try_from_secs_f64(events as f64 / (LEAD * growth));
     longest.unwrap_or(Duration::MAX).saturating_sub(worked)
 }
 
@@ -461,23 +433,11 @@ mod tests {
 
     #[test]
     fn the_log_does_not_run_away_from_who_rests() {
-        for needed in [1.0, 500.0, 2_000.0, 5_000.0, 100_000.0] {
-            let rest = longest_rest(STROKE_TIME, SHORTEST, needed);
+        for growth in [1.0, 500.0, 2_000.0, 5_000.0, 100_000.0] {
+            let rest = longest_rest(STROKE_TIME, SHORTEST, growth);
             let filled = SHORTEST as f64 / (STROKE_TIME + rest).as_secs_f64();
-            assert!(rest.is_zero() || (filled / needed - 1.0).abs() < 0.001);
+            assert!(rest.is_zero() || (filled / (LEAD * growth) - 1.0).abs() < 0.001);
         }
-    }
-
-    #[test]
-    fn a_generation_comes_to_its_end_in_time_or_with_a_lead() {
-        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        let lead = LEAD * 500.0;
-        assert_eq!(needed(500.0, 150_000, minutes(5)), 1_000.0);
-        assert_eq!(needed(500.0, 150_000, minutes(1)), lead);
-        assert_eq!(needed(500.0, 150_000_000, minutes(5)), lead);
-        // It is late, and the last piece is written.
-        assert_eq!(needed(500.0, 1_000, Duration::ZERO), lead);
-        assert_eq!(needed(500.0, 0, Duration::ZERO), lead);
     }
 
     /// A store that takes most of its time for a piece as such.
@@ -487,16 +447,16 @@ mod tests {
         let mut size = SHORTEST;
         for _ in 0..10 {
             let worked = takes(size);
-            size = next_size(size, worked, longest_rest(worked, size, LEAD * 1_000.0));
+            size = next_size(size, worked, longest_rest(worked, size, 1_000.0));
         }
         assert!(
-            longest_rest(takes(size), size, LEAD * 1_000.0) >= takes(size),
+            longest_rest(takes(size), size, 1_000.0) >= takes(size),
             "{size}"
         );
         // And shrink when the log hardly grows any more.
         for _ in 0..10 {
             let worked = takes(size);
-            size = next_size(size, worked, longest_rest(worked, size, LEAD));
+            size = next_size(size, worked, longest_rest(worked, size, 1.0));
         }
         assert_eq!(size, SHORTEST);
     }

@@ -118,8 +118,8 @@ pub struct RebuildReport {
 pub trait Progress: Send + Sync {
     /// A model is going to be filled from one position to another.
     fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position);
-    /// It has got this far.
-    fn moved(&self, model: ModelName, position: Position);
+    /// It has got this far. While others write, where it ends moves on.
+    fn moved(&self, model: ModelName, position: Position, to: Position);
     /// It has ended, well or not.
     fn ended(&self, model: ModelName);
 }
@@ -509,6 +509,8 @@ impl<P: Projection> Filling for Filler<P> {
 #[derive(Clone)]
 struct Piece {
     chunk: Chunk,
+    /// Where the log ended when that was last looked at.
+    head: Position,
     /// For how long its reader has rested so far.
     rested: Duration,
     /// Set while others write the log: the models write it one after the other, each with its rests, so that all together
@@ -600,7 +602,7 @@ pub async fn fill<P: Projection>(
         }
         let entries: Vec<Entry<'_>> = chunk.records().iter().map(Entry::from).collect();
         writer.write(&entries, &Silent(P::NAME), stop).await?;
-        progress.moved(P::NAME, writer.position());
+        progress.moved(P::NAME, writer.position(), upto);
     }
     Ok(writer.close().await?)
 }
@@ -637,6 +639,7 @@ async fn feed(
             let (at_work, mut all_done) = mpsc::channel(1);
             let piece = Piece {
                 chunk,
+                head: pacer.head(),
                 rested: pacer.rested(),
                 in_turn: pacer.is_careful(),
                 _at_work: at_work,
@@ -695,7 +698,7 @@ async fn fill_one(
             return Err(error);
         }
         pacer.has_rested(piece.rested);
-        progress.moved(filling.model(), filling.position());
+        progress.moved(filling.model(), filling.position(), piece.head);
     }
 }
 
@@ -832,7 +835,7 @@ mod tests {
 
     impl Progress for Nobody {
         fn began(&self, _: ModelName, _: GenerationId, _: Position, _: Position) {}
-        fn moved(&self, _: ModelName, _: Position) {}
+        fn moved(&self, _: ModelName, _: Position, _: Position) {}
         fn ended(&self, _: ModelName) {}
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{Profile, Server, client::PASSWORD, printed, proxy::Proxy};
 
 use super::{
+    damage::lines,
     letters::{parked, reject_rows},
     outage::{LOG, cut_off_from, run, small_world, told, world},
     rebuilds::{STORES, only_generation},
@@ -137,7 +138,8 @@ async fn letters_whose_store_goes_away_stay_parked_in_order() {
     assert_eq!(alone.status.code(), Some(1), "{}", printed(&alone));
     reject_rows(&server, "likes", false).await;
     let mut left = parked(&server, "feed").await;
-    for share in [0.3, 0.5] {
+    let all = left.len();
+    for share in [0.3, 0.6] {
         let said = cut_off_from(&server, LOG, &retry, share_of(whole, share)).await;
         // Of a letter that it never came to, nothing is said.
         assert!(!said.contains("stays"), "{said}");
@@ -146,7 +148,10 @@ async fn letters_whose_store_goes_away_stay_parked_in_order() {
         assert!(left.ends_with(&still), "{share}: {left:?}, {still:?}");
         left = still;
     }
-    assert!(!left.is_empty(), "not in the middle");
+    assert!(
+        (1..all).contains(&left.len()),
+        "not in the middle: {left:?}"
+    );
     let said = server.succeed(&retry).await;
     assert_eq!(said.matches("was applied").count(), left.len(), "{said}");
     assert_eq!(parked(&server, "feed").await, Vec::<u64>::new());
@@ -177,9 +182,10 @@ async fn an_export_whose_database_goes_away_is_gone_on_with() {
         assert!(refused.contains("run the export again"), "{refused}");
         server.succeed(&words).await;
         let empty = Server::prepare(&[], Profile::Embedded.environment().await);
-        let checked = empty.succeed(&check).await;
-        let head = server.status().await["head"].to_string();
-        assert!(checked.contains(&head), "{checked}");
+        let checked = empty.succeed(&[&check[..], &["--json"]].concat()).await;
+        let checked = &lines(&checked)[0];
+        let head = &server.status().await["head"];
+        assert_eq!(&checked["parts"][0]["lines"], head, "{checked}");
     }
 }
 
@@ -234,7 +240,10 @@ async fn moved(from: &str, most: u64) -> (Server, u64) {
     if most == u64::MAX {
         assert!(output.status.success(), "{}", printed(&output));
     } else {
-        told(&migrate, &output, heard, most);
+        // Who meets nobody has begun nothing.
+        if !printed(&output).contains("cannot be reached") {
+            told(&migrate, &output, heard, most);
+        }
     }
     (new, heard)
 }

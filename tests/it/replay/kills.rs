@@ -15,7 +15,7 @@ use super::{
 
 /// Kills a command when its store has said this share of what it says to one that is left alone. Answers whether it was in
 /// the middle: what stores say of themselves varies, and with it where the end is.
-pub async fn kill_at(
+async fn kill_at(
     server: &Server,
     arguments: &[&str],
     setting: &str,

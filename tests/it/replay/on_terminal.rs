@@ -1,9 +1,9 @@
-//! What long commands show to somebody at a terminal: a bar with rate and time left. Who is none gets lines.
+//! What long commands show to somebody at a terminal: a bar with rate and time left. Who is at none gets lines.
 
 use std::{
     fs::{File, OpenOptions},
     io::Read,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::{
+    fs::OFlags,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
@@ -19,6 +20,7 @@ use socialhub_tests::support::{Profile, eventually, proxy::Proxy};
 use super::{
     MODELS,
     outage::{LOG, run, small_world},
+    rebuilds::PATIENCE,
 };
 
 /// A command whose errors and progress go to a terminal.
@@ -30,13 +32,17 @@ struct Terminal {
 
 impl Terminal {
     fn start(mut command: Command) -> Self {
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        // No other child that is started meanwhile may hold it.
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC);
+        let ours = ours.unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
         let name = ptsname(&ours, Vec::new()).unwrap();
         let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
-        let theirs = OpenOptions::new().read(true).write(true).open(name);
-        let theirs = theirs.unwrap();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.custom_flags(OFlags::NOCTTY.bits().cast_signed());
+        let theirs = options.open(name).unwrap();
         let size = Winsize {
             ws_row: 40,
             ws_col: 150,
@@ -112,6 +118,8 @@ async fn rebuild_and_export_show_bars_and_say_at_the_end_what_they_did() {
         .ended()
         .await;
     let head = server.status().await["head"].to_string();
+    // Of more a bar would separate the thousands.
+    assert!(head.len() <= 3, "{head}");
     for model in MODELS {
         assert_a_full_bar(&shown, &format!("{model}, generation 2"), &head);
         let end = format!("{model}: generation 2 is current at position {head}");
@@ -151,7 +159,8 @@ async fn a_proof_shows_how_far_it_is() {
     let mut command = server.prepare_command(&verify);
     command.env(LOG, proxy.through(url));
     let terminal = Terminal::start(command);
-    proxy.held().await;
+    let held = tokio::time::timeout(PATIENCE, proxy.held()).await;
+    assert!(held.is_ok(), "not held up in the middle");
     terminal.shows(&["feed, ", "/s"]).await;
     proxy.let_go();
     let (said, _) = terminal.ended().await;

@@ -22,7 +22,7 @@ pub const STORES: [(&str, &str); 3] = [
 ];
 
 /// By when a rebuild must have heard enough of its store.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A rebuild whose store has fallen silent in the middle.
 pub struct Held {

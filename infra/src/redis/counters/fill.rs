@@ -23,7 +23,7 @@ impl Progress for Quiet {
         tracing::info!(%model, %generation, to, "a missing model is filled from the log");
     }
 
-    fn moved(&self, _: ModelName, _: Position) {}
+    fn moved(&self, _: ModelName, _: Position, _: Position) {}
 
     fn ended(&self, _: ModelName) {}
 }
