@@ -53,6 +53,8 @@ const AHEAD: usize = 2;
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// How often offsets are committed, for tools that show lag.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How often it is told that the brokers are away.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How long taking partitions away waits for the batches in hand.
 const HANDOVER: Duration = Duration::from_secs(10);
 
@@ -509,24 +511,18 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
 }
 
 fn serve(consumer: &Arc<Group>, shared: &Shared) {
-    let mut committed = Instant::now();
+    let (mut committed, mut told) = (Instant::now(), None);
     while !shared.closing.load(Ordering::Acquire) {
-        // Rebalances and errors; records come by the queues of their partitions.
-        match consumer.poll(Duration::ZERO) {
-            None => {}
-            Some(Ok(message)) => {
-                let place = format!("{}-{}", message.topic(), message.partition());
-                consumer
-                    .context()
-                    .fail(&format!("{place}: a record came by the wrong queue"));
+        match attend(consumer) {
+            Err(Ended) => return,
+            Ok(None) => {}
+            Ok(Some(error)) => {
+                let is_due = |told: Instant| told.elapsed() >= TELL_EVERY;
+                if told.is_none_or(is_due) {
+                    tracing::warn!(%error, "the topics cannot be read for now");
+                    told = Some(Instant::now());
+                }
             }
-            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
-                consumer.context().fail(&error.to_string());
-                return;
-            }
-            // The client goes on by itself: topics that are not there yet, of which it is told elsewhere, brokers that are away.
-            Some(Err(error)) if is_not_there(&error) => {}
-            Some(Err(error)) => tracing::warn!(%error, "the topics cannot be read for now"),
         }
         let any = consumer.context().hand_over();
         if committed.elapsed() >= COMMIT_EVERY {
@@ -539,6 +535,33 @@ fn serve(consumer: &Arc<Group>, shared: &Shared) {
         }
     }
     commit(consumer, shared);
+}
+
+/// The source has failed for good.
+struct Ended;
+
+/// Rebalances and errors; records come by the queues of their partitions. Everything that waits: a broker that was away leaves
+/// hundreds of errors, and what comes when it is back is behind them. Answers the last error that passes by itself.
+fn attend(consumer: &Group) -> Result<Option<KafkaError>, Ended> {
+    let mut passing = None;
+    while let Some(event) = consumer.poll(Duration::ZERO) {
+        match event {
+            Ok(message) => {
+                let place = format!("{}-{}", message.topic(), message.partition());
+                let wrong = format!("{place}: a record came by the wrong queue");
+                consumer.context().fail(&wrong);
+            }
+            Err(error @ KafkaError::MessageConsumptionFatal(_)) => {
+                consumer.context().fail(&error.to_string());
+                return Err(Ended);
+            }
+            // Topics that are not there yet: of these it is told elsewhere.
+            Err(error) if is_not_there(&error) => {}
+            // The client goes on by itself when its brokers are there again.
+            Err(error) => passing = Some(error),
+        }
+    }
+    Ok(passing)
 }
 
 fn commit(consumer: &Arc<Group>, shared: &Shared) {

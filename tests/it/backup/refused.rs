@@ -291,6 +291,7 @@ async fn what_does_not_belong_there_is_refused_and_nothing_is_touched() {
     let mut other = fresh(Profile::Embedded).await;
     other.restart().await;
     let stranger = other.client().sign_up("stranger").await;
+    other.caught_up().await;
     assert!(other.stop().await);
     other
         .succeed(&["replay", "export", &foreign, "--all"])
