@@ -25,8 +25,11 @@ struct Seconds {
 }
 
 impl Seconds {
-    fn add(&mut self, second: Sample) {
-        self.p99s.push(second.clone().summary().p99_ms);
+    /// A rebuild may take long: what it does to commands is told second by second.
+    fn add(&mut self, second: Sample, doing: &str) {
+        let p99_ms = second.clone().summary().p99_ms;
+        self.p99s.push(p99_ms);
+        eprintln!("  {doing} for {} s: p99 {p99_ms:.1} ms", self.count());
         self.all.merge(second);
         self.all.elapsed = WINDOW.mul_f64(self.p99s.len() as f64);
     }
@@ -98,7 +101,7 @@ impl Bench {
         // One that does not count.
         self.second(scripts).await?;
         for _ in 0..self.shape.measured.as_secs() {
-            seconds.add(self.second(scripts).await?);
+            seconds.add(self.second(scripts).await?, "alone");
         }
         self.settle().await.map(|_| ())
     }
@@ -129,7 +132,7 @@ impl Bench {
             if let Some(status) = rebuild.0.try_wait()? {
                 break status;
             }
-            beside.add(second);
+            beside.add(second, "beside a rebuild");
         };
         let seconds = beside.count();
         if status.success() && seconds > 0 {
