@@ -35,7 +35,9 @@ const READ_TURN: Duration = Duration::from_secs(1);
 /// How many documents go into one insert.
 pub(super) const INSERT: usize = 1_000;
 /// The same for who makes room for others: so much that others do not wait long for it.
-const GENTLE_INSERT: usize = 200;
+const GENTLE_INSERT: usize = 100;
+/// So many documents who makes room for others reads in one go where keys could be looked up one by one.
+const GENTLE_READ: usize = 500;
 /// How many operations of one writer run side by side.
 pub(super) const SIDE_BY_SIDE: usize = 4;
 /// So many documents such a server reads and decodes in the time in which it looks one key up, measured.
@@ -326,7 +328,9 @@ impl Access {
         if !self.lists_read_all().await? {
             return Ok(true);
         }
-        Ok(self.documents(collection).await? / READ_FOR_ONE_KEY < keys)
+        let documents = self.documents(collection).await?;
+        let is_much = self.room.breather().is_some() && documents > GENTLE_READ;
+        Ok(!is_much && documents / READ_FOR_ONE_KEY < keys)
     }
 
     /// How many keys of so many should go into one query: all that it may hold, or each for itself.
