@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use socialhub_infra::kafka::KafkaSettings;
-use socialhub_tests::support::{Client, Profile, Server, client::PASSWORD, servers};
+use socialhub_tests::support::{Client, Profile, Server, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
@@ -165,10 +165,7 @@ async fn a_copy_holds_the_same(server: &Server, ada: &Client, post: &str) {
     copy.restart().await;
     copy.caught_up().await;
     copy.verify_all().await;
-    let login = json!({ "identifier": ada.username, "password": PASSWORD });
-    let login = copy.client().post("/auth/login", login).await;
-    let token = login.expect_status(200).text("/token").to_owned();
-    let ada = copy.client().with_token(&ada.id, &ada.username, &token);
+    let ada = copy.client().log_in_as(ada).await;
     let seen = ada.get(&format!("/posts/{post}")).await;
     let seen = seen.expect_status(200);
     assert_eq!(seen.text("/post/userId"), ada.id);

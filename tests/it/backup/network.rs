@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::SinkExt;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, client::PASSWORD};
+use socialhub_tests::support::{Client, Server};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{chat_cluster::person, media::png};
@@ -129,11 +129,7 @@ impl Network {
     pub(super) async fn on(&self, server: &Server) -> Self {
         let mut people = Vec::new();
         for person in [&self.ada, &self.bob] {
-            let login = json!({ "identifier": person.username, "password": PASSWORD });
-            let answer = server.client().post("/auth/login", login).await;
-            let answer = answer.expect_status(200);
-            let client = server.client();
-            people.push(client.with_token(&person.id, &person.username, answer.text("/token")));
+            people.push(server.client().log_in_as(person).await);
         }
         let bob = people.pop().unwrap();
         Self {

@@ -1,14 +1,13 @@
-//! A server that goes away in the middle of what changes generations, letters, topics, or copies a log: it is said, with
-//! what to do, and the same command does it afterwards.
+//! A server that goes away in the middle of what changes letters or copies a log: it is said, with what to do, and the same
+//! command does it afterwards.
 
 use serde_json::{Value, json};
-use socialhub_tests::support::{Profile, Server, client::PASSWORD, printed, proxy::Proxy};
+use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy};
 
 use super::{
     damage::lines,
     letters::{parked, reject_rows},
-    outage::{LOG, cut_off_from, run, small_world, told, world},
-    rebuilds::{STORES, only_generation},
+    outage::{LOG, cut_off_from, run, told, world},
     repair::seen,
 };
 
@@ -17,81 +16,6 @@ const SHARES: [f64; 2] = [0.3, 0.7];
 
 fn share_of(whole: u64, share: f64) -> u64 {
     (whole as f64 * share) as u64
-}
-
-/// Cuts a command off from its model's store. What a store says varies with how often it is asked whether somebody is done:
-/// towards the end the command may have ended before.
-async fn cut_off_in_the_middle(
-    server: &Server,
-    setting: &str,
-    arguments: &[&str],
-    whole: u64,
-    share: f64,
-) -> Option<String> {
-    let most = share_of(whole, share);
-    let (output, heard) = run(server, setting, arguments, most).await;
-    if heard <= most {
-        assert!(share > 0.3, "{share}: not in the middle");
-        assert!(output.status.success(), "{}", printed(&output));
-        return None;
-    }
-    Some(told(arguments, &output, heard, most))
-}
-
-#[tokio::test]
-async fn a_rollback_whose_store_goes_away_leaves_one_of_both() {
-    if Profile::chosen() == Profile::Embedded {
-        // A file does not go away like that.
-        return;
-    }
-    let server = small_world().await;
-    let me = server.client().sign_up("away").await;
-    for (model, setting) in STORES {
-        server.succeed(&["replay", "rebuild", model]).await;
-        // What the older one has to catch up with.
-        let more = async || {
-            for _ in 0..40 {
-                me.write_post("not in the older one", "public").await;
-            }
-            server.caught_up().await;
-        };
-        let back = ["replay", "rollback", model];
-        more().await;
-        let (alone, whole) = run(&server, setting, &back, u64::MAX).await;
-        assert!(alone.status.success(), "{model}: {}", printed(&alone));
-        for share in SHARES {
-            more().await;
-            let said = cut_off_in_the_middle(&server, setting, &back, whole, share).await;
-            let failed = |said: &String| said.contains(&format!("{model}: not switched: "));
-            assert!(said.as_ref().is_none_or(failed), "{said:?}");
-            server.caught_up().await;
-            server.verify_all().await;
-            server.succeed(&back).await;
-        }
-        server.verify_all().await;
-    }
-}
-
-#[tokio::test]
-async fn a_prune_whose_store_goes_away_leaves_what_is_served() {
-    if Profile::chosen() == Profile::Embedded {
-        return;
-    }
-    let server = small_world().await;
-    for (model, setting) in STORES {
-        let rebuild = ["replay", "rebuild", model];
-        let prune = ["replay", "prune", model, "--yes"];
-        server.succeed(&rebuild).await;
-        let (alone, whole) = run(&server, setting, &prune, u64::MAX).await;
-        assert!(alone.status.success(), "{model}: {}", printed(&alone));
-        for share in SHARES {
-            server.succeed(&rebuild).await;
-            cut_off_in_the_middle(&server, setting, &prune, whole, share).await;
-            server.verify_all().await;
-            server.succeed(&prune).await;
-            only_generation(&server, model).await;
-        }
-    }
 }
 
 /// A server of whose likes the feed took none.
@@ -216,10 +140,7 @@ async fn a_move_whose_database_goes_away_is_gone_on_with() {
         new.restart().await;
         new.caught_up().await;
         new.verify_all().await;
-        let login = json!({ "identifier": me.username, "password": PASSWORD });
-        let answer = new.client().post("/auth/login", login).await;
-        let token = answer.expect_status(200).text("/token").to_owned();
-        let me = new.client().with_token(&me.id, &me.username, &token);
+        let me = new.client().log_in_as(&me).await;
         let posts = me.get(&format!("/posts/user/{}?limit=100", me.id)).await;
         assert_eq!(posts.expect_status(200).list("/posts").len(), 60);
     }

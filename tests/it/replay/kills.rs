@@ -9,7 +9,7 @@ use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy, within};
 
 use super::{
     damage::one_of,
-    outage::{LOG, run, small_world, world},
+    outage::{LOG, run, small_world, told, world},
     rebuilds::{Held, STORES, generations, only_generation},
 };
 
@@ -45,6 +45,25 @@ async fn kill_at(
     !ended
 }
 
+/// Cuts a command off from its model's store. What a store says varies with how often it is asked whether somebody is done:
+/// towards the end the command may have ended before.
+async fn cut_off_in_the_middle(
+    server: &Server,
+    setting: &str,
+    arguments: &[&str],
+    whole: u64,
+    share: f64,
+) -> Option<String> {
+    let most = (whole as f64 * share) as u64;
+    let (output, heard) = run(server, setting, arguments, most).await;
+    if heard <= most {
+        assert!(share > 0.3, "{share}: not in the middle");
+        assert!(output.status.success(), "{}", printed(&output));
+        return None;
+    }
+    Some(told(arguments, &output, heard, most))
+}
+
 #[tokio::test]
 async fn a_rebuild_that_is_killed_touches_nothing_and_the_next_one_succeeds() {
     if Profile::chosen() == Profile::Embedded {
@@ -69,7 +88,7 @@ async fn a_rebuild_that_is_killed_touches_nothing_and_the_next_one_succeeds() {
 }
 
 #[tokio::test]
-async fn a_rollback_that_is_killed_leaves_one_of_both_and_the_next_one_succeeds() {
+async fn a_rollback_that_is_killed_or_cut_off_leaves_one_of_both_and_the_next_one_succeeds() {
     if Profile::chosen() == Profile::Embedded {
         return;
     }
@@ -86,16 +105,24 @@ async fn a_rollback_that_is_killed_leaves_one_of_both_and_the_next_one_succeeds(
         };
         let back = ["replay", "rollback", model];
         more().await;
-        let (alone, carried) = run(&server, setting, &back, u64::MAX).await;
+        let (alone, whole) = run(&server, setting, &back, u64::MAX).await;
         assert!(alone.status.success(), "{model}: {}", printed(&alone));
         for share in [0.3, 0.9] {
             more().await;
-            let killed = kill_at(&server, &back, setting, carried, share).await;
+            let killed = kill_at(&server, &back, setting, whole, share).await;
             assert!(killed || share > 0.3, "{model} {share}: not in the middle");
             server.caught_up().await;
             server.verify_all().await;
             server.succeed(&back).await;
             server.verify_all().await;
+
+            more().await;
+            let said = cut_off_in_the_middle(&server, setting, &back, whole, share).await;
+            let failed = |said: &String| said.contains(&format!("{model}: not switched: "));
+            assert!(said.as_ref().is_none_or(failed), "{said:?}");
+            server.caught_up().await;
+            server.verify_all().await;
+            server.succeed(&back).await;
         }
         let states = generations(&server, model).await;
         assert_eq!(states.len(), 2, "{model}: {states:?}");
@@ -103,7 +130,8 @@ async fn a_rollback_that_is_killed_leaves_one_of_both_and_the_next_one_succeeds(
 }
 
 #[tokio::test]
-async fn a_prune_that_is_killed_leaves_what_is_served_and_the_next_one_removes_the_rest() {
+async fn a_prune_that_is_killed_or_cut_off_leaves_what_is_served_and_the_next_one_removes_the_rest()
+{
     if Profile::chosen() == Profile::Embedded {
         return;
     }
@@ -120,6 +148,12 @@ async fn a_prune_that_is_killed_leaves_what_is_served_and_the_next_one_removes_t
             server.succeed(&rebuild).await;
             let killed = kill_at(&server, &prune, setting, carried, share).await;
             assert!(killed || share > 0.3, "{model} {share}: not in the middle");
+            server.verify_all().await;
+            server.succeed(&prune).await;
+            only_generation(&server, model).await;
+
+            server.succeed(&rebuild).await;
+            cut_off_in_the_middle(&server, setting, &prune, carried, share).await;
             server.verify_all().await;
             server.succeed(&prune).await;
             only_generation(&server, model).await;

@@ -90,6 +90,13 @@ impl Client {
         other
     }
 
+    /// Somebody whom another server knows, logged in on this client's with their old password.
+    pub async fn log_in_as(&self, person: &Self) -> Self {
+        let login = json!({ "identifier": person.username, "password": PASSWORD });
+        let answer = self.post("/auth/login", login).await.expect_status(200);
+        self.with_token(&person.id, &person.username, answer.text("/token"))
+    }
+
     /// A request with the person's token, for the test to add to.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
