@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{Client, Profile, Server, eventually, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
+use crate::realign::{current, signal};
+
 pub(crate) const MODELS: [&str; 3] = ["feed", "notifications", "counters"];
 
 #[tokio::test]
@@ -152,15 +154,6 @@ async fn a_stopped_servers_folder_can_be_rebuilt_verified_and_read() {
     server.verify_all().await;
 }
 
-/// The state of a model's current generation, as `status` tells it.
-fn activity<'s>(status: &'s Value, model: &str) -> &'s Value {
-    let mut models = status["models"].as_array().unwrap().iter();
-    let found = models.find(|found| found["model"] == model).unwrap();
-    let mut generations = found["generations"].as_array().unwrap().iter();
-    let current = generations.find(|generation| generation["state"] == "current");
-    &current.unwrap()["activity"]
-}
-
 /// The distributed profile's is among those whose stores go back in time.
 #[tokio::test]
 async fn a_program_that_hangs_or_is_dead_does_not_look_healthy() {
@@ -170,23 +163,19 @@ async fn a_program_that_hangs_or_is_dead_does_not_look_healthy() {
     server.caught_up().await;
     let all = async |server: &Server, wanted: &str| {
         let status = server.status().await;
-        let is = |model: &&str| activity(&status, model) == wanted;
-        MODELS.iter().all(is).then_some(())
+        let models = status["models"].as_array().unwrap();
+        assert_eq!(models.len(), MODELS.len());
+        let mut each = models.iter();
+        each.all(|model| current(model)["activity"] == wanted)
+            .then_some(())
     };
     eventually("all run", async || all(&server, "running").await).await;
-    let signal = |server: &Server, signal: &str| {
-        let pid = server.pid().to_string();
-        let sent = std::process::Command::new("kill")
-            .args([signal, &pid])
-            .status();
-        assert!(sent.unwrap().success());
-    };
-    signal(&server, "-STOP");
+    signal(server.pid(), "-STOP");
     // Nothing is left to be done, so only its silence tells.
     eventually("it is seen to hang", async || all(&server, "silent").await).await;
     let told = server.succeed(&["replay", "status"]).await;
     assert!(told.contains("it hangs, or was killed"), "{told}");
-    signal(&server, "-CONT");
+    signal(server.pid(), "-CONT");
     eventually("it is heard of again", async || {
         all(&server, "running").await
     })

@@ -151,6 +151,7 @@ async fn a_prune_that_is_killed_or_cut_off_leaves_what_is_served_and_the_next_on
             server.verify_all().await;
             server.succeed(&prune).await;
             only_generation(&server, model).await;
+            server.verify_all().await;
 
             server.succeed(&rebuild).await;
             cut_off_in_the_middle(&server, setting, &prune, carried, share).await;
