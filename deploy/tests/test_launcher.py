@@ -104,7 +104,10 @@ class Stack(unittest.TestCase):
         self.assertEqual(given["LISTEN"], f"127.0.0.1:{port}")
         self.assertEqual(given["KAFKA_PARTITIONS"], "3")
         self.assertEqual(given["RATE_LIMITS"], "off")
-        self.assertEqual(given["MEDIA_URL"], f"file://{self.stack.folder}/volumes/media")
+        for place in ("media", "analytics"):
+            # Who looks from a shell has to look where the others write.
+            url = known["env"][f"{place.upper()}_URL"]
+            self.assertEqual(url, f"file://{self.stack.folder}/volumes/{place}")
         for name, value in known["env"].items():
             if name != "DATA_DIR":
                 self.assertEqual(given[name], value)
