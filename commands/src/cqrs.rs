@@ -191,7 +191,9 @@ impl LogStore {
 
 fn unreadable<E: std::error::Error>(error: LogError) -> AggregateError<E> {
     match error {
-        LogError::Unavailable(_) => AggregateError::DatabaseConnectionError(Box::new(error)),
+        LogError::Unavailable(_) | LogError::NoKey { .. } => {
+            AggregateError::DatabaseConnectionError(Box::new(error))
+        }
         LogError::Damaged { .. } => AggregateError::DeserializationError(Box::new(error)),
     }
 }

@@ -87,6 +87,8 @@ impl From<LogError> for CommandError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Unavailable(reason) => Self::Unavailable(reason),
+            // Somebody has to restore it; then the command can be given again.
+            LogError::NoKey { .. } => Self::Unavailable(error.to_string()),
             LogError::Damaged { .. } => Self::Internal(error.to_string()),
         }
     }

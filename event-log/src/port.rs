@@ -4,7 +4,7 @@
 //! [`EventLog`] (and [`crate::CredentialsReader`]) in `infra` and stamp the suite for it.
 
 use async_trait::async_trait;
-use socialhub_domain::StreamId;
+use socialhub_domain::{StreamId, UserId};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -89,6 +89,18 @@ pub enum LogError {
         position: Position,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A key that nobody destroyed is missing. Whoever reads waits for it: without it they would take what is sealed for
+    /// erased.
+    #[error(
+        "the key of person {user_id} is not in the key store, although the event at position {position} needs it: \
+         restore the keys"
+    )]
+    NoKey {
+        /// Where.
+        position: Position,
+        /// Whose.
+        user_id: UserId,
     },
 }
 

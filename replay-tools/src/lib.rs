@@ -297,7 +297,8 @@ pub(crate) fn advice(error: &RebuildError) -> &'static str {
 fn advice_on_log(error: &LogError) -> &'static str {
     match error {
         LogError::Unavailable(_) => AGAIN,
-        LogError::Damaged { .. } => "",
+        // It says itself what to do.
+        LogError::NoKey { .. } | LogError::Damaged { .. } => "",
     }
 }
 

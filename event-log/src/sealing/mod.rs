@@ -276,11 +276,8 @@ struct NoKey(UserId);
 
 impl NoKey {
     fn in_log(self, position: Position) -> LogError {
-        let Self(owner) = self;
-        LogError::Unavailable(format!(
-            "the key of person {owner} is not in the key store, although the event at position {position} needs it: \
-             restore the keys"
-        ))
+        let Self(user_id) = self;
+        LogError::NoKey { position, user_id }
     }
 
     fn in_archive(self, position: Position) -> ArchiveError {

@@ -178,6 +178,10 @@ async fn a_sealed_field_without_any_key_is_an_error() {
         Arc::new(ToyCipher),
     );
     let error = elsewhere.read_all(0, 9).await.unwrap_err();
+    assert!(
+        matches!(error, LogError::NoKey { position: 1, user_id } if user_id == user(1)),
+        "{error}"
+    );
     assert!(error.to_string().contains("restore the keys"), "{error}");
 }
 
