@@ -68,21 +68,24 @@ impl From<Fault> for ReadError {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let rejected = match error.kind.as_ref() {
-            ErrorKind::BsonSerialization(_) => true,
-            ErrorKind::Write(WriteFailure::WriteError(error)) => NEVER.contains(&error.code),
-            ErrorKind::InsertMany(failure) => failure
-                .write_errors
-                .iter()
-                .flatten()
-                .any(|error| NEVER.contains(&error.code)),
-            ErrorKind::Command(error) => NEVER.contains(&error.code),
-            _ => false,
+        let code = match error.kind.as_ref() {
+            // What it says names the text that does not go.
+            ErrorKind::BsonSerialization(_) => {
+                return Self::Rejected("it cannot be stored as BSON".to_owned());
+            }
+            ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+            ErrorKind::InsertMany(failure) => {
+                let errors = failure.write_errors.iter().flatten();
+                let mut codes = errors.map(|error| error.code);
+                codes.find(|code| NEVER.contains(code))
+            }
+            ErrorKind::Command(error) => Some(error.code),
+            _ => None,
         };
-        if rejected {
-            Self::Rejected(error.to_string())
-        } else {
-            Self::Unavailable(error.to_string())
+        match code.filter(|code| NEVER.contains(code)) {
+            // The reason is kept with the event, where nothing personal may be, and the server quotes what it was given.
+            Some(code) => Self::Rejected(format!("the server refuses it with error {code}")),
+            None => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -44,9 +44,21 @@ pub(super) fn of_batch(error: &sqlx::Error, position: Position) -> StoreError {
     match classify(error) {
         Fault::Rejected => StoreError::Rejected {
             position,
-            reason: error.to_string(),
+            reason: refusal(error),
         },
         _ => outside(error),
+    }
+}
+
+/// Why the event was refused. It is kept with the event, where nothing personal may be: of a value that does not fit, the
+/// server quotes the text.
+fn refusal(error: &sqlx::Error) -> String {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    match code {
+        Some(code) if code.starts_with("22") => format!("a value does not fit (SQLSTATE {code})"),
+        _ => error.to_string(),
     }
 }
 
