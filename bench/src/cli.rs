@@ -84,6 +84,9 @@ struct RunArgs {
     /// data folder in its environment as the server does.
     #[arg(long)]
     rebuild_with: Option<PathBuf>,
+    /// For `beside-rebuild` on a large log: kill the rebuild after so many seconds, if it has not ended by then
+    #[arg(long)]
+    rebuild_seconds: Option<usize>,
     /// Commands a second beside which `beside-rebuild` and the `visible-…` rows measure: fewer than the server can carry
     /// out, so that what is added shows.
     #[arg(long, default_value_t = 500)]
@@ -167,6 +170,7 @@ async fn measure_rows(args: &RunArgs, report: &mut Report) -> Result<(), BenchEr
         prefix,
         target,
         rebuild_with: args.rebuild_with.clone(),
+        rebuild_seconds: args.rebuild_seconds,
         commands_per_second: args.commands_per_second,
     };
     for row in rows {

@@ -47,6 +47,8 @@ pub struct Bench {
     pub watcher: Person,
     /// The program that rebuilds the server's read models.
     pub rebuild_with: Option<PathBuf>,
+    /// After so many seconds the rebuild is killed; none: it is seen to its end.
+    pub rebuild_seconds: Option<usize>,
     /// Commands a second of the rows that measure something beside commands.
     pub commands_per_second: u32,
 }

@@ -3,10 +3,11 @@
 //! A rebuild can take all that a machine has, and whoever sends a command meanwhile waits behind it. So the log's head is
 //! looked at while a generation is filled. As long as it stands still, nobody waits, and the log is read in large pieces
 //! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
-//! on a machine that is busy a piece takes longer, and so does its rest. A rest never lets the log grow half as fast as the
-//! generation is filled; where that leaves no time to rest, pieces grow, because a store does more in a larger one. Who
-//! writes a piece rests within it, too, after each small part, or after each operation where the store takes many
-//! ([`Breather`]): seconds of work in one go would be seconds in which everybody waits, however long the rest is.
+//! on a machine that is busy a piece takes longer, and so does its rest. Who writes a piece rests within it, too, after each
+//! small part, or after each operation where the store takes many ([`Breather`]): seconds of work in one go would be seconds
+//! in which everybody waits, however long the rest is. No rest lets the log grow half as fast as the generation is filled,
+//! neither within a piece nor after it; where that leaves no time to rest, pieces grow, because a store does more in a larger
+//! one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,31 +53,57 @@ pub struct Breather {
     rested: Mutex<Duration>,
 }
 
-/// How many times as long as the work a rest is; not above zero: nobody rests.
+/// What is allowed to whoever writes.
 #[derive(Debug, Default)]
-struct Times(Mutex<f64>);
+struct Times(Mutex<Allowed>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Allowed {
+    /// Whether others write: then it works in small parts, also where there is no time to rest between them.
+    small: bool,
+    /// How many times as long as the work a rest is.
+    times: f64,
+    /// When the time of a piece is up: who still works on it rests no more.
+    until: Option<Instant>,
+}
 
 impl Times {
-    fn get(&self) -> f64 {
+    fn get(&self) -> Allowed {
         *self.0.lock()
     }
 
-    fn set(&self, times: f64) {
-        *self.0.lock() = times;
+    fn set(&self, small: bool, times: f64) {
+        let mut allowed = self.0.lock();
+        (allowed.small, allowed.times) = (small, times);
+    }
+
+    fn rest_until(&self, until: Option<Instant>) {
+        self.0.lock().until = until;
+    }
+}
+
+impl Allowed {
+    /// How long one may rest after so much work.
+    fn rest(&self, worked: Duration, now: Instant) -> Duration {
+        if !self.small {
+            return Duration::ZERO;
+        }
+        let rest = worked.mul_f64(self.times).min(LONGEST_BREATH);
+        let left = self.until.map(|until| until.saturating_duration_since(now));
+        left.map_or(rest, |left| rest.min(left))
     }
 }
 
 impl Breather {
     /// Whether there is anybody to make room for.
     pub fn is_needed(&self) -> bool {
-        self.times.get() > 0.0 && !self.stop.is_cancelled()
+        self.times.get().small && !self.stop.is_cancelled()
     }
 
     /// Rests after some work. Whoever rests should be the only one of the model to be at work.
     pub async fn rest(&self, worked: Duration) {
-        let times = self.times.get();
-        if times > 0.0 {
-            let rest = worked.mul_f64(times).min(LONGEST_BREATH);
+        let rest = self.times.get().rest(worked, Instant::now());
+        if !rest.is_zero() {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = sleep(rest) => *self.rested.lock() += rest,
@@ -144,7 +171,7 @@ impl Pacer {
     pub async fn begin(log: &Arc<dyn EventLog>, pace: Pace) -> Result<Self, LogError> {
         let times = Arc::<Times>::default();
         if pace == Pace::Gentle {
-            times.set(REST.into());
+            times.set(true, REST.into());
         }
         Ok(Self {
             pace,
@@ -239,8 +266,15 @@ impl Pacer {
         let began = Instant::now();
         let chunk = read_chunk(&self.log, after, limit).await?;
         let events = chunk.records().len();
+        self.times.rest_until(self.time_of(events, began));
         self.stroke = Some(Stroke { began, events });
         Ok(chunk)
+    }
+
+    /// When so many events have to be written that were begun at a moment, so that the log does not grow too fast meanwhile.
+    fn time_of(&self, events: usize, began: Instant) -> Option<Instant> {
+        let growth = self.growth.per_second.filter(|growth| *growth > 0.0)?;
+        began.checked_add(longest(events, growth))
     }
 
     async fn rest(&mut self, stop: &CancellationToken) -> Result<(), LogError> {
@@ -259,15 +293,17 @@ impl Pacer {
         }
         let Some(growth) = self.growth.per_second.filter(|_| self.is_careful()) else {
             if !self.is_careful() {
-                self.times.set(0.0);
+                self.times.set(false, 0.0);
             }
             return Ok(());
         };
-        let longest = longest_rest(worked, events, growth);
+        let longest = longest(events, growth).saturating_sub(worked);
         self.short = next_size(self.short, worked, longest);
         let rest = longest.min(worked * REST);
         if !worked.is_zero() {
-            self.times.set(ratio(rest, worked));
+            // Where even the largest piece in small parts takes too long, the next one is written in large ones.
+            let too_slow = longest.is_zero() && events >= BULK_BATCH;
+            self.times.set(!too_slow, ratio(rest, worked));
         }
         let rest = rest.saturating_sub(breathed);
         tokio::select! {
@@ -282,10 +318,9 @@ fn ratio(rest: Duration, worked: Duration) -> f64 {
     rest.as_secs_f64() / worked.as_secs_f64().max(1e-6)
 }
 
-/// How long one may rest after so much work beside a log that grows by so many events a second.
-fn longest_rest(worked: Duration, events: usize, growth: f64) -> Duration {
-    let longest = Duration::try_from_secs_f64(events as f64 / (LEAD * growth));
-    longest.unwrap_or(Duration::MAX).saturating_sub(worked)
+/// How long so many events may take beside a log that grows by so many a second.
+fn longest(events: usize, growth: f64) -> Duration {
+    Duration::try_from_secs_f64(events as f64 / (LEAD * growth)).unwrap_or(Duration::MAX)
 }
 
 /// Larger pieces when there is hardly time to rest, smaller ones when there is more than enough.
@@ -414,6 +449,44 @@ mod tests {
         assert!(between < worked, "{between:?} in one go");
     }
 
+    /// Rests are as long as the piece before allowed; this one takes longer.
+    #[tokio::test(start_paused = true)]
+    async fn rests_within_a_piece_end_with_its_time() {
+        const OPERATIONS: u32 = 10;
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let (mut after, mut length) = (0, LENGTH);
+        let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
+        let stop = CancellationToken::new();
+        let breather = pacer.breather(&stop);
+        for piece in 0..30 {
+            let chunk = pacer.read(after, LENGTH - after, &stop).await.unwrap();
+            after = chunk.last_position().unwrap();
+            let time = longest(
+                chunk.records().len(),
+                pacer.growth.per_second.unwrap_or(1.0),
+            );
+            let slow = piece == 20;
+            let operation = STROKE_TIME * if slow { 20 } else { 1 } / OPERATIONS;
+            let began = Instant::now();
+            for _ in 0..OPERATIONS {
+                sleep(operation).await;
+                breather.rest(operation).await;
+            }
+            let took = began.elapsed();
+            if slow {
+                // What is still to be done when the time is up is done without a rest.
+                let worked = operation * OPERATIONS;
+                assert!(worked < took, "no rests");
+                assert!(took < time + worked, "{took:?}, not {time:?}");
+            }
+            // A thousand a second.
+            let grown = took.as_millis() as u64;
+            append_to(&*log, length.into(), grown.into(), 1).await;
+            length += grown;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_breathes_at_full_speed_or_beside_a_log_that_stands_still() {
         let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
@@ -434,7 +507,7 @@ mod tests {
     #[test]
     fn the_log_does_not_run_away_from_who_rests() {
         for growth in [1.0, 500.0, 2_000.0, 5_000.0, 100_000.0] {
-            let rest = longest_rest(STROKE_TIME, SHORTEST, growth);
+            let rest = longest(SHORTEST, growth).saturating_sub(STROKE_TIME);
             let filled = SHORTEST as f64 / (STROKE_TIME + rest).as_secs_f64();
             assert!(rest.is_zero() || (filled / (LEAD * growth) - 1.0).abs() < 0.001);
         }
@@ -444,19 +517,20 @@ mod tests {
     #[test]
     fn pieces_grow_until_there_is_time_to_rest() {
         let takes = |size: usize| Duration::from_millis(500 + size as u64 / 20);
+        let rest_after = |worked, size, growth| longest(size, growth).saturating_sub(worked);
         let mut size = SHORTEST;
         for _ in 0..10 {
             let worked = takes(size);
-            size = next_size(size, worked, longest_rest(worked, size, 1_000.0));
+            size = next_size(size, worked, rest_after(worked, size, 1_000.0));
         }
         assert!(
-            longest_rest(takes(size), size, 1_000.0) >= takes(size),
+            rest_after(takes(size), size, 1_000.0) >= takes(size),
             "{size}"
         );
         // And shrink when the log hardly grows any more.
         for _ in 0..10 {
             let worked = takes(size);
-            size = next_size(size, worked, longest_rest(worked, size, 1.0));
+            size = next_size(size, worked, rest_after(worked, size, 1.0));
         }
         assert_eq!(size, SHORTEST);
     }
