@@ -30,9 +30,14 @@ pub struct PartFigures {
     pub lag_events: u64,
     /// For how long it is behind.
     pub lag_seconds: f64,
+    /// Events a second in the last fifteen seconds; of analytics, put into files in the last five minutes.
+    pub rate: f64,
     /// How many events are parked with it, of a projection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parked: Option<u64>,
+    /// How many sequences these are of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked_sequences: Option<u64>,
     /// What went wrong last, while it has not gone well since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

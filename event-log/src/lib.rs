@@ -24,6 +24,7 @@ pub mod relay;
 pub mod relay_store;
 pub mod sealing;
 pub mod side;
+pub mod track;
 mod unreadable;
 pub mod wire;
 
@@ -54,4 +55,5 @@ pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows, sealed_for};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };
+pub use track::{Moved, Track};
 pub use wire::{Publication, WireHeaders, WireRecord};

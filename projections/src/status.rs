@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp, Topic};
-use socialhub_event_log::{Frontier, Position};
+use socialhub_event_log::{Frontier, Position, Track};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     runtime::division::differs,
-    store::{Checkpoint, GenerationId, ModelName, ReadError, Source, source_position},
+    store::{Checkpoint, GenerationId, ModelName, Parked, ReadError, Source, source_position},
 };
 
 /// How fresh a read is, for `X-Position` and `X-Stale`.
@@ -107,6 +107,9 @@ pub const STARTING: &str = "is starting";
 /// A model that has had work for this long and has not moved is known to be stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(1);
 
+/// Over how long a rate is told.
+const RATE_OVER: Duration = Duration::from_secs(15);
+
 /// How a projector fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -163,8 +166,11 @@ pub struct StatusReport {
     /// For how long it has been behind, in seconds: since the last event it wrote happened (or the first that waited for it
     /// when it opened its store), at most since it was last not behind. 0 when it is not.
     pub lag_seconds: f64,
-    /// How many events are parked with it.
-    pub parked: u64,
+    /// Events a second that it has moved by in the last fifteen seconds.
+    pub rate: f64,
+    /// What is parked with it.
+    #[serde(flatten)]
+    pub parked: Parked,
     /// Seconds since it last gave a sign of life while it had something to do.
     pub heartbeat_seconds: f64,
     /// What went wrong last.
@@ -184,7 +190,8 @@ struct Inner {
     /// Whether partitions, perhaps none, have been dealt to it; always where it reads the log itself.
     dealt: bool,
     generation: Option<GenerationId>,
-    parked: u64,
+    parked: Parked,
+    track: Track,
     last_error: Option<String>,
     /// When the last event that was written happened; before the first, the one that waited for it.
     event_time: Option<Timestamp>,
@@ -213,7 +220,8 @@ impl ProjectionStatus {
             state: ProjectorState::Starting,
             dealt,
             generation: None,
-            parked: 0,
+            parked: Parked::default(),
+            track: Track::begin(RATE_OVER, began, 0),
             last_error: None,
             event_time: None,
             behind_since: None,
@@ -260,6 +268,7 @@ impl ProjectionStatus {
             head,
             lag_events: head.saturating_sub(position),
             lag_seconds: inner.lag_seconds(head > position, clock),
+            rate: inner.track.per_second(Instant::now()),
             parked: inner.parked,
             heartbeat_seconds: inner.heartbeat.elapsed().as_secs_f64(),
             last_error: inner.last_error.clone(),
@@ -287,7 +296,7 @@ impl ProjectionStatus {
         &self,
         generation: GenerationId,
         position: Position,
-        parked: u64,
+        parked: Parked,
         waiting: Option<Timestamp>,
     ) {
         {
@@ -295,6 +304,7 @@ impl ProjectionStatus {
             inner.state = ProjectorState::Running;
             inner.generation = Some(generation);
             inner.parked = parked;
+            inner.track = Track::begin(RATE_OVER, Instant::now(), position);
             inner.last_error = None;
             inner.event_time = waiting.or(inner.event_time);
         }
@@ -307,7 +317,12 @@ impl ProjectionStatus {
     }
 
     /// Everything up to `position` has been committed; `event_time` is when its event happened.
-    pub(crate) fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>) {
+    pub(crate) fn committed(
+        &self,
+        position: Position,
+        parked: Parked,
+        event_time: Option<Timestamp>,
+    ) {
         {
             let mut inner = self.inner.lock();
             inner.state = ProjectorState::Running;
@@ -326,7 +341,7 @@ impl ProjectionStatus {
     }
 
     /// Where the model as a whole is.
-    pub(crate) fn located(&self, position: Position, parked: u64) {
+    pub(crate) fn located(&self, position: Position, parked: Parked) {
         {
             let mut inner = self.inner.lock();
             inner.parked = parked;
@@ -348,6 +363,7 @@ impl ProjectionStatus {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         inner.heartbeat = now;
+        inner.track.note(now, position);
         inner.behind_since = behind.then_some(now);
         if !behind {
             inner.caught_up = Some(now);
@@ -405,7 +421,9 @@ impl ProjectionStatus {
         metrics::gauge!("socialhub_projection_lag_events", "model" => model)
             .set(head.saturating_sub(position) as f64);
         metrics::gauge!("socialhub_projection_lag_seconds", "model" => model).set(lag);
-        metrics::gauge!("socialhub_projection_parked", "model" => model).set(parked as f64);
+        metrics::gauge!("socialhub_projection_parked", "model" => model).set(parked.events as f64);
+        metrics::gauge!("socialhub_projection_parked_sequences", "model" => model)
+            .set(parked.sequences as f64);
     }
 
     fn stuck_at(&self) -> Option<Instant> {
@@ -577,13 +595,18 @@ mod tests {
     async fn who_begins_behind_is_behind_for_as_long_as_the_first_event_waits() {
         let (_head, watched) = watch::channel(9);
         let status = ProjectionStatus::new(ModelName("feed"), watched);
-        status.opened(GenerationId(1), 7, 0, Some(Timestamp(1_000)));
+        status.opened(
+            GenerationId(1),
+            7,
+            Parked::default(),
+            Some(Timestamp(1_000)),
+        );
         let hour = At(3_601_000);
         let lag = |status: &ProjectionStatus| status.report(&hour).lag_seconds;
         assert!((lag(&status) - 3_600.0).abs() < 1.0);
-        status.committed(8, 0, Some(Timestamp(3_591_000)));
+        status.committed(8, Parked::default(), Some(Timestamp(3_591_000)));
         assert!((lag(&status) - 10.0).abs() < 1.0);
-        status.committed(9, 0, Some(Timestamp(3_591_500)));
+        status.committed(9, Parked::default(), Some(Timestamp(3_591_500)));
         assert!(lag(&status) < f64::EPSILON);
     }
 
@@ -591,7 +614,7 @@ mod tests {
     async fn after_a_quiet_hour_a_new_event_is_not_an_hour_behind() {
         let (head, watched) = watch::channel(7);
         let status = ProjectionStatus::new(ModelName("feed"), watched);
-        status.committed(7, 0, Some(Timestamp(0)));
+        status.committed(7, Parked::default(), Some(Timestamp(0)));
         let hour = Duration::from_secs(3_600);
         tokio::time::advance(hour).await;
         let now = At(3_600_000);

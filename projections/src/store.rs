@@ -3,7 +3,11 @@
 //! The checkpoint lives in the model's own store and is written atomically with the effects. A store holds several
 //! generations of its model side by side: one is current (readers use it), others are being filled or kept for rollback.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -13,7 +17,6 @@ use uuid::Uuid;
 
 use crate::{
     projection::{Projected, Projection},
-    record::SequenceKey,
     runtime::Breather,
 };
 
@@ -125,6 +128,28 @@ pub struct ParkedLetter {
     pub parked_at: Timestamp,
 }
 
+/// How much is parked with a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Parked {
+    /// Events.
+    #[serde(rename = "parked")]
+    pub events: u64,
+    /// The sequences that they are of: what comes later of these waits behind them.
+    #[serde(rename = "parkedSequences")]
+    pub sequences: u64,
+}
+
+impl Parked {
+    /// What these letters are.
+    pub fn of(letters: &[ParkedLetter]) -> Self {
+        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+        Self {
+            events: letters.len() as u64,
+            sequences: sequences.collect::<HashSet<_>>().len() as u64,
+        }
+    }
+}
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -210,12 +235,6 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn discard_parked(&self, position: Position) -> Result<(), StoreError>;
-
-    /// The sequences that have letters: their later events are parked behind them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError>;
 
     /// Records how often each record of a source has been tried, in place of what was recorded before. Used only after an
     /// unclean stop, before a record is tried, so that an event that crashes the process is parked too.

@@ -475,3 +475,68 @@ async fn a_file_in_hand_that_is_swept_is_not_added() {
     );
     assert!(world.state().await.files.is_empty());
 }
+
+/// Makes commits, each so many milliseconds after [`NOW`].
+async fn commit_all(world: &World, commits: impl IntoIterator<Item = (i64, Commit)>) {
+    let log = CommitLog::new(source());
+    let mut state = world.state().await;
+    for (at, commit) in commits {
+        let commit = Commit {
+            id: world.ids.next_id(),
+            at: Timestamp(NOW.0 + at),
+            ..commit
+        };
+        log.commit(&*world.inner, &mut state, commit, &CancellationToken::new())
+            .await
+            .unwrap();
+    }
+}
+
+/// A commit of so many new rows, or one that merges as many.
+fn of_rows(rows: u64, new: bool) -> Commit {
+    let reached = serde_json::json!({"position": 1, "eventId": Uuid::nil(), "nextOffset": 1});
+    let commit = serde_json::json!({
+        "id": Uuid::nil(), "at": 0, "reached": new.then_some(reached),
+        "added": [{"name": "events/a", "date": "2026-01-01", "type": "a", "rows": rows, "bytes": 1, "first": 1, "last": 1}],
+    });
+    serde_json::from_value(commit).unwrap()
+}
+
+#[tokio::test]
+async fn rows_are_counted_since_a_moment_and_merged_ones_not_again() {
+    let world = World::new(Duration::ZERO);
+    let since = Timestamp(NOW.0 + 10);
+    let written = async || {
+        let written = CommitLog::new(source()).written(&*world.inner, since).await;
+        let written = written.unwrap();
+        (written.rows, written.since.0 - NOW.0)
+    };
+    assert_eq!(written().await, (0, 10));
+    commit_all(&world, [(9, of_rows(5, true))]).await;
+    assert_eq!(written().await, (0, 10));
+    let more = [(10, true), (11, false), (12, true)];
+    commit_all(&world, more.map(|(at, new)| (at, of_rows(7, new)))).await;
+    assert_eq!(written().await, (14, 10));
+}
+
+#[tokio::test]
+async fn of_many_commits_the_last_count_and_the_time_they_took() {
+    let world = World::new(Duration::ZERO);
+    let every = STATE_EVERY.cast_signed();
+    // After each number, also when the ones before have just been deleted.
+    for last in every + 1..5 * every {
+        commit_all(&world, [(last, of_rows(3, true))]).await;
+        let log = CommitLog::new(source());
+        let written = log.written(&*world.inner, NOW).await.unwrap();
+        let (counted, since) = match last - every {
+            all if all <= every + 1 => (all, 0),
+            // The one before them tells since when.
+            _ => (every, last - every),
+        };
+        assert_eq!(
+            (written.rows, written.since.0 - NOW.0),
+            (3 * counted.cast_unsigned(), since),
+            "{last}"
+        );
+    }
+}

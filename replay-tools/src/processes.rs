@@ -101,6 +101,12 @@ pub(crate) fn playing(processes: &[ProcessView], role: &str) -> usize {
     heard_of.count()
 }
 
+/// Since when one of those who play a role has played it; none when nobody does who has been heard of lately.
+pub(crate) fn playing_since(processes: &[ProcessView], role: &str) -> Option<Timestamp> {
+    let heard_of = with_role(processes, role).filter(|process| process.state != State::Silent);
+    heard_of.map(|process| process.started_at).min()
+}
+
 /// Whether there are processes with a role, and none of them has been heard of lately.
 pub(crate) fn all_silent(processes: &[ProcessView], role: &str) -> bool {
     with_role(processes, role).next().is_some() && playing(processes, role) == 0
@@ -215,6 +221,23 @@ pub(crate) mod tests {
         assert!(silent(std::slice::from_ref(&gone), "project feed"));
         assert!(!silent(&[gone, there], "project feed"));
         assert!(!silent(&[], "project feed"));
+    }
+
+    #[test]
+    fn a_role_is_played_since_the_first_began_that_is_there() {
+        let began = |name, ago, at| ProcessView {
+            started_at: Timestamp(at),
+            ..process(name, "analytics", ago, &[])
+        };
+        let processes = [
+            began("gone", 60.0, 1),
+            began("a", 1.0, 7),
+            began("b", 1.0, 9),
+        ];
+        let since = |processes: &[ProcessView]| playing_since(processes, "analytics");
+        assert_eq!(since(&processes), Some(Timestamp(7)));
+        assert_eq!(since(&processes[..1]), None);
+        assert_eq!(playing_since(&processes, "relay"), None);
     }
 
     #[test]

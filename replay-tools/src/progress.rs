@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io::{IsTerminal, stderr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -14,8 +14,9 @@ use socialhub_projections::{
     GenerationId, ModelName,
     runtime::{Progress, VerifyCourse, VerifyStage, VerifyStep},
 };
+use tokio::time::Instant;
 
-use crate::how_far::{HowFar, bar_style};
+use crate::how_far::{Course, HowFar, bar_style, moving_bar_style};
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often a line says that something is still at work.
@@ -49,7 +50,7 @@ pub(crate) async fn at_work<T>(what: String, work: impl Future<Output = T>) -> T
         clock
     });
     let begun = Instant::now();
-    let mut lines = tokio::time::interval_at((begun + STILL_EVERY).into(), STILL_EVERY);
+    let mut lines = tokio::time::interval_at(begun + STILL_EVERY, STILL_EVERY);
     tokio::pin!(work);
     let done = loop {
         tokio::select! {
@@ -74,7 +75,7 @@ pub(crate) async fn verifying<T>(
     let on_terminal = stderr().is_terminal();
     let mut shown = Verifying::new(model, on_terminal);
     let every = if on_terminal { TICK } else { LINE_EVERY };
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+    let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
     tokio::pin!(work);
     loop {
         tokio::select! {
@@ -172,6 +173,7 @@ fn verify_line(
         from: first.done,
         done: stage.done,
         of: stage.of,
+        grown: 0,
         elapsed,
     };
     format!("{what}: {how_far}")
@@ -180,29 +182,30 @@ fn verify_line(
 #[derive(Default)]
 struct Bars {
     all: MultiProgress,
-    bars: Mutex<HashMap<ModelName, ProgressBar>>,
+    bars: Mutex<HashMap<ModelName, (ProgressBar, Course)>>,
 }
 
 impl Progress for Bars {
     fn began(&self, model: ModelName, generation: GenerationId, from: Position, to: Position) {
-        let bar = ProgressBar::new(to).with_style(bar_style(true));
+        let bar = ProgressBar::new(to).with_style(moving_bar_style());
         let bar = self.all.add(bar);
         bar.set_prefix(format!("{model}, generation {generation}"));
         bar.set_position(from);
-        bar.reset_eta();
-        lock(&self.bars).insert(model, bar);
+        let course = Course::begin(Instant::now(), from, to);
+        lock(&self.bars).insert(model, (bar, course));
     }
 
     fn moved(&self, model: ModelName, position: Position, to: Position) {
-        if let Some(bar) = lock(&self.bars).get(&model) {
-            // What has come since the last look may be filled already.
+        if let Some((bar, course)) = lock(&self.bars).get_mut(&model) {
+            let how_far = course.moved(Instant::now(), position, to);
+            bar.set_message(how_far.pace());
             bar.set_length(to.max(position));
             bar.set_position(position);
         }
     }
 
     fn ended(&self, model: ModelName) {
-        if let Some(bar) = lock(&self.bars).remove(&model) {
+        if let Some((bar, _)) = lock(&self.bars).remove(&model) {
             // It stays where it is: the end may not be the one that was wished for.
             bar.abandon();
         }
@@ -213,8 +216,7 @@ impl Progress for Bars {
 struct Lines(Mutex<HashMap<ModelName, Line>>);
 
 struct Line {
-    from: Position,
-    started: Instant,
+    course: Course,
     printed: Instant,
 }
 
@@ -223,8 +225,7 @@ impl Progress for Lines {
         eprintln!("{model}: filling generation {generation} from position {from} to {to}");
         let now = Instant::now();
         let line = Line {
-            from,
-            started: now,
+            course: Course::begin(now, from, to),
             printed: now,
         };
         lock(&self.0).insert(model, line);
@@ -235,16 +236,12 @@ impl Progress for Lines {
         let Some(line) = lines.get_mut(&model) else {
             return;
         };
-        if line.printed.elapsed() < LINE_EVERY {
+        let now = Instant::now();
+        let how_far = line.course.moved(now, position, to);
+        if now - line.printed < LINE_EVERY {
             return;
         }
-        line.printed = Instant::now();
-        let how_far = HowFar {
-            from: line.from,
-            done: position,
-            of: Some(to.max(position)),
-            elapsed: line.started.elapsed(),
-        };
+        line.printed = now;
         eprintln!("{model}, events filled: {how_far}");
     }
 

@@ -131,10 +131,7 @@ pub(crate) fn print(view: &RelayView, out: &mut (dyn Write + Send)) -> Result<()
         0 => String::new(),
         _ => format!(" ({:.1} s)", view.lag.seconds),
     };
-    let rate = match view.lag.rate {
-        Some(1.0..) => format!(", {} events/s", show::rate(view.lag.rate)),
-        _ => String::new(),
-    };
+    let rate = show::per_second(view.lag.rate);
     writeln!(
         out,
         "The relay is at position {}, {behind} events behind{age}{rate}: {state}.",

@@ -34,6 +34,14 @@ pub(crate) fn rate(rate: Option<f64>) -> String {
     rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"))
 }
 
+/// A rate to go on with in a line; nothing when less than one event a second moves.
+pub(crate) fn per_second(events: Option<f64>) -> String {
+    match events {
+        Some(1.0..) => format!(", {} events/s", rate(events)),
+        _ => String::new(),
+    }
+}
+
 /// One JSON value on a line of its own.
 pub(crate) fn json_line<T: Serialize>(
     out: &mut (dyn Write + Send),

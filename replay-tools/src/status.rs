@@ -75,7 +75,7 @@ struct GenerationView {
     rate: Option<f64>,
     parked: u64,
     /// Sequences that wait behind a parked event, with the event.
-    parked_sequences: usize,
+    parked_sequences: u64,
     has_writer: bool,
     /// What went wrong last where it is written.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -308,26 +308,34 @@ async fn view(
         }
         _ => None,
     };
-    let analytics = match (&target.analytics, &now.relay) {
-        (Some(objects), Some(relay)) => {
-            let place = Place::find(&**objects, &relay.frontier).await;
-            let position = match &place {
-                Ok(Some(place)) => place.position,
-                _ => 0,
-            };
-            let lag = lag_seconds(target, position, now.head).await?;
-            AnalyticsView::of(place, lag, now.head, &processes)
-        }
-        _ => None,
-    };
     Ok(StatusView {
         head: now.head,
         relay,
-        analytics,
+        analytics: analytics(now, target, &processes).await?,
         processes,
         erasures: erasures::view(&*target.log, &*target.erasures, target.clock.now()).await?,
         models,
     })
+}
+
+async fn analytics(
+    now: &Moment,
+    target: &ReplayTarget,
+    processes: &[ProcessView],
+) -> Result<Option<AnalyticsView>, ReplayError> {
+    let (Some(objects), Some(relay)) = (&target.analytics, &now.relay) else {
+        return Ok(None);
+    };
+    let time = target.clock.now();
+    let place = Place::find(&**objects, &relay.frontier, processes, time).await;
+    let position = match &place {
+        Ok(Some(place)) => place.position,
+        _ => 0,
+    };
+    let lag = lag_seconds(target, position, now.head).await?;
+    let files_at = objects.address("").trim_end_matches('/').to_owned();
+    let view = AnalyticsView::of(place, lag, now.head, processes, files_at);
+    Ok(view)
 }
 
 async fn generations(

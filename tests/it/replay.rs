@@ -3,6 +3,7 @@
 mod away;
 pub(crate) mod damage;
 mod full_stores;
+mod killed_on_files;
 mod kills;
 pub(crate) mod letters;
 mod on_terminal;

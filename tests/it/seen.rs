@@ -150,6 +150,12 @@ async fn metrics_and_readiness_say_what_the_status_says() {
     let server = Server::start().await;
     let me = server.client().sign_up("figures").await;
     write_and_see(&server, &me).await;
+    eventually("each part has a rate", || async {
+        me.write_post("moves everybody", "public").await;
+        let rates = rates(&server).await;
+        rates.iter().all(|rate| *rate > 0.0).then_some(())
+    })
+    .await;
     server.succeed(&["replay", "rebuild", "--all"]).await;
     write_and_see(&server, &me).await;
     let status = server.status().await;
@@ -212,6 +218,24 @@ async fn metrics_and_readiness_say_what_the_status_says() {
         );
         assert_eq!(sum(&figures, "socialhub_relay_lag_seconds", &[]), 0.0);
     }
+    within(60, "nothing moves any more", || async {
+        let rates = rates(&server).await;
+        rates.iter().all(|rate| *rate == 0.0).then_some(())
+    })
+    .await;
+}
+
+/// How fast each part moves that follows the log, as `/readyz` says.
+async fn rates(server: &Server) -> Vec<f64> {
+    // Also of one that is not ready for a moment.
+    let ready = server.client().get("/readyz").await;
+    let parts = ready.json["parts"].as_array().unwrap();
+    let rates: Vec<f64> = parts
+        .iter()
+        .map(|part| part["rate"].as_f64().unwrap())
+        .collect();
+    assert!(rates.len() >= MODELS.len(), "{parts:?}");
+    rates
 }
 
 /// What `/readyz` says of a part.
@@ -244,6 +268,7 @@ async fn what_is_parked_and_what_failed_last_is_in_the_metrics() {
         let found = |name, labels: &[&str]| sum(&figures, name, labels);
         let current = [model, "state=\"current\""];
         let counted = found("socialhub_projection_parked", &[model]) == 2.0
+            && found("socialhub_projection_parked_sequences", &[model]) == 1.0
             && found("socialhub_generation_parked", &current) == 2.0
             && found("socialhub_generation_parked_sequences", &current) == 1.0;
         counted.then_some(())
@@ -256,5 +281,9 @@ async fn what_is_parked_and_what_failed_last_is_in_the_metrics() {
         (&json!(2), &json!(1))
     );
     let ready = server.client().get("/readyz").await.expect_status(200);
-    assert_eq!(part(&ready.json, "projection feed")["parked"], 2);
+    let feed = part(&ready.json, "projection feed");
+    assert_eq!(
+        (&feed["parked"], &feed["parkedSequences"]),
+        (&json!(2), &json!(1))
+    );
 }

@@ -1,10 +1,15 @@
 //! How the relay fares, for metrics, readiness and the operator.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::event::Position;
+use crate::{event::Position, track::Track};
+
+/// Over how long a rate is told.
+const RATE_OVER: Duration = Duration::from_secs(15);
 
 /// What a relay process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +66,8 @@ pub struct RelayReport {
     pub lag_events: u64,
     /// The age of the first event that is not published yet, as it was found last; 0 when there is none.
     pub lag_seconds: f64,
+    /// Events published a second in the last fifteen seconds.
+    pub rate: f64,
     /// What went wrong last, while it has not gone well since.
     pub last_error: Option<String>,
 }
@@ -72,6 +79,7 @@ pub struct RelayStatus {
     position: watch::Sender<Position>,
     inner: Mutex<(RelayState, Option<String>)>,
     lag_seconds: Mutex<f64>,
+    track: Mutex<Track>,
 }
 
 impl RelayStatus {
@@ -81,6 +89,7 @@ impl RelayStatus {
             position: watch::Sender::new(0),
             inner: Mutex::new((RelayState::Starting, None)),
             lag_seconds: Mutex::new(0.0),
+            track: Mutex::new(Track::begin(RATE_OVER, Instant::now(), 0)),
         }
     }
 
@@ -104,6 +113,7 @@ impl RelayStatus {
             } else {
                 0.0
             },
+            rate: self.track.lock().per_second(Instant::now()),
             last_error,
         }
     }
@@ -132,12 +142,15 @@ impl RelayStatus {
 
     pub(crate) fn published(&self, position: Position, records: usize) {
         self.position.send_replace(position);
+        self.track.lock().note(Instant::now(), position);
         metrics::counter!("socialhub_relay_events_total").increment(records as u64);
         self.enter(RelayState::Leading);
     }
 
     pub(crate) fn stands_at(&self, position: Position) {
         self.position.send_replace(position);
+        // Others have published what is before that.
+        *self.track.lock() = Track::begin(RATE_OVER, Instant::now(), position);
         self.enter(RelayState::Leading);
     }
 

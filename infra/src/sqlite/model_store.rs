@@ -19,7 +19,6 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
     projection::Projected,
-    record::SequenceKey,
     runtime::WriteMode,
     store::{Attempts, WriteBatch},
 };
@@ -520,18 +519,6 @@ fn forget_attempts(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM attempts", []).map(|_| ())
 }
 
-fn read_sequences(connection: &Connection) -> rusqlite::Result<Vec<SequenceKey>> {
-    connection
-        .prepare_cached("SELECT DISTINCT topic, key FROM parked")?
-        .query_map([], |row| {
-            Ok(SequenceKey {
-                topic: row.get(0)?,
-                key: row.get(1)?,
-            })
-        })?
-        .collect()
-}
-
 /// One file, one writer, one source: what is kept by source needs no key.
 #[async_trait]
 impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
@@ -555,10 +542,6 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
     async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
         self.run(move |writer| writer.own(|connection| delete_letter(connection, position)))
             .await
-    }
-
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        self.run(|writer| writer.own(read_sequences)).await
     }
 
     async fn set_attempts(&self, _source: &Source, attempts: &Attempts) -> Result<(), StoreError> {

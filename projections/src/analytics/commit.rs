@@ -78,6 +78,16 @@ pub struct Commit {
     pub state: Option<PartitionState>,
 }
 
+impl Commit {
+    /// How many rows are in files with it that were in none before: what others were merged into counts for nothing.
+    pub fn rows(&self) -> u64 {
+        match self.reached {
+            Some(_) => self.added.iter().map(|file| file.rows).sum(),
+            None => 0,
+        }
+    }
+}
+
 /// Why a commit that was made for one state cannot be made on a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {

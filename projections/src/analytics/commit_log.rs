@@ -5,6 +5,7 @@
 //! a writer that slept through that could create one anew that nobody ever reads; it notices by what is there besides.
 
 use bytes::Bytes;
+use socialhub_domain::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,6 +17,15 @@ use crate::{runtime::tail::Backoff, store::Source};
 
 /// Where the commits of all partitions are.
 const FOLDER: &str = "_commits";
+
+/// What a partition's commits have put into files lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How many rows.
+    pub rows: u64,
+    /// Since when.
+    pub since: Timestamp,
+}
 
 /// The log of one partition.
 #[derive(Debug, Clone)]
@@ -131,6 +141,39 @@ impl CommitLog {
             state.apply(&commit);
         }
         Ok(Some(state))
+    }
+
+    /// The rows that were put into files since a moment; since a later one, if there are more commits after it, of whatever
+    /// kind, than are kept for certain.
+    ///
+    /// # Errors
+    /// [`ObjectsError`].
+    pub async fn written(
+        &self,
+        objects: &dyn Objects,
+        since: Timestamp,
+    ) -> Result<Written, ObjectsError> {
+        let last = self.numbers(objects).await?.pop().unwrap_or(0);
+        let mut written = Written { rows: 0, since };
+        let mut oldest: Option<Commit> = None;
+        for (looked_at, number) in (0..).zip((1..=last).rev()) {
+            let found = self.read(objects, number).await?;
+            if found.as_ref().is_some_and(|commit| commit.at < since) {
+                break;
+            }
+            // One that has been deleted is older than those that have been looked at.
+            if found.is_none() || looked_at > STATE_EVERY {
+                if let Some(oldest) = oldest {
+                    // What it added was gathered before it.
+                    written.rows -= oldest.rows();
+                    written.since = oldest.at;
+                }
+                break;
+            }
+            written.rows += found.as_ref().map_or(0, Commit::rows);
+            oldest = found;
+        }
+        Ok(written)
     }
 
     /// Makes a commit after `state`, or after what others have made since, if it still fits; `state` goes along.

@@ -4,14 +4,16 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use socialhub_domain::topic::Topic;
-use socialhub_event_log::{EventLog, Frontier, FrontierReader, LogError, Position, behind_for};
+use socialhub_event_log::{
+    EventLog, Frontier, FrontierReader, LogError, Position, Track, behind_for,
+};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinHandle,
@@ -43,15 +45,22 @@ const SLACK: Duration = Duration::from_secs(60);
 /// Topics that were read for this long have not failed at once.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// Over how long a rate is told: files come at intervals.
+pub const RATE_OVER: Duration = Duration::from_secs(300);
+
 /// How the consumer fares.
 #[derive(Debug)]
 pub struct AnalyticsStatus {
     patience: Duration,
     trouble: Mutex<Option<String>>,
+    /// Whether the group has dealt out partitions, perhaps none to this process.
+    dealt: AtomicBool,
     /// Since when each partition's oldest row waits.
     waiting: Mutex<HashMap<Source, Instant>>,
     /// How far each partition of this process is in files.
     written: Mutex<HashMap<Source, Position>>,
+    /// Rows that this process has written.
+    rows: Mutex<(u64, Track)>,
     lag: Mutex<AnalyticsLag>,
 }
 
@@ -71,8 +80,10 @@ impl AnalyticsStatus {
         Self {
             patience: limits.age + SLACK,
             trouble: Mutex::new(Some(STARTING.to_owned())),
+            dealt: AtomicBool::new(false),
             waiting: Mutex::default(),
             written: Mutex::default(),
+            rows: Mutex::new((0, Track::begin(RATE_OVER, Instant::now(), 0))),
             lag: Mutex::default(),
         }
     }
@@ -92,8 +103,17 @@ impl AnalyticsStatus {
         *self.lag.lock()
     }
 
-    pub(super) fn wrote(&self, source: &Source, position: Position) {
+    /// Rows a second that this process has put into files lately.
+    pub fn rate(&self) -> f64 {
+        self.rows.lock().1.per_second(Instant::now())
+    }
+
+    /// A partition is in files up to a position, with so many rows that were in none before.
+    pub(super) fn wrote(&self, source: &Source, position: Position, rows: usize) {
         self.written.lock().insert(source.clone(), position);
+        let (count, track) = &mut *self.rows.lock();
+        *count += rows as u64;
+        track.note(Instant::now(), *count);
     }
 
     fn let_go(&self, source: &Source) {
@@ -117,8 +137,15 @@ impl AnalyticsStatus {
         metrics::gauge!("socialhub_analytics_lag_seconds").set(lag.seconds);
     }
 
-    fn set(&self, trouble: Option<String>) {
-        *self.trouble.lock() = trouble;
+    fn failing(&self, trouble: String) {
+        self.dealt.store(false, Ordering::Relaxed);
+        *self.trouble.lock() = Some(trouble);
+    }
+
+    /// The group has dealt out partitions. Whoever comes when all are dealt out waits for one, and that is well.
+    fn at_work(&self) {
+        self.dealt.store(true, Ordering::Relaxed);
+        *self.trouble.lock() = None;
     }
 
     pub(super) fn waits(&self, source: &Source, since: Option<Instant>) {
@@ -197,7 +224,7 @@ async fn run(shared: Arc<Shared>, sources: Arc<dyn Sources>, stop: CancellationT
         match failure {
             Failure::Retry(error) => {
                 tracing::warn!(error, "the analytics consumer tries again");
-                shared.status.set(Some(error));
+                shared.status.failing(error);
                 if began.elapsed() > STEADY {
                     backoff.reset();
                 }
@@ -208,7 +235,7 @@ async fn run(shared: Arc<Shared>, sources: Arc<dyn Sources>, stop: CancellationT
             }
             Failure::Refuse(error) => {
                 tracing::error!(error, "the analytics consumer refuses to go on");
-                shared.status.set(Some(error));
+                shared.status.failing(error);
                 stop.cancelled().await;
             }
         }
@@ -234,8 +261,6 @@ async fn consume(
         ready = ready => ready.map_err(Failure::Retry)?,
         () = stop.cancelled() => return Ok(()),
     };
-    // Whoever comes when all partitions are dealt out waits for one, and that is well.
-    shared.status.set(None);
     let (done, finished) = mpsc::unbounded_channel();
     let mut mine = Mine {
         shared: Arc::clone(shared),
@@ -263,7 +288,10 @@ async fn look(shared: Arc<Shared>) {
         ticks.tick().await;
         // While it cannot be read, nothing more is known to be missing.
         if let Ok(frontier) = shared.frontier_reader.frontier().await {
-            if let Ok(lag) = lag(&shared, &frontier).await {
+            // What is nobody's yet is not known to be written.
+            if shared.status.dealt.load(Ordering::Relaxed)
+                && let Ok(lag) = lag(&shared, &frontier).await
+            {
                 shared.status.lags(lag);
             }
             shared.frontier.send_replace(frontier);
@@ -283,6 +311,18 @@ async fn lag(shared: &Shared, frontier: &Frontier) -> Result<AnalyticsLag, LogEr
         events,
         seconds,
     })
+}
+
+/// What became of a partition that was followed. One whose task broke is read again, by a new one.
+async fn followed(
+    run: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) -> Result<(), Failure> {
+    match tokio::spawn(run).await {
+        Ok(outcome) => outcome,
+        Err(broke) => Err(Failure::Retry(format!(
+            "a partition was not followed: {broke}"
+        ))),
+    }
 }
 
 struct Follower {
@@ -356,6 +396,7 @@ impl Mine {
     ) -> Result<(), Failure> {
         if sources.is_empty() {
             answer.give(Vec::new());
+            self.shared.status.at_work();
             return Ok(());
         }
         check_divisions(&self.shared).await?;
@@ -364,13 +405,13 @@ impl Mine {
             let stop = self.stop.child_token();
             let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
             let partition = Partition::open(shared, source.clone(), stop.clone(), done).await?;
-            self.shared.status.wrote(&source, partition.position());
+            self.shared.status.wrote(&source, partition.position(), 0);
             let start = partition.next_offset().map_or(Start::Beginning, Start::At);
             starts.push((source.clone(), start));
             let (records, received) = mpsc::unbounded_channel();
             let failed = self.failed.0.clone();
             let task = tokio::spawn(async move {
-                if let Err(failure) = partition.run(received).await {
+                if let Err(failure) = followed(partition.run(received)).await {
                     // The consumer may have ended.
                     let _ = failed.send(failure);
                 }
@@ -384,6 +425,7 @@ impl Mine {
         }
         self.count();
         answer.give(starts);
+        self.shared.status.at_work();
         Ok(())
     }
 

@@ -22,8 +22,8 @@ pub mod writer;
 use std::time::Duration;
 
 pub use commit::{Commit, FileEntry, PartitionState, Reached};
-pub use commit_log::CommitLog;
-pub use consumer::{AnalyticsConsumer, AnalyticsLag, AnalyticsStatus, AnalyticsTask};
+pub use commit_log::{CommitLog, Written};
+pub use consumer::{AnalyticsConsumer, AnalyticsLag, AnalyticsStatus, AnalyticsTask, RATE_OVER};
 pub use memory::MemoryObjects;
 pub use ports::{Created, FormatError, Object, Objects, ObjectsError, RowFormat};
 pub use row::Row;

@@ -334,17 +334,17 @@ impl Partition {
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
-        match self.writer.flush(&self.stop).await {
+        let rows = match self.writer.flush(&self.stop).await {
             // Whoever has the partition next reads it again.
             Err(WriteError::Stopped) => return Ok(()),
-            outcome => outcome.map(drop)?,
-        }
+            outcome => outcome?,
+        };
         if let Some(next_offset) = self.next_offset() {
             // The consumer may have ended.
             let _ = self.done.send((self.source.clone(), next_offset));
         }
         let position = self.position();
-        self.shared.status.wrote(&self.source, position);
+        self.shared.status.wrote(&self.source, position, rows);
         let (topic, partition) = (self.source.name.clone(), self.source.partition.to_string());
         metrics::gauge!("socialhub_analytics_position", "topic" => topic, "partition" => partition)
             .set(position as f64);

@@ -1,6 +1,6 @@
 //! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
 
-use std::{collections::HashSet, marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
@@ -19,7 +19,7 @@ use crate::{
         writer::project,
     },
     status::reached,
-    store::{GenerationId, ModelName, ParkedLetter, ReadModelStore, StoreError},
+    store::{GenerationId, ModelName, Parked, ParkedLetter, ReadModelStore, StoreError},
     verify::ModelFold,
 };
 
@@ -115,13 +115,12 @@ pub trait ModelControl: Send + Sync {
     ///
     /// # Errors
     /// [`RebuildError`].
-    async fn parked_sequences(&self, generation: &Generation) -> Result<usize, RebuildError> {
+    async fn parked_sequences(&self, generation: &Generation) -> Result<u64, RebuildError> {
         if generation.parked == 0 {
             return Ok(0);
         }
         let letters = self.letters_of(generation.id).await?;
-        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
-        Ok(sequences.collect::<HashSet<_>>().len())
+        Ok(Parked::of(&letters).sequences)
     }
 
     /// The letters of the current generation.

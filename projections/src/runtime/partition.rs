@@ -26,7 +26,7 @@ use crate::{
         writer::{BULK_BATCH, BatchWriter, Entry, Observer, PARTITION_BATCH, WriteError},
     },
     status::ProjectionStatus,
-    store::{ReadModelStore, Source, StoreError, source_position},
+    store::{Parked, ReadModelStore, Source, StoreError, source_position},
 };
 
 /// How long a partition may bring nothing before it is compared with what the relay says it has published there.
@@ -82,7 +82,7 @@ pub(super) struct Partition<P: Projection> {
 struct OneOfMany<'a>(&'a ProjectionStatus);
 
 impl Observer for OneOfMany<'_> {
-    fn committed(&self, _: Position, _: u64, event_time: Option<Timestamp>) {
+    fn committed(&self, _: Position, _: Parked, event_time: Option<Timestamp>) {
         self.0.working(event_time);
     }
 

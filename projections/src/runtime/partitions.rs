@@ -32,7 +32,7 @@ use crate::{
         writer::{WriteError, check_alignment},
     },
     status::{ProjectionStatus, reached},
-    store::{Checkpoint, GenerationId, ReadModelStore, Source, StoreError},
+    store::{Checkpoint, GenerationId, Parked, ReadModelStore, Source, StoreError},
 };
 
 /// How often the model's place as a whole is looked up.
@@ -150,7 +150,7 @@ async fn run<P: Projection>(
         }
         if matches!(end, End::Refuse(_)) {
             // Whatever its store says, nothing of it counts.
-            shared.status.located(0, 0);
+            shared.status.located(0, Parked::default());
         }
         if until_next::<P>(end, &shared.status, &mut current, &mut backoff, &stop)
             .await
@@ -230,7 +230,7 @@ async fn look_over<P: Projection>(
         .await
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
     division::check(P::NAME, &checkpoints, &frontier)?;
-    let parked = store.parked().await?.len() as u64;
+    let parked = Parked::of(&store.parked().await?);
     let position = reached(&checkpoints, P::TOPICS, &frontier);
     let waiting = first_waiting(&shared.log, position).await;
     shared.status.opened(id, position, parked, waiting);
@@ -281,7 +281,7 @@ pub(crate) async fn check_topics(
 async fn locate<P: Projection>(shared: Arc<Shared<P>>, store: Arc<dyn ReadModelStore<P>>) {
     let mut ticks = tokio::time::interval(LOCATE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut letters = 0;
+    let mut letters = Parked::default();
     for nth in 0_u64.. {
         ticks.tick().await;
         // The frontier after the checkpoints: it may only be too far, never behind what was handled.
@@ -295,7 +295,7 @@ async fn locate<P: Projection>(shared: Arc<Shared<P>>, store: Arc<dyn ReadModelS
         if nth % 8 == 0
             && let Ok(parked) = store.parked().await
         {
-            letters = parked.len() as u64;
+            letters = Parked::of(&parked);
         }
         let position = reached(&checkpoints, P::TOPICS, &frontier);
         shared.status.located(position, letters);

@@ -22,7 +22,7 @@ use crate::{
         writer::{BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
     status::{ModelPosition, ProjectionStatus},
-    store::{GenerationId, Source, StoreError},
+    store::{GenerationId, Parked, Source, StoreError},
 };
 
 /// The projector of one read model, not yet started.
@@ -91,7 +91,7 @@ struct Run<P: Projection> {
 }
 
 impl Observer for ProjectionStatus {
-    fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>) {
+    fn committed(&self, position: Position, parked: Parked, event_time: Option<Timestamp>) {
         Self::committed(self, position, parked, event_time);
     }
 

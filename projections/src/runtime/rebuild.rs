@@ -29,7 +29,7 @@ use crate::{
         tail::{Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
     },
-    store::{GenerationId, ModelName, ReadModelStore, Source, StoreError},
+    store::{GenerationId, ModelName, Parked, ReadModelStore, Source, StoreError},
 };
 
 /// How many chunks may wait for a model that is slower than the others.
@@ -183,7 +183,7 @@ pub struct Filler<P: Projection> {
 pub(super) struct Silent(pub(super) ModelName);
 
 impl Observer for Silent {
-    fn committed(&self, _: Position, _: u64, _: Option<Timestamp>) {}
+    fn committed(&self, _: Position, _: Parked, _: Option<Timestamp>) {}
 
     fn failing(&self, error: &StoreError) {
         tracing::warn!(model = %self.0, %error, "the new generation cannot be written; trying again");
@@ -344,7 +344,7 @@ impl<P: Projection> Filler<P> {
         stop: &CancellationToken,
     ) -> Result<RebuildReport, RebuildError> {
         let caught_up = self.catch_up(pacer, stop).await;
-        let (position, parked) = (self.writer.position(), self.writer.letters());
+        let (position, parked) = (self.writer.position(), self.writer.letters().events);
         // The generation must be free before it is current: its next writer comes at once.
         let closed = self.writer.close().await;
         let fence = caught_up?;
@@ -743,11 +743,6 @@ async fn finish_in_turn(
         }
     };
     filling.finish(pacer, stop).await
-}
-
-/// How long something takes at a given pace, for a progress line.
-pub fn time_left(done: u64, left: u64, elapsed: Duration) -> Option<Duration> {
-    (done > 0).then(|| elapsed.mul_f64(left as f64 / done as f64))
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl<P: Projection> Repair<P> {
         let pace = Pace::Full;
         self.fill(writer, handled.last(), &parked, is_handled, pace, stop)
             .await?;
-        if writer.letters() > 0 {
+        if writer.letters().events > 0 {
             return Err(beyond::<P>(
                 "its store rejects an event that is not parked with it",
             ));

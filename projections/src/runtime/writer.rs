@@ -30,7 +30,7 @@ use crate::{
         tail::Backoff,
     },
     store::{
-        Attempts, Checkpoint, ModelName, ParkedLetter, ReadModelStore, Source, StoreError,
+        Attempts, Checkpoint, ModelName, Parked, ParkedLetter, ReadModelStore, Source, StoreError,
         WriteBatch, source_position,
     },
 };
@@ -55,7 +55,7 @@ pub const BULK_PATIENCE: Duration = Duration::from_secs(30);
 /// Who is told what happens while a batch is written.
 pub(crate) trait Observer: Send + Sync {
     /// Everything up to a position has been committed.
-    fn committed(&self, position: Position, parked: u64, event_time: Option<Timestamp>);
+    fn committed(&self, position: Position, parked: Parked, event_time: Option<Timestamp>);
     /// The store does not answer; it is tried again after a pause.
     fn failing(&self, error: &StoreError);
 }
@@ -269,9 +269,12 @@ impl<P: Projection> BatchWriter<P> {
         self.next_offset
     }
 
-    /// How many letters it holds.
-    pub(crate) fn letters(&self) -> u64 {
-        self.letters
+    /// How much is parked, as far as it knows.
+    pub(crate) fn letters(&self) -> Parked {
+        Parked {
+            events: self.letters,
+            sequences: self.parked.len() as u64,
+        }
     }
 
     /// Ends cleanly and leaves the generation open for the writers of other sources.
@@ -501,7 +504,7 @@ impl<P: Projection> BatchWriter<P> {
         if self.source != Source::log() {
             self.release(newly_parked).await;
         }
-        observer.committed(position, self.letters, event_time);
+        observer.committed(position, self.letters(), event_time);
         Ok(Outcome::Written)
     }
 

@@ -6,6 +6,7 @@
     reason = "what fails here fails the test, with its place"
 )]
 
+mod analytics_member;
 mod store;
 mod topics;
 

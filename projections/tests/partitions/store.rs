@@ -17,7 +17,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
     StoreError,
     projection::Projected,
-    record::SequenceKey,
     runtime::{
         CheckpointReader, Claim, Fence, Generation, GenerationState, Generations, Snapshot,
         WriteMode,
@@ -299,10 +298,6 @@ impl ReadModelStore<Toy> for MemoryStore {
             Ok(())
         })
         .await
-    }
-
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        unreachable!("the letters say so")
     }
 
     async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {

@@ -49,6 +49,7 @@ impl Meter {
                 from: self.from,
                 done: self.done,
                 of: self.total,
+                grown: 0,
                 elapsed: self.started.elapsed(),
             };
             eprintln!("{}: {how_far}", self.what);

@@ -203,7 +203,9 @@ impl Readiness for Workers {
                 position: report.position,
                 lag_events: report.lag_events,
                 lag_seconds: report.lag_seconds,
-                parked: Some(report.parked),
+                rate: report.rate,
+                parked: Some(report.parked.events),
+                parked_sequences: Some(report.parked.sequences),
                 last_error: report.last_error,
             }
         });
@@ -216,7 +218,9 @@ impl Readiness for Workers {
                 position: report.position,
                 lag_events: report.lag_events,
                 lag_seconds: report.lag_seconds,
+                rate: report.rate,
                 parked: None,
+                parked_sequences: None,
                 last_error: report.last_error,
             }
         });
@@ -234,7 +238,9 @@ impl Readiness for Workers {
                 position: lag.position,
                 lag_events: lag.events,
                 lag_seconds: lag.seconds,
+                rate: status.rate(),
                 parked: None,
+                parked_sequences: None,
                 last_error: trouble,
             }
         });

@@ -41,7 +41,7 @@ struct Row {
     lag_events: u64,
     lag_seconds: f64,
     parked: u64,
-    parked_sequences: usize,
+    parked_sequences: u64,
     bytes: u64,
     has_writer: bool,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use socialhub_api::Readiness;
-use socialhub_domain::Clock;
+use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{PartReport, ProcessReport, ProcessReports};
 use socialhub_projections::{runtime::LeftOutTally, status::STARTING};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -16,12 +16,12 @@ const EVERY: Duration = Duration::from_secs(2);
 /// How long taking it back may hold up the end.
 const WITHDRAW_WITHIN: Duration = Duration::from_secs(1);
 
-/// Gives the word until `stop`, then takes it back.
+/// Gives the word of a process that has played its roles since a moment, until `stop`; then takes it back.
 pub async fn beat(
     reports: Arc<dyn ProcessReports>,
     readiness: Arc<dyn Readiness>,
     left_out: Vec<Arc<LeftOutTally>>,
-    roles: Roles,
+    (roles, began): (Roles, Timestamp),
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
@@ -29,7 +29,7 @@ pub async fn beat(
         process: format!("{}:{}", host(), std::process::id()),
         roles: roles.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: clock.now(),
+        started_at: began,
         parts: Vec::new(),
         left_out: Vec::new(),
     };

@@ -229,6 +229,8 @@ pub async fn start(
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("DATA_DIR: {}: {error}", config.data_dir.display()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // Before anything is at work: what is done since then is this process's doing.
+    let began = clock.now();
     let (parts, background) = match &config.profile {
         Profile::Embedded { log_file } => embedded::start(config, log_file, clock).await?,
         #[cfg(feature = "distributed")]
@@ -236,7 +238,7 @@ pub async fn start(
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(left_out()),
     };
-    program::assemble(config, roles, parts, background, metrics)
+    program::assemble(config, roles, parts, background, metrics, began)
 }
 
 /// Why a build without the adapters does not run the distributed profile. Its configuration is refused already.

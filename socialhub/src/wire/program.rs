@@ -9,6 +9,7 @@ use socialhub_api::{
 };
 use socialhub_chat::{Chat, ChatDeps, ChatLimits};
 use socialhub_commands::{Commands, Ports};
+use socialhub_domain::Timestamp;
 use socialhub_event_log::{AnswerErasure, Erasable, Eraser, KeyErasure};
 use socialhub_infra::{
     clock::RandomIds,
@@ -53,6 +54,7 @@ pub fn assemble(
     parts: Parts,
     mut background: Background,
     metrics: PrometheusHandle,
+    began: Timestamp,
 ) -> Result<Program, String> {
     let streams = CancellationToken::new();
     let readiness = Arc::clone(&parts.readiness);
@@ -60,7 +62,7 @@ pub fn assemble(
         parts.processes.clone(),
         readiness.clone(),
         parts.left_out.clone(),
-        roles.clone(),
+        (roles.clone(), began),
         parts.clock.clone(),
         background.stop.clone(),
     )));

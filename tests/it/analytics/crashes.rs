@@ -1,7 +1,8 @@
 //! Each event in the files once, while processes are killed, stopped and joined by others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socialhub_tests::support::{eventually, s3_server::S3Server};
 
 use super::{known, world::World};
@@ -43,6 +44,50 @@ async fn killed_again_and_again_it_writes_each_event_once() {
     assert!(written > 3);
     let _consumer = world.start(&["analytics"]);
     world.assert_exact().await;
+}
+
+/// What `replay status` says of the files.
+fn told(world: &World) -> Value {
+    let output = world.run(&["replay", "status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["analytics"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_how_fast_events_come_into_files() {
+    let world = World::new().await;
+    append_some(&world, 1_000).await;
+    let _relay = world.start(&["relay"]);
+    let before = Instant::now();
+    let mut consumer = world.start(&["analytics"]);
+    world.assert_exact().await;
+    let told_then = eventually("it has been heard of for a second", || async {
+        let told = told(&world);
+        told["rate"].is_number().then_some(told)
+    })
+    .await;
+    let longest = before.elapsed().as_secs_f64();
+    assert_eq!(told_then["lagEvents"], 0, "{told_then}");
+    assert_eq!(told_then["filesAt"], world.url(), "{told_then}");
+    // All were written since it began, which is at least a second ago, and less than this test.
+    let over = 1_000.0 / told_then["rate"].as_f64().unwrap();
+    assert!(
+        (1.0..=longest + 0.1).contains(&over),
+        "{over} s of {longest}: {told_then}"
+    );
+    let words = world.run(&["replay", "status"]);
+    let words = String::from_utf8(words.stdout).unwrap();
+    let line = words.lines().find(|line| line.starts_with("analytics:"));
+    assert!(line.unwrap().contains(" events/s, "), "{words}");
+
+    let part = &consumer.readyz().await["parts"][0];
+    assert_eq!(part["name"], "analytics", "{part}");
+    assert!(part["rate"].as_f64().unwrap() > 0.0, "{part}");
+
+    consumer.stop();
+    let told = told(&world);
+    assert_eq!(told["state"], "notRunning", "{told}");
+    assert_eq!(told.get("rate"), None, "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
-//! Two feed projectors share the partitions, and what one leaves the other takes.
+//! Two feed projectors share the partitions, and what one leaves the other takes; and both go over to another generation.
 
 use reqwest::Method;
 use socialhub_tests::support::{
-    Client, Turn,
+    Client, Turn, printed,
     stack::{Member, Stack},
 };
 
@@ -67,5 +67,26 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
         stack.start(&killed.name).await;
         works(&stack, killed).await;
     }
+    hand_over(&stack, &members).await;
     all_is_well(&stack, load).await;
+}
+
+/// Every model is rebuilt under load while one of the projectors is killed and comes back; then one is taken back. Both
+/// times both projectors of the feed go over to the other generation.
+async fn hand_over(stack: &Stack, members: &[Member]) {
+    let kill = async {
+        stack.kill(&members[0].name).await;
+        stack.start(&members[0].name).await;
+    };
+    let rebuild = stack.command(&["replay", "rebuild", "--all"]);
+    let (rebuilt, ()) = tokio::join!(rebuild, kill);
+    assert!(rebuilt.status.success(), "{}", printed(&rebuilt));
+    for member in members {
+        works(stack, member).await;
+    }
+    let back = stack.command(&["replay", "rollback", "feed"]).await;
+    assert!(back.status.success(), "{}", printed(&back));
+    for member in members {
+        works(stack, member).await;
+    }
 }

@@ -6,14 +6,18 @@
 
 use std::process::Output;
 
-use socialhub_tests::support::{Profile, Server, printed, servers};
+use serde_json::Value;
+use socialhub_tests::support::{Profile, Server, printed, servers, within};
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{
     outage::{run, small_world_in},
     rebuilds::Held,
 };
-use crate::redis_stores::server::Server as RedisServer;
+use crate::{
+    redis_stores::server::Server as RedisServer,
+    seen::{generation, metrics, sum},
+};
 
 /// What Postgres says when its disk is full.
 const DISK: &str = "No space left on device";
@@ -138,6 +142,46 @@ async fn notifications_whose_disk_is_full_are_told_and_filled_when_there_is_room
     goes_on(&server, "notifications").await;
 }
 
+/// What `replay status`, `/readyz` and the metrics say of a model that cannot be written.
+async fn stuck_projector_is_told(server: &Server, model: &str, why: &str) {
+    let told = |current: &Value| {
+        current["activity"] == "stuck"
+            && current["lastError"]["now"] == true
+            && current["lastError"]["error"].to_string().contains(why)
+            && current["lagEvents"].as_u64() > Some(0)
+            && current["lagSeconds"].as_f64() > Some(0.0)
+    };
+    within(60, "the status says that it is stuck", || async {
+        let status = server.status().await;
+        told(generation(&status, model, "current")).then_some(())
+    })
+    .await;
+    let part = format!("projection {model}");
+    within(60, "probes and metrics say that it is stuck", || async {
+        let ready = server.client().get("/readyz").await;
+        let missing = ready.json["notReady"].to_string();
+        let figures = metrics(server).await;
+        let of = [format!("model=\"{model}\""), "state=\"stuck\"".to_owned()];
+        let stuck = sum(
+            &figures,
+            "socialhub_projection_state",
+            &of.each_ref().map(String::as_str),
+        );
+        let failing = sum(
+            &figures,
+            "socialhub_part_failing",
+            &[&format!("part=\"{part}\"")],
+        );
+        let all = ready.status == 503
+            && missing.contains(&part)
+            && missing.contains(why)
+            && stuck == 1.0
+            && failing == 1.0;
+        all.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn counters_whose_memory_is_full_are_told_and_filled_when_there_is_room() {
     if Profile::chosen() == Profile::Embedded {
@@ -154,6 +198,10 @@ async fn counters_whose_memory_is_full_are_told_and_filled_when_there_is_room() 
     let held = Held::begin(&server, "counters", setting, whole / 2).await;
     redis.run(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     assert_told("counters", &held.goes_on().await, "OOM");
+    // Who follows the log writes there, too, and says so, in all places.
+    let me = server.client().sign_up("full").await;
+    me.write_post("not counted yet", "public").await;
+    stuck_projector_is_told(&server, "counters", "OOM").await;
     redis.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
     server.caught_up().await;
     server.verify_all().await;

@@ -228,7 +228,8 @@ async fn a_repair_beside_a_busy_server_ends_right() {
         ("counters", "person"),
         ("notifications", "notification"),
     ] {
-        let (_, generation) = differences(&server, model).await;
+        let (false_ones, generation) = differences(&server, model).await;
+        assert!(false_ones.is_empty(), "{false_ones:?}");
         one_of(model, kind).inflict(&server, generation).await;
         // Something that goes on from the damage, and may be kept in memory.
         bert.delete(&format!("/users/unfollow/{}", anna.id))

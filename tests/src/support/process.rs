@@ -3,7 +3,8 @@
 use std::process::{Child, Command};
 
 use parking_lot::Mutex;
-use reqwest::Method;
+use reqwest::{Method, Response};
+use serde_json::Value;
 
 use crate::support::{Client, running};
 
@@ -66,22 +67,31 @@ impl Process {
 
     /// What it says when it is asked whether it is ready and is not.
     pub async fn not_ready(&self) -> Option<String> {
-        running(&mut self.child.lock());
-        let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
-        let request = client.request(Method::GET, "/readyz");
-        let answer = request.send().await.ok()?;
+        let answer = self.ask("/readyz").await?;
         if answer.status().is_success() {
             return None;
         }
         answer.text().await.ok()
     }
 
-    /// A metric of it; 0 while it has none or does not answer.
-    pub async fn metric(&self, name: &str) -> f64 {
+    /// What it says of its parts, ready or not.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn readyz(&self) -> Value {
+        let answer = self.ask("/readyz").await.unwrap();
+        answer.json().await.unwrap()
+    }
+
+    async fn ask(&self, path: &str) -> Option<Response> {
         running(&mut self.child.lock());
         let client = Client::new(&format!("http://127.0.0.1:{}", self.metrics));
-        let request = client.request(Method::GET, "/metrics");
-        let Ok(answer) = request.send().await else {
+        client.request(Method::GET, path).send().await.ok()
+    }
+
+    /// A metric of it; 0 while it has none or does not answer.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let Some(answer) = self.ask("/metrics").await else {
             return 0.0;
         };
         let text = answer.text().await.unwrap_or_default();

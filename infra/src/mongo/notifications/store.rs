@@ -21,7 +21,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
     notifications::{NotificationChange, Notifications},
     projection::Projected,
-    record::SequenceKey,
     runtime::Breather,
     source_position,
     store::{Attempts, WriteBatch},
@@ -306,19 +305,6 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
     async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
         self.admit().await?;
         Ok(self.tables.remove_letter(position).await?)
-    }
-
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        let letters = self.tables.letters().await?.into_iter();
-        let mut sequences: Vec<_> = letters
-            .map(|letter| SequenceKey {
-                topic: letter.topic,
-                key: letter.key,
-            })
-            .collect();
-        sequences.sort();
-        sequences.dedup();
-        Ok(sequences)
     }
 
     async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {

@@ -9,7 +9,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
     StoreError,
     projection::Projected,
-    record::SequenceKey,
     runtime::{GenerationState, WriteMode},
     store::{Attempts, WriteBatch},
 };
@@ -289,12 +288,6 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
             transaction.commit().await
         };
         discard.await.map_err(|error| fault::outside(&error))
-    }
-
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        retrying(|| tables::sequences(&self.pool))
-            .await
-            .map_err(|error| fault::outside(&error))
     }
 
     async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {

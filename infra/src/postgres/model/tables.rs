@@ -2,7 +2,7 @@
 //! path is the generation's.
 
 use socialhub_domain::Timestamp;
-use socialhub_projections::{Checkpoint, ParkedLetter, Source, record::SequenceKey};
+use socialhub_projections::{Checkpoint, ParkedLetter, Source};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use crate::postgres::{
@@ -78,17 +78,6 @@ pub(super) async fn count_letters(executor: impl PgExecutor<'_>) -> sqlx::Result
         .fetch_one(executor)
         .await?;
     Ok(from_sql(count))
-}
-
-/// The sequences that have letters.
-pub(super) async fn sequences(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<SequenceKey>> {
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT DISTINCT topic, key FROM parked")
-        .fetch_all(executor)
-        .await?;
-    let keys = rows.into_iter();
-    Ok(keys
-        .map(|(topic, key)| SequenceKey { topic, key })
-        .collect())
 }
 
 /// Text as Postgres can hold it. A letter must go in whatever it says, so the one character that cannot is replaced.

@@ -10,7 +10,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
     counters::{CounterChange, Counters},
     projection::Projected,
-    record::SequenceKey,
     store::{Attempts, WriteBatch},
 };
 
@@ -270,21 +269,6 @@ impl ReadModelStore<Counters> for RedisCounterStore {
             .arg(&self.token)
             .arg(position);
         self.own(&script).await.map(|_| ())
-    }
-
-    async fn parked_sequences(&self) -> Result<Vec<SequenceKey>, StoreError> {
-        let mut sequences: Vec<_> = self
-            .parked()
-            .await?
-            .into_iter()
-            .map(|letter| SequenceKey {
-                topic: letter.topic,
-                key: letter.key,
-            })
-            .collect();
-        sequences.sort();
-        sequences.dedup();
-        Ok(sequences)
     }
 
     async fn set_attempts(&self, source: &Source, attempts: &Attempts) -> Result<(), StoreError> {
