@@ -5,9 +5,10 @@
 //! without a rest. While it moves, pieces are small, and each is followed by a rest that is a multiple of the time it took:
 //! on a machine that is busy a piece takes longer, and so does its rest. Who writes a piece rests within it, too, after each
 //! small part, or after each operation where the store takes many ([`Breather`]): seconds of work in one go would be seconds
-//! in which everybody waits, however long the rest is. No rest lets the log grow half as fast as the generation is filled,
-//! neither within a piece nor after it; where that leaves no time to rest, pieces grow, because a store does more in a larger
-//! one.
+//! in which everybody waits, however long the rest is. In all, rests never let the log grow half as fast as the generation is
+//! filled: what a piece takes longer than its share of the time is taken from the rests of the next ones. Where that leaves no
+//! time to rest, pieces grow, because a store does more in a larger one; and where even the largest take too long in small
+//! parts, some are written in large ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,8 @@ const REST: u32 = 4;
 /// How many times faster than the log grows a generation is filled at least: what is missing is halved while it is filled, or
 /// better. More would be sooner done, and take from commands what time a busy machine has left.
 const LEAD: f64 = 2.0;
+/// How much longer than its share a piece may have taken, at most, and still be made up for.
+const MOST_OWED: Duration = Duration::from_secs(120);
 /// The longest rest after one operation.
 const LONGEST_BREATH: Duration = Duration::from_secs(2);
 /// How often it is looked whether others write.
@@ -121,14 +124,23 @@ impl Breather {
 pub struct Pacer {
     log: Arc<dyn EventLog>,
     pace: Pace,
-    growth: Growth,
-    /// How many events a piece has while others write.
-    short: usize,
+    learnt: Learnt,
     stroke: Option<Stroke>,
-    rested: Duration,
     times: Arc<Times>,
     /// Of the models that are filled with what is read.
     breathers: Vec<Arc<Breather>>,
+}
+
+/// What is known of the log and of the store, from the pieces so far.
+#[derive(Clone, Copy)]
+pub(super) struct Learnt {
+    growth: Growth,
+    /// How many events a piece has while others write.
+    short: usize,
+    /// For how much longer than its share of the time it was worked on what was written, and rested.
+    owed: Duration,
+    /// For how long it has rested in all.
+    rested: Duration,
 }
 
 /// A piece that is being worked on.
@@ -136,10 +148,12 @@ pub struct Pacer {
 struct Stroke {
     began: Instant,
     events: usize,
+    /// Whether it is as large as it was to be: the last one before the end is shorter, and tells nothing of the others.
+    whole: bool,
 }
 
 /// How fast the log grows.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Growth {
     head: Position,
     looked: Instant,
@@ -175,15 +189,18 @@ impl Pacer {
         }
         Ok(Self {
             pace,
-            growth: Growth {
-                head: log.head().await?,
-                looked: Instant::now(),
-                per_second: None,
+            learnt: Learnt {
+                growth: Growth {
+                    head: log.head().await?,
+                    looked: Instant::now(),
+                    per_second: None,
+                },
+                short: SHORTEST,
+                owed: Duration::ZERO,
+                rested: Duration::ZERO,
             },
             log: Arc::clone(log),
-            short: SHORTEST,
             stroke: None,
-            rested: Duration::ZERO,
             times,
             breathers: Vec::new(),
         })
@@ -216,15 +233,15 @@ impl Pacer {
 
     /// The log's last position when it last looked.
     pub(super) fn head(&self) -> Position {
-        self.growth.head
+        self.learnt.growth.head
     }
 
     /// Looks at the log's head. How fast that grows is told from looks that lie apart: within a moment every log stands still.
     pub(super) async fn look(&mut self) -> Result<Position, LogError> {
         let head = self.log.head().await?;
         let now = Instant::now();
-        if now - self.growth.looked >= LOOK_EVERY {
-            self.growth.saw(head, now);
+        if now - self.learnt.growth.looked >= LOOK_EVERY {
+            self.learnt.growth.saw(head, now);
         }
         Ok(head)
     }
@@ -236,17 +253,22 @@ impl Pacer {
 
     /// Whether what was read should be worked off before more is read, so that the rest after it is one.
     pub(super) fn is_careful(&self) -> bool {
-        self.pace == Pace::Gentle && !self.growth.is_known_to_stand()
+        self.pace == Pace::Gentle && !self.learnt.growth.is_known_to_stand()
     }
 
     /// For how long it has rested in all.
     pub(super) fn rested(&self) -> Duration {
-        self.rested
+        self.learnt.rested
     }
 
-    /// Somebody who read for the same model has rested for so long.
-    pub(super) fn has_rested(&mut self, rested: Duration) {
-        self.rested = rested;
+    /// What it has learnt so far.
+    pub(super) fn learnt(&self) -> Learnt {
+        self.learnt
+    }
+
+    /// Goes on with what somebody has learnt who read for the same model.
+    pub(super) fn learn(&mut self, learnt: Learnt) {
+        self.learnt = learnt;
     }
 
     /// Rests after what was read before, and reads and decodes what comes after a position: at most so many events, none at
@@ -259,58 +281,82 @@ impl Pacer {
     ) -> Result<Chunk, LogError> {
         self.rest(stop).await?;
         let most = match self.is_careful() {
-            true => self.short,
+            true => self.learnt.short,
             false => BULK_BATCH,
         };
         let limit = usize::try_from(missing).map_or(most, |missing| missing.min(most));
+        let whole = limit == most;
         let began = Instant::now();
         let chunk = read_chunk(&self.log, after, limit).await?;
         let events = chunk.records().len();
         self.times.rest_until(self.time_of(events, began));
-        self.stroke = Some(Stroke { began, events });
+        self.stroke = Some(Stroke {
+            began,
+            events,
+            whole,
+        });
         Ok(chunk)
     }
 
     /// When so many events have to be written that were begun at a moment, so that the log does not grow too fast meanwhile.
     fn time_of(&self, events: usize, began: Instant) -> Option<Instant> {
-        let growth = self.growth.per_second.filter(|growth| *growth > 0.0)?;
-        began.checked_add(longest(events, growth))
+        let Learnt { growth, owed, .. } = self.learnt;
+        let growth = growth.per_second.filter(|growth| *growth > 0.0)?;
+        began.checked_add(longest(events, growth).saturating_sub(owed))
     }
 
     async fn rest(&mut self, stop: &CancellationToken) -> Result<(), LogError> {
         let stroke = self.stroke.take();
         // Whoever is in a hurry, behind a fence too, asks nobody how the log grows.
-        let Some(Stroke { began, events }) = stroke.filter(|_| self.pace == Pace::Gentle) else {
+        let Some(stroke) = stroke.filter(|_| self.pace == Pace::Gentle) else {
             return Ok(());
         };
-        let elapsed = began.elapsed();
+        let elapsed = stroke.began.elapsed();
         // Side by side they may have rested for longer than the piece took.
         let breathed = self.breathed().min(elapsed);
-        self.rested += breathed;
+        self.learnt.rested += breathed;
         let worked = elapsed.saturating_sub(breathed);
-        if self.growth.looked.elapsed() >= LOOK_EVERY {
+        if self.learnt.growth.looked.elapsed() >= LOOK_EVERY {
             self.look().await?;
         }
-        let Some(growth) = self.growth.per_second.filter(|_| self.is_careful()) else {
+        let Some(growth) = self.learnt.growth.per_second.filter(|_| self.is_careful()) else {
             if !self.is_careful() {
                 self.times.set(false, 0.0);
             }
             return Ok(());
         };
-        let longest = longest(events, growth).saturating_sub(worked);
-        self.short = next_size(self.short, worked, longest);
-        let rest = longest.min(worked * REST);
-        if !worked.is_zero() {
-            // Where even the largest piece in small parts takes too long, the next one is written in large ones.
-            let too_slow = longest.is_zero() && events >= BULK_BATCH;
-            self.times.set(!too_slow, ratio(rest, worked));
-        }
-        let rest = rest.saturating_sub(breathed);
+        let rest = self
+            .learn_from(&stroke, worked, growth)
+            .saturating_sub(breathed);
+        self.learnt
+            .owes(elapsed + rest, longest(stroke.events, growth));
         tokio::select! {
             () = stop.cancelled() => {}
-            () = sleep(rest) => self.rested += rest,
+            () = sleep(rest) => self.learnt.rested += rest,
         }
         Ok(())
+    }
+
+    /// Adapts to how long a piece was worked on; answers for how long it may be rested in all because of it.
+    fn learn_from(&mut self, stroke: &Stroke, worked: Duration, growth: f64) -> Duration {
+        let Learnt { short, owed, .. } = &mut self.learnt;
+        let time = longest(stroke.events, growth).saturating_sub(*owed);
+        let spare = time.saturating_sub(worked);
+        let rest = spare.min(worked * REST);
+        if stroke.whole && !worked.is_zero() {
+            *short = next_size(*short, worked, spare);
+            // Where even the largest piece in small parts takes too long, the next one is written in large ones.
+            let too_slow = spare.is_zero() && *short >= BULK_BATCH;
+            self.times.set(!too_slow, ratio(rest, worked));
+        }
+        rest
+    }
+}
+
+impl Learnt {
+    /// A piece has taken so long, with its rest, and was to take so long.
+    fn owes(&mut self, took: Duration, share: Duration) {
+        self.owed = (self.owed + took).saturating_sub(share).min(MOST_OWED);
     }
 }
 
@@ -464,7 +510,7 @@ mod tests {
             after = chunk.last_position().unwrap();
             let time = longest(
                 chunk.records().len(),
-                pacer.growth.per_second.unwrap_or(1.0),
+                pacer.learnt.growth.per_second.unwrap_or(1.0),
             );
             let slow = piece == 20;
             let operation = STROKE_TIME * if slow { 20 } else { 1 } / OPERATIONS;
@@ -485,6 +531,33 @@ mod tests {
             append_to(&*log, length.into(), grown.into(), 1).await;
             length += grown;
         }
+    }
+
+    /// A store that keeps up only in large parts.
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_in_small_parts_is_made_up_for_in_large_ones() {
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let (mut after, mut length) = (0, 150_000);
+        append_to(&*log, 0, length.into(), 1).await;
+        let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
+        let stop = CancellationToken::new();
+        let breather = pacer.breather(&stop);
+        let began = Instant::now();
+        while after < length {
+            let chunk = pacer.read(after, length - after, &stop).await.unwrap();
+            after = chunk.last_position().unwrap();
+            // Eight hundred events a second in small parts, four thousand in large ones.
+            let each = if breather.is_needed() { 1_250 } else { 250 };
+            sleep(Duration::from_micros(each) * chunk.records().len() as u32).await;
+            // A thousand a second come meanwhile.
+            let come = began.elapsed().as_millis() as u64 + 150_000 - length;
+            append_to(&*log, length.into(), come.into(), 1).await;
+            length += come;
+        }
+        // Twice as fast as the log grows: as long again as it took to write what was missing.
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(180), "{took:?}");
+        assert!(took > Duration::from_secs(90), "{took:?}: at full speed");
     }
 
     #[tokio::test(start_paused = true)]

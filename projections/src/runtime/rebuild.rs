@@ -24,7 +24,7 @@ use crate::{
     runtime::{
         generations::{Claim, Fence, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
-        pace::{Breather, Pace, Pacer},
+        pace::{Breather, Learnt, Pace, Pacer},
         repair::{drop_workshops, is_workshop},
         tail::{Chunk, read_chunk},
         writer::{BULK_BATCH, BatchWriter, Entry, MAX_BATCH, Observer, WriteError},
@@ -511,8 +511,8 @@ struct Piece {
     chunk: Chunk,
     /// Where the log ended when that was last looked at.
     head: Position,
-    /// For how long its reader has rested so far.
-    rested: Duration,
+    /// What its reader has learnt so far.
+    learnt: Learnt,
     /// Set while others write the log: the models write it one after the other, each with its rests, so that all together
     /// are no more at work than one alone would be.
     in_turn: bool,
@@ -640,7 +640,7 @@ async fn feed(
             let piece = Piece {
                 chunk,
                 head: pacer.head(),
-                rested: pacer.rested(),
+                learnt: pacer.learnt(),
                 in_turn: pacer.is_careful(),
                 _at_work: at_work,
             };
@@ -697,7 +697,7 @@ async fn fill_one(
             filling.leave().await;
             return Err(error);
         }
-        pacer.has_rested(piece.rested);
+        pacer.learn(piece.learnt);
         progress.moved(filling.model(), filling.position(), piece.head);
     }
 }
