@@ -33,6 +33,8 @@ const AT_ONCE: usize = 8;
 enum State {
     /// At work, or nothing is to do, as far as they know.
     Running,
+    /// The group has not dealt out partitions yet.
+    Starting,
     /// One says that it does not do its work.
     Failing,
     /// Everything that the relay has published is in files.
@@ -45,6 +47,7 @@ impl State {
     fn words(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Starting => "starting",
             Self::Failing => "failing",
             Self::WaitingForRelay => "waiting for the relay",
             Self::NotRunning => "not running",
@@ -179,6 +182,7 @@ impl AnalyticsView {
             Err(error) => (None, Some(error.to_string())),
         };
         let position = place.as_ref().map_or(0, |place| place.position);
+        let starting = last_error.as_ref().is_some_and(LastError::is_starting);
         let failing = last_error.as_ref().is_some_and(|error| error.now);
         let waiting = place
             .as_ref()
@@ -186,6 +190,7 @@ impl AnalyticsView {
         Some(Self {
             state: match playing {
                 0 => State::NotRunning,
+                _ if starting => State::Starting,
                 _ if failing => State::Failing,
                 _ if waiting => State::WaitingForRelay,
                 _ => State::Running,

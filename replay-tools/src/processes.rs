@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{HeardOf, LeftOut, LogError, PartReport, ProcessReports};
-use socialhub_projections::ModelName;
+use socialhub_projections::{ModelName, status::STARTING};
 
 use crate::{ReplayError, show};
 
@@ -74,6 +74,13 @@ pub(crate) struct LastError {
     at: Timestamp,
     /// Whether it is so still.
     pub(crate) now: bool,
+}
+
+impl LastError {
+    /// Whether it is none: the part has not come to its work yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.now && self.error.starts_with(STARTING)
+    }
 }
 
 pub(crate) async fn views(reports: &dyn ProcessReports) -> Result<Vec<ProcessView>, LogError> {

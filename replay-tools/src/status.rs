@@ -416,9 +416,14 @@ fn print(
             writeln!(out, "{:<14}   -  unavailable: {reason}", model.model.0)?;
         }
         for generation in &model.generations {
+            let parked = match generation.parked_sequences {
+                0 => String::new(),
+                1 => "; parked in one sequence".to_owned(),
+                sequences => format!("; parked in {sequences} sequences"),
+            };
             writeln!(
                 out,
-                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>8} {:>7} {:>10}  {}",
+                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>8} {:>7} {:>10}  {}{parked}",
                 model.model.0,
                 generation.generation.0,
                 generation.state.to_string(),

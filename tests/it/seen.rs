@@ -280,6 +280,8 @@ async fn what_is_parked_and_what_failed_last_is_in_the_metrics() {
         (&current["parked"], &current["parkedSequences"]),
         (&json!(2), &json!(1))
     );
+    let listed = server.succeed(&["replay", "status"]).await;
+    assert!(listed.contains("; parked in one sequence"), "{listed}");
     let ready = server.client().get("/readyz").await.expect_status(200);
     let feed = part(&ready.json, "projection feed");
     assert_eq!(

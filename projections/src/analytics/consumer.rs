@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -53,8 +53,8 @@ pub const RATE_OVER: Duration = Duration::from_secs(300);
 pub struct AnalyticsStatus {
     patience: Duration,
     trouble: Mutex<Option<String>>,
-    /// Whether the group has dealt out partitions, perhaps none to this process.
-    dealt: AtomicBool,
+    /// Since when nothing is dealt out to this process; none while something is, which may be that it gets nothing.
+    undealt: Mutex<Option<Instant>>,
     /// Since when each partition's oldest row waits.
     waiting: Mutex<HashMap<Source, Instant>>,
     /// How far each partition of this process is in files.
@@ -80,7 +80,7 @@ impl AnalyticsStatus {
         Self {
             patience: limits.age + SLACK,
             trouble: Mutex::new(Some(STARTING.to_owned())),
-            dealt: AtomicBool::new(false),
+            undealt: Mutex::new(Some(Instant::now())),
             waiting: Mutex::default(),
             written: Mutex::default(),
             rows: Mutex::new((0, Track::begin(RATE_OVER, Instant::now(), 0))),
@@ -92,6 +92,11 @@ impl AnalyticsStatus {
     pub fn trouble(&self) -> Option<String> {
         if let Some(trouble) = self.trouble.lock().clone() {
             return Some(trouble);
+        }
+        let undealt = self.undealt.lock().map(|since| since.elapsed());
+        if let Some(undealt) = undealt.filter(|undealt| *undealt > self.patience) {
+            let seconds = undealt.as_secs();
+            return Some(format!("no partitions have been dealt out for {seconds} s"));
         }
         let waiting = self.waiting.lock();
         let oldest = waiting.values().map(Instant::elapsed).max()?;
@@ -108,9 +113,16 @@ impl AnalyticsStatus {
         self.rows.lock().1.per_second(Instant::now())
     }
 
-    /// A partition is in files up to a position, with so many rows that were in none before.
-    pub(super) fn wrote(&self, source: &Source, position: Position, rows: usize) {
+    /// A partition is this process's to write, and in files up to a position.
+    fn took(&self, source: &Source, position: Position) {
         self.written.lock().insert(source.clone(), position);
+    }
+
+    /// It is in files up to there, with so many rows that were in none before. It may have been given away meanwhile.
+    pub(super) fn wrote(&self, source: &Source, position: Position, rows: usize) {
+        if let Some(written) = self.written.lock().get_mut(source) {
+            *written = position;
+        }
         let (count, track) = &mut *self.rows.lock();
         *count += rows as u64;
         track.note(Instant::now(), *count);
@@ -118,6 +130,7 @@ impl AnalyticsStatus {
 
     fn let_go(&self, source: &Source) {
         self.written.lock().remove(source);
+        self.waiting.lock().remove(source);
     }
 
     /// As far as the partition that lacks most; the relay, if none lacks anything.
@@ -138,19 +151,29 @@ impl AnalyticsStatus {
     }
 
     fn failing(&self, trouble: String) {
-        self.dealt.store(false, Ordering::Relaxed);
+        self.nothing_is_dealt();
         *self.trouble.lock() = Some(trouble);
+    }
+
+    /// Until partitions are dealt out again, nothing is known of what is this process's to write.
+    fn nothing_is_dealt(&self) {
+        self.undealt.lock().get_or_insert_with(Instant::now);
+    }
+
+    fn is_dealt(&self) -> bool {
+        self.undealt.lock().is_none()
     }
 
     /// The group has dealt out partitions. Whoever comes when all are dealt out waits for one, and that is well.
     fn at_work(&self) {
-        self.dealt.store(true, Ordering::Relaxed);
+        *self.undealt.lock() = None;
         *self.trouble.lock() = None;
     }
 
     pub(super) fn waits(&self, source: &Source, since: Option<Instant>) {
+        let is_ours = self.written.lock().contains_key(source);
         let mut waiting = self.waiting.lock();
-        match since {
+        match since.filter(|_| is_ours) {
             Some(since) => waiting.insert(source.clone(), since),
             None => waiting.remove(source),
         };
@@ -272,10 +295,13 @@ async fn consume(
     };
     let looking = tokio::spawn(look(Arc::clone(shared)));
     let outcome = mine.follow(&mut *source).await;
+    looking.abort();
     mine.stop.cancel();
     mine.let_go(None).await;
+    while let Ok(failure) = mine.failed.1.try_recv() {
+        failure.tell();
+    }
     mine.tell(&mut *source);
-    looking.abort();
     source.close().await;
     outcome
 }
@@ -289,7 +315,7 @@ async fn look(shared: Arc<Shared>) {
         // While it cannot be read, nothing more is known to be missing.
         if let Ok(frontier) = shared.frontier_reader.frontier().await {
             // What is nobody's yet is not known to be written.
-            if shared.status.dealt.load(Ordering::Relaxed)
+            if shared.status.is_dealt()
                 && let Ok(lag) = lag(&shared, &frontier).await
             {
                 shared.status.lags(lag);
@@ -319,6 +345,8 @@ async fn followed(
 ) -> Result<(), Failure> {
     match tokio::spawn(run).await {
         Ok(outcome) => outcome,
+        // The program ends.
+        Err(ended) if ended.is_cancelled() => Ok(()),
         Err(broke) => Err(Failure::Retry(format!(
             "a partition was not followed: {broke}"
         ))),
@@ -368,6 +396,7 @@ impl Mine {
                     }
                 }
                 Delivery::Revoked(sources, answer) => {
+                    self.shared.status.nothing_is_dealt();
                     self.let_go(Some(&sources)).await;
                     self.tell(source);
                     answer.give(());
@@ -405,15 +434,16 @@ impl Mine {
             let stop = self.stop.child_token();
             let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
             let partition = Partition::open(shared, source.clone(), stop.clone(), done).await?;
-            self.shared.status.wrote(&source, partition.position(), 0);
+            self.shared.status.took(&source, partition.position());
             let start = partition.next_offset().map_or(Start::Beginning, Start::At);
             starts.push((source.clone(), start));
             let (records, received) = mpsc::unbounded_channel();
             let failed = self.failed.0.clone();
             let task = tokio::spawn(async move {
-                if let Err(failure) = followed(partition.run(received)).await {
-                    // The consumer may have ended.
-                    let _ = failed.send(failure);
+                if let Err(failure) = followed(partition.run(received)).await
+                    && let Err(unheard) = failed.send(failure)
+                {
+                    unheard.0.tell();
                 }
             });
             let follower = Follower {
@@ -440,22 +470,19 @@ impl Mine {
             Some(sources) => sources.to_vec(),
             None => self.followers.keys().cloned().collect(),
         };
-        let leaving: Vec<Follower> = leaving
-            .iter()
-            .filter_map(|source| {
-                self.shared.status.let_go(source);
-                self.followers.remove(source)
-            })
+        let leaving: Vec<(Source, Follower)> = leaving
+            .into_iter()
+            .filter_map(|source| self.followers.remove_entry(&source))
             .collect();
-        for follower in &leaving {
+        for (source, follower) in &leaving {
+            self.shared.status.let_go(source);
             follower.stop.cancel();
         }
         self.count();
         let ended = async {
-            for follower in leaving {
-                if let Err(error) = follower.task.await {
-                    tracing::error!(%error, "a partition was not followed to its end");
-                }
+            for (_, follower) in leaving {
+                // What went wrong it has told by itself.
+                let _ = follower.task.await;
             }
         };
         if timeout(HANDOVER, ended).await.is_err() {

@@ -75,6 +75,14 @@ pub(super) enum Failure {
     Refuse(String),
 }
 
+impl Failure {
+    /// Says it where nobody else does.
+    pub(super) fn tell(&self) {
+        let (Self::Retry(error) | Self::Refuse(error)) = self;
+        tracing::error!(error, "a partition was not followed to its end");
+    }
+}
+
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
         Self::Retry(error.to_string())

@@ -142,6 +142,13 @@ async fn who_has_not_been_dealt_partitions_yet_does_not_say_that_everything_is_w
     sleep(Duration::from_secs(2)).await;
     let lag = group.status().lag();
     assert_eq!((lag.position, lag.events), (20, 0));
+    // They become somebody else's: what comes then is not this one's to write.
+    group.member.revoke().await;
+    group.member.assign(Vec::new()).await;
+    group.publish(5).await;
+    sleep(Duration::from_secs(2)).await;
+    let lag = group.status().lag();
+    assert_eq!((lag.position, lag.events), (25, 0));
     sleep(Duration::from_secs(900)).await;
     assert!(group.status().rate() < f64::EPSILON);
 }

@@ -228,10 +228,10 @@ impl Readiness for Workers {
             let (trouble, lag) = (status.trouble(), status.lag());
             PartFigures {
                 name: "analytics".to_owned(),
-                state: if trouble.is_none() {
-                    "running"
-                } else {
-                    "failing"
+                state: match &trouble {
+                    None => "running",
+                    Some(trouble) if trouble.starts_with(STARTING) => "starting",
+                    Some(_) => "failing",
                 }
                 .to_owned(),
                 generation: None,
