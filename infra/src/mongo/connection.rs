@@ -68,23 +68,28 @@ impl From<Fault> for ReadError {
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        let code = match error.kind.as_ref() {
+        let told = match error.kind.as_ref() {
             // What it says names the text that does not go.
             ErrorKind::BsonSerialization(_) => {
                 return Self::Rejected("it cannot be stored as BSON".to_owned());
             }
-            ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+            ErrorKind::Write(WriteFailure::WriteError(error)) => {
+                Some((error.code, error.code_name.as_deref()))
+            }
             ErrorKind::InsertMany(failure) => {
                 let errors = failure.write_errors.iter().flatten();
-                let mut codes = errors.map(|error| error.code);
-                codes.find(|code| NEVER.contains(code))
+                let mut told = errors.map(|error| (error.code, error.code_name.as_deref()));
+                told.find(|(code, _)| NEVER.contains(code))
             }
-            ErrorKind::Command(error) => Some(error.code),
+            ErrorKind::Command(error) => Some((error.code, Some(error.code_name.as_str()))),
             _ => None,
         };
-        match code.filter(|code| NEVER.contains(code)) {
+        match told.filter(|(code, _)| NEVER.contains(code)) {
             // The reason is kept with the event, where nothing personal may be, and the server quotes what it was given.
-            Some(code) => Self::Rejected(format!("the server refuses it with error {code}")),
+            Some((code, name)) => {
+                let name = name.unwrap_or("no name");
+                Self::Rejected(format!("the server refuses it with error {code} ({name})"))
+            }
             None => Self::Unavailable(error.to_string()),
         }
     }

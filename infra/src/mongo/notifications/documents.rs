@@ -210,7 +210,7 @@ impl Told {
 /// An id that was stored as text.
 pub(super) fn parse(text: &str) -> Result<Uuid, Fault> {
     text.parse()
-        .map_err(|_| Fault::Rejected(format!("{text:?} is no id")))
+        .map_err(|_| Fault::Rejected("a text that is no id".to_owned()))
 }
 
 /// Something that happened to a notification, a post or a comment.
