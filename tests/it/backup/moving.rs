@@ -1,14 +1,17 @@
 //! From the embedded to the distributed profile.
 
-use socialhub_tests::support::{Profile, Server};
+use socialhub_tests::support::{
+    Profile, Server, fake_cloudinary::FakeCloudinary, s3_server::S3Server,
+};
 
 use super::{
-    ended, fresh,
-    network::{is_all_there, network},
+    Exports, FLAGS, ended, fresh,
+    network::{Network, is_all_there, network},
     send, start, waiting_for,
 };
 
-/// The embedded profile's data goes to the servers, and everybody finds everything there.
+/// The embedded profile's data goes to the servers, files to S3, and everybody finds everything there. From there it goes on,
+/// with an export, to somebody whose files are at Cloudinary.
 #[tokio::test]
 async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     let mut old = fresh(Profile::Embedded).await;
@@ -16,7 +19,8 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     let network = network(&old).await;
     old.caught_up().await;
     let answers = network.answers().await;
-    let mut new = fresh(Profile::Distributed).await;
+    let bucket = S3Server::start().await;
+    let mut new = with_media_at(&bucket.url("media"), Profile::Distributed).await;
     let from = format!("sqlite:{}", old.data_dir().display());
     let to = new.setting("DATABASE_URL").to_owned();
     let migrate = ["replay", "migrate", "--from", &from, "--to", &to];
@@ -54,9 +58,36 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     assert!(again.contains("media: 0, and 1 were there"), "{again}");
     new.restart().await;
     is_all_there(&new, &network, &answers).await;
+    assert_eq!(bucket.stored(), 1);
+    goes_on_to_cloudinary(&new, &network).await;
     // What has gone on elsewhere cannot be written over.
     let refused = new.fail(&migrate).await;
     assert!(refused.contains("must be empty"), "{refused}");
+}
+
+async fn with_media_at(url: &str, profile: Profile) -> Server {
+    let mut environment = profile.environment().await;
+    environment.retain(|(name, _)| name != "MEDIA_URL");
+    environment.push(("MEDIA_URL".to_owned(), url.to_owned()));
+    Server::prepare(&FLAGS, environment)
+}
+
+/// Files come out of S3 and go into Cloudinary, under the names that the posts tell.
+async fn goes_on_to_cloudinary(server: &Server, network: &Network) {
+    let there = network.on(server).await;
+    server.caught_up().await;
+    let answers = there.answers().await;
+    let exports = Exports::new();
+    let folder = exports.name("on");
+    server
+        .succeed(&["replay", "export", &folder, "--all", "--media", "copy"])
+        .await;
+    let cloud = FakeCloudinary::start().await;
+    let mut next = with_media_at(&cloud.url(), Profile::Embedded).await;
+    next.succeed(&["replay", "import", &folder]).await;
+    assert_eq!(cloud.stored(), 1);
+    next.restart().await;
+    is_all_there(&next, network, &answers).await;
 }
 
 /// Kills a move before its first event is written, and when the log is written and the chat is not.

@@ -1,12 +1,21 @@
 //! Two feed projectors share the partitions, and what one leaves the other takes; and both go over to another generation.
 
+use std::time::Duration;
+
 use reqwest::Method;
+use serde_json::Value;
 use socialhub_tests::support::{
     Client, Turn, printed,
     stack::{Member, Stack},
 };
 
+use tokio::time::timeout;
+
 use super::{all_is_well, load::Load, read_at, within, write};
+use crate::seen::generation;
+
+/// How long a rebuild beside the load may take.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many events a projector has handled since it started.
 async fn handled(stack: &Stack, member: &Member) -> f64 {
@@ -74,19 +83,41 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
 /// Every model is rebuilt under load while one of the projectors is killed and comes back; then one is taken back. Both
 /// times both projectors of the feed go over to the other generation.
 async fn hand_over(stack: &Stack, members: &[Member]) {
+    let old = current(stack).await;
     let kill = async {
         stack.kill(&members[0].name).await;
         stack.start(&members[0].name).await;
     };
-    let rebuild = stack.command(&["replay", "rebuild", "--all"]);
+    let rebuild = timeout(PATIENCE, stack.command(&["replay", "rebuild", "--all"]));
     let (rebuilt, ()) = tokio::join!(rebuild, kill);
+    let rebuilt = rebuilt.expect("the rebuild comes to its end beside the load");
     assert!(rebuilt.status.success(), "{}", printed(&rebuilt));
-    for member in members {
-        works(stack, member).await;
-    }
+    let new = current(stack).await;
+    assert_ne!(new, old);
+    all_work_on(stack, members, &new).await;
     let back = stack.command(&["replay", "rollback", "feed"]).await;
     assert!(back.status.success(), "{}", printed(&back));
+    assert_eq!(current(stack).await, old);
+    all_work_on(stack, members, &old).await;
+}
+
+/// The feed's generation that is current.
+async fn current(stack: &Stack) -> Value {
+    let output = stack.command(&["replay", "status", "--json"]).await;
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    generation(&status, "feed", "current")["generation"].clone()
+}
+
+/// Waits until every projector writes a generation, and handles events.
+async fn all_work_on(stack: &Stack, members: &[Member], generation: &Value) {
     for member in members {
+        let what = format!("{} writes generation {generation}", member.name);
+        within(120, &what, || async {
+            let ready = Client::new(&member.address("metrics")).get("/readyz").await;
+            let part = &ready.json["parts"][0];
+            (part["generation"] == *generation).then_some(())
+        })
+        .await;
         works(stack, member).await;
     }
 }

@@ -195,11 +195,11 @@ async fn counters_whose_memory_is_full_are_told_and_filled_when_there_is_room() 
     let (rebuild, setting) = (["replay", "rebuild", "counters"], "REDIS_URL");
     let (alone, whole) = run(&server, setting, &rebuild, u64::MAX).await;
     assert!(alone.status.success(), "{}", printed(&alone));
+    let me = server.client().sign_up("full").await;
     let held = Held::begin(&server, "counters", setting, whole / 2).await;
     redis.run(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     assert_told("counters", &held.goes_on().await, "OOM");
     // Who follows the log writes there, too, and says so, in all places.
-    let me = server.client().sign_up("full").await;
     me.write_post("not counted yet", "public").await;
     stuck_projector_is_told(&server, "counters", "OOM").await;
     redis.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
