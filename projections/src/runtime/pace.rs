@@ -148,8 +148,6 @@ pub(super) struct Learnt {
 struct Stroke {
     began: Instant,
     events: usize,
-    /// Whether it is as large as it was to be: the last one before the end is shorter, and tells nothing of the others.
-    whole: bool,
 }
 
 /// How fast the log grows.
@@ -285,16 +283,11 @@ impl Pacer {
             false => BULK_BATCH,
         };
         let limit = usize::try_from(missing).map_or(most, |missing| missing.min(most));
-        let whole = limit == most;
         let began = Instant::now();
         let chunk = read_chunk(&self.log, after, limit).await?;
         let events = chunk.records().len();
         self.times.rest_until(self.time_of(events, began));
-        self.stroke = Some(Stroke {
-            began,
-            events,
-            whole,
-        });
+        self.stroke = Some(Stroke { began, events });
         Ok(chunk)
     }
 
@@ -343,7 +336,8 @@ impl Pacer {
         let time = longest(stroke.events, growth).saturating_sub(*owed);
         let spare = time.saturating_sub(worked);
         let rest = spare.min(worked * REST);
-        if stroke.whole && !worked.is_zero() {
+        // The last one before the end may have a few, and tells nothing of the others.
+        if stroke.events >= SHORTEST && !worked.is_zero() {
             *short = next_size(*short, worked, spare);
             // Where even the largest piece in small parts takes too long, the next one is written in large ones.
             let too_slow = spare.is_zero() && *short >= BULK_BATCH;
@@ -543,7 +537,12 @@ mod tests {
         let stop = CancellationToken::new();
         let breather = pacer.breather(&stop);
         let began = Instant::now();
-        while after < length {
+        // The last mile is another matter.
+        while length - after > 4_096 {
+            assert!(
+                began.elapsed() < Duration::from_secs(400),
+                "{after} of {length}"
+            );
             let chunk = pacer.read(after, length - after, &stop).await.unwrap();
             after = chunk.last_position().unwrap();
             // Eight hundred events a second in small parts, four thousand in large ones.
