@@ -55,5 +55,5 @@ pub use sealing::{FieldCipher, SealedLog, is_sealed, open_rows, sealed_for};
 pub use side::{
     AnswerKey, Credentials, CredentialsReader, SideWrite, StoredAnswer, credential_key,
 };
-pub use track::{Moved, Track};
+pub use track::{Moved, RATE_OVER, Track};
 pub use wire::{Publication, WireHeaders, WireRecord};

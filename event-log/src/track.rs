@@ -4,6 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+/// Over how long the rate of a part is told that follows the log.
+pub const RATE_OVER: Duration = Duration::from_secs(15);
+
 /// How many places are kept of a while, at about equal distances.
 const NOTES: u32 = 15;
 /// A rate is of a second at least: what came in a moment tells little of how it goes on.
@@ -63,6 +66,12 @@ impl Track {
         {
             self.notes.pop_front();
         }
+    }
+
+    /// Notes that it has moved on by so much.
+    pub fn advance(&mut self, at: Instant, by: u64) {
+        let place = self.notes.back().map_or(0, |last| last.place);
+        self.note(at, place + by);
     }
 
     /// What it has moved by in the last while, or since it began; longer, when it was at no place in between.

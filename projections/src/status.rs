@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp, Topic};
-use socialhub_event_log::{Frontier, Position, Track};
+use socialhub_event_log::{Frontier, Position, RATE_OVER, Track};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -104,11 +104,13 @@ pub fn due(
 /// How that begins which is wrong with a part that has not come to its work yet. It is no error of it afterwards.
 pub const STARTING: &str = "is starting";
 
+/// Whether that is what is wrong.
+pub fn is_starting(trouble: &str) -> bool {
+    trouble.starts_with(STARTING)
+}
+
 /// A model that has had work for this long and has not moved is known to be stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(1);
-
-/// Over how long a rate is told.
-const RATE_OVER: Duration = Duration::from_secs(15);
 
 /// How a projector fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 use socialhub_domain::Timestamp;
 use socialhub_event_log::{HeardOf, LeftOut, LogError, PartReport, ProcessReports};
-use socialhub_projections::{ModelName, status::STARTING};
+use socialhub_projections::{ModelName, status::is_starting};
 
 use crate::{ReplayError, show};
 
@@ -79,7 +79,7 @@ pub(crate) struct LastError {
 impl LastError {
     /// Whether it is none: the part has not come to its work yet.
     pub(crate) fn is_starting(&self) -> bool {
-        self.now && self.error.starts_with(STARTING)
+        self.now && is_starting(&self.error)
     }
 }
 

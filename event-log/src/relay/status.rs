@@ -1,15 +1,13 @@
 //! How the relay fares, for metrics, readiness and the operator.
 
-use std::time::Duration;
-
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{event::Position, track::Track};
-
-/// Over how long a rate is told.
-const RATE_OVER: Duration = Duration::from_secs(15);
+use crate::{
+    event::Position,
+    track::{RATE_OVER, Track},
+};
 
 /// What a relay process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

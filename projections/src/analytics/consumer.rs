@@ -60,7 +60,7 @@ pub struct AnalyticsStatus {
     /// How far each partition of this process is in files.
     written: Mutex<HashMap<Source, Position>>,
     /// Rows that this process has written.
-    rows: Mutex<(u64, Track)>,
+    rows: Mutex<Track>,
     lag: Mutex<AnalyticsLag>,
 }
 
@@ -83,7 +83,7 @@ impl AnalyticsStatus {
             undealt: Mutex::new(Some(Instant::now())),
             waiting: Mutex::default(),
             written: Mutex::default(),
-            rows: Mutex::new((0, Track::begin(RATE_OVER, Instant::now(), 0))),
+            rows: Mutex::new(Track::begin(RATE_OVER, Instant::now(), 0)),
             lag: Mutex::default(),
         }
     }
@@ -110,7 +110,7 @@ impl AnalyticsStatus {
 
     /// Rows a second that this process has put into files lately.
     pub fn rate(&self) -> f64 {
-        self.rows.lock().1.per_second(Instant::now())
+        self.rows.lock().per_second(Instant::now())
     }
 
     /// A partition is this process's to write, and in files up to a position.
@@ -123,9 +123,7 @@ impl AnalyticsStatus {
         if let Some(written) = self.written.lock().get_mut(source) {
             *written = position;
         }
-        let (count, track) = &mut *self.rows.lock();
-        *count += rows as u64;
-        track.note(Instant::now(), *count);
+        self.rows.lock().advance(Instant::now(), rows as u64);
     }
 
     fn let_go(&self, source: &Source) {

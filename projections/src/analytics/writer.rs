@@ -170,7 +170,6 @@ impl PartitionWriter {
         let id = self.ports.ids.next_id();
         let files = self.encode(self.buffer.groups(), id).await?;
         let added: Vec<FileEntry> = files.iter().map(|(entry, _)| entry.clone()).collect();
-        let rows: u64 = added.iter().map(|file| file.rows).sum();
         let count = added.len() as u64;
         self.put(files, stop).await?;
         let commit = Commit {
@@ -180,6 +179,7 @@ impl PartitionWriter {
             added,
             ..Commit::default()
         };
+        let rows = commit.rows();
         self.commit(commit, stop).await?;
         metrics::counter!("socialhub_analytics_rows_total").increment(rows);
         metrics::counter!("socialhub_analytics_files_total", "kind" => "new").increment(count);

@@ -379,7 +379,7 @@ mod tests {
     use socialhub_event_log::MemoryEventLog;
 
     use super::*;
-    use crate::runtime::tail::tests::append_to;
+    use crate::runtime::tail::tests::{append_to, log_of};
 
     const STROKE_TIME: Duration = Duration::from_millis(20);
     const LENGTH: u64 = 40_000;
@@ -387,8 +387,7 @@ mod tests {
     /// Fills something from a log to which so many events are appended during each piece of work. Answers for how long it
     /// worked, for how long it rested, and how many events the last whole piece had.
     async fn fill(pace: Pace, others: u64) -> (Duration, Duration, usize) {
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
-        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let log = log_of(LENGTH.into(), 1).await;
         let (mut length, mut after) = (LENGTH, 0);
         let (mut worked, mut largest) = (Duration::ZERO, 0);
         let mut pacer = Pacer::begin(&log, pace).await.unwrap();
@@ -430,8 +429,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_ends_when_the_work_is_broken_off() {
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
-        append_to(&*log, 0, 10, 1).await;
+        let log = log_of(10, 1).await;
         let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
         let stop = CancellationToken::new();
         pacer.read(0, 5, &stop).await.unwrap();
@@ -461,8 +459,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_store_has_rested_between_operations_is_not_rested_again() {
         const OPERATIONS: u32 = 10;
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
-        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let log = log_of(LENGTH.into(), 1).await;
         let (mut after, mut length) = (0, LENGTH);
         let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
         let stop = CancellationToken::new();
@@ -493,8 +490,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rests_within_a_piece_end_with_its_time() {
         const OPERATIONS: u32 = 10;
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
-        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let log = log_of(LENGTH.into(), 1).await;
         let (mut after, mut length) = (0, LENGTH);
         let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
         let stop = CancellationToken::new();
@@ -530,9 +526,8 @@ mod tests {
     /// A store that keeps up only in large parts.
     #[tokio::test(start_paused = true)]
     async fn what_takes_too_long_in_small_parts_is_made_up_for_in_large_ones() {
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
         let (mut after, mut length) = (0, 150_000);
-        append_to(&*log, 0, length.into(), 1).await;
+        let log = log_of(length.into(), 1).await;
         let mut pacer = Pacer::begin(&log, Pace::Gentle).await.unwrap();
         let stop = CancellationToken::new();
         let breather = pacer.breather(&stop);
@@ -561,8 +556,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_breathes_at_full_speed_or_beside_a_log_that_stands_still() {
-        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
-        append_to(&*log, 0, LENGTH.into(), 1).await;
+        let log = log_of(LENGTH.into(), 1).await;
         let stop = CancellationToken::new();
         for pace in [Pace::Full, Pace::Gentle] {
             let mut pacer = Pacer::begin(&log, pace).await.unwrap();

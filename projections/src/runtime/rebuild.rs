@@ -509,8 +509,6 @@ impl<P: Projection> Filling for Filler<P> {
 #[derive(Clone)]
 struct Piece {
     chunk: Chunk,
-    /// Where the log ended when that was last looked at.
-    head: Position,
     /// What its reader has learnt so far.
     learnt: Learnt,
     /// Set while others write the log: the models write it one after the other, each with its rests, so that all together
@@ -639,7 +637,6 @@ async fn feed(
             let (at_work, mut all_done) = mpsc::channel(1);
             let piece = Piece {
                 chunk,
-                head: pacer.head(),
                 learnt: pacer.learnt(),
                 in_turn: pacer.is_careful(),
                 _at_work: at_work,
@@ -698,7 +695,7 @@ async fn fill_one(
             return Err(error);
         }
         pacer.learn(piece.learnt);
-        progress.moved(filling.model(), filling.position(), piece.head);
+        progress.moved(filling.model(), filling.position(), pacer.head());
     }
 }
 

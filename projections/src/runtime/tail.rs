@@ -286,7 +286,8 @@ pub(super) mod tests {
         log.append(append).await.unwrap();
     }
 
-    async fn log_of(events: u128, bytes: usize) -> Arc<dyn EventLog> {
+    /// A log of so many events of about so many bytes each.
+    pub(crate) async fn log_of(events: u128, bytes: usize) -> Arc<dyn EventLog> {
         let log = MemoryEventLog::new();
         append_to(&log, 0, events, bytes).await;
         Arc::new(log)

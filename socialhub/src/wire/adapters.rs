@@ -20,7 +20,7 @@ use socialhub_projections::{
     feed::FeedReader,
     notifications::NotificationReader,
     reactor::Reactor,
-    status::{ProjectionStatus, STARTING},
+    status::{ProjectionStatus, STARTING, is_starting},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -230,7 +230,7 @@ impl Readiness for Workers {
                 name: "analytics".to_owned(),
                 state: match &trouble {
                     None => "running",
-                    Some(trouble) if trouble.starts_with(STARTING) => "starting",
+                    Some(trouble) if is_starting(trouble) => "starting",
                     Some(_) => "failing",
                 }
                 .to_owned(),

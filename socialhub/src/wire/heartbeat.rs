@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use socialhub_api::Readiness;
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{PartReport, ProcessReport, ProcessReports};
-use socialhub_projections::{runtime::LeftOutTally, status::STARTING};
+use socialhub_projections::{runtime::LeftOutTally, status::is_starting};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,8 @@ pub async fn beat(
     reports: Arc<dyn ProcessReports>,
     readiness: Arc<dyn Readiness>,
     left_out: Vec<Arc<LeftOutTally>>,
-    (roles, began): (Roles, Timestamp),
+    roles: Roles,
+    began: Timestamp,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
@@ -44,7 +45,7 @@ pub async fn beat(
         look(&*readiness, &*clock, &mut parts).await;
         parts.values().for_each(publish);
         // Told once more, as over: who has not come to their work yet has not failed at it.
-        parts.retain(|_, part| part.now || !part.error.starts_with(STARTING));
+        parts.retain(|_, part| part.now || !is_starting(&part.error));
         report.parts = parts.values().cloned().collect();
         report.left_out = left_out.iter().flat_map(|tally| tally.sums()).collect();
         // Whoever keeps them is most likely what is wrong, and the log has said that.

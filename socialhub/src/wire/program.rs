@@ -62,7 +62,8 @@ pub fn assemble(
         parts.processes.clone(),
         readiness.clone(),
         parts.left_out.clone(),
-        (roles.clone(), began),
+        roles.clone(),
+        began,
         parts.clock.clone(),
         background.stop.clone(),
     )));

@@ -1,5 +1,7 @@
 //! What an error of Postgres means for the batch that met it.
 
+use std::borrow::Cow;
+
 use socialhub_event_log::Position;
 use socialhub_projections::StoreError;
 
@@ -53,10 +55,7 @@ pub(super) fn of_batch(error: &sqlx::Error, position: Position) -> StoreError {
 /// Why the event was refused. It is kept with the event, where nothing personal may be: of a value that does not fit, the
 /// server quotes the text.
 fn refusal(error: &sqlx::Error) -> String {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    match code {
+    match code_of(error) {
         Some(code) if code.starts_with("22") => format!("a value does not fit (SQLSTATE {code})"),
         _ => error.to_string(),
     }
@@ -76,8 +75,12 @@ pub(super) fn outside(error: &sqlx::Error) -> StoreError {
 
 /// Whether a query failed because what it names does not exist.
 pub(super) fn is_missing(error: &sqlx::Error) -> bool {
-    let code = error
+    matches!(code_of(error).as_deref(), Some("42P01" | "3F000"))
+}
+
+/// The SQLSTATE, when it is Postgres that says it.
+fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error
         .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("42P01" | "3F000"))
+        .and_then(sqlx::error::DatabaseError::code)
 }
