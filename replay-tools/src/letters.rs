@@ -8,9 +8,10 @@ use serde_json::{json, value::RawValue};
 use socialhub_domain::{EventData, Timestamp, event::UserErased};
 use socialhub_event_log::{EventLog, Position, RecordedEvent};
 use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{ReplayError, ReplayTarget, Selection, Verdict, show};
+use crate::{ReplayError, ReplayTarget, Selection, Verdict, reading, show};
 
 /// Options of `dead-letters`.
 #[derive(Debug, Args)]
@@ -108,21 +109,27 @@ pub(crate) async fn run(
     options: Options,
     target: &ReplayTarget,
     out: &mut (dyn Write + Send),
+    stop: &CancellationToken,
 ) -> Result<Verdict, ReplayError> {
     match options.command {
-        Command::List { selection, json } => list(&selection, target, json, out).await,
+        Command::List { selection, json } => {
+            reading(stop, list(&selection, target, json, out)).await
+        }
         Command::Show {
             name,
             position,
             json,
-        } => show(&**target.model(&name)?, target, position, json, out).await,
+        } => {
+            let model = target.model(&name)?;
+            reading(stop, show(&**model, target, position, json, out)).await
+        }
         Command::Retry {
             name,
             position,
             json,
         } => {
             let model = target.model(&name)?;
-            retry(&**model, &target.log, position, &mut Said { out, json }).await
+            retry(&**model, &target.log, position, stop, &mut Said { out, json }).await
         }
         Command::Discard {
             name,
@@ -134,7 +141,7 @@ pub(crate) async fn run(
             if !yes {
                 return Err(ReplayError::NotConfirmed("discarding an event"));
             }
-            discard(&**model, &target.log, position, &mut Said { out, json }).await
+            discard(&**model, &target.log, position, stop, &mut Said { out, json }).await
         }
     }
 }
@@ -293,6 +300,7 @@ async fn discard(
     model: &dyn ModelControl,
     log: &Arc<dyn EventLog>,
     position: Position,
+    stop: &CancellationToken,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
     let letters = model.letters().await?;
@@ -315,11 +323,12 @@ async fn discard(
         return Ok(Verdict::Clean);
     }
     let behind = Some(HashSet::from([sequence(letter)]));
-    let applied = apply_all(model, log, behind, said).await;
+    let applied = apply_all(model, log, behind, stop, said).await;
     applied.map_err(|error| {
         let reason = match error {
             ReplayError::Log(error) => error.to_string(),
             ReplayError::Model(error) => error.to_string(),
+            ReplayError::LettersLeft(_) => "interrupted".to_owned(),
             other => return other,
         };
         ReplayError::DiscardedAlone {
@@ -391,10 +400,11 @@ async fn retry(
     model: &dyn ModelControl,
     log: &Arc<dyn EventLog>,
     only: Option<Position>,
+    stop: &CancellationToken,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
     let Some(only) = only else {
-        return apply_all(model, log, None, said).await;
+        return apply_all(model, log, None, stop, said).await;
     };
     let letters = model.letters().await?;
     let letter = parked_at(model, &letters, only)?;
@@ -419,6 +429,7 @@ async fn apply_all(
     model: &dyn ModelControl,
     log: &Arc<dyn EventLog>,
     mut wanted: Option<HashSet<Sequence>>,
+    stop: &CancellationToken,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
     let mut verdict = Verdict::Clean;
@@ -429,6 +440,10 @@ async fn apply_all(
             let is_wanted = |wanted: &HashSet<Sequence>| wanted.contains(&sequence);
             if !wanted.as_ref().is_none_or(is_wanted) {
                 continue;
+            }
+            // Those that were applied stay so; the next retry goes on.
+            if stop.is_cancelled() {
+                return Err(ReplayError::LettersLeft(model.name()));
             }
             if blocked.contains(&sequence) {
                 said.say(model.name(), letter.position, &Fate::StaysBehind)?;
@@ -477,6 +492,9 @@ mod tests {
         failing: Vec<Position>,
         /// The letter at whose turn the store goes away.
         away_at: Option<Position>,
+        /// The letter at whose turn somebody interrupts.
+        interrupted_at: Option<Position>,
+        stop: CancellationToken,
         is_away: AtomicBool,
     }
 
@@ -526,6 +544,9 @@ mod tests {
             if self.away_at == Some(position) {
                 self.is_away.store(true, Ordering::Relaxed);
                 return Err(away());
+            }
+            if self.interrupted_at == Some(position) {
+                self.stop.cancel();
             }
             let mut letters = self.letters.lock().unwrap();
             if let Some((at, key)) = self.arriving.get(&position) {
@@ -610,8 +631,8 @@ mod tests {
             json: false,
         };
         let verdict = match discarded {
-            Some(position) => discard(model, &log, position, &mut said).await,
-            None => retry(model, &log, None, &mut said).await,
+            Some(position) => discard(model, &log, position, &model.stop, &mut said).await,
+            None => retry(model, &log, None, &model.stop, &mut said).await,
         };
         let said = String::from_utf8(out).unwrap();
         let words = |line: &str| {
@@ -675,7 +696,7 @@ mod tests {
             out: &mut out,
             json: false,
         };
-        let failed = retry(&model, &log, None, &mut said).await.unwrap_err();
+        let failed = retry(&model, &log, None, &model.stop, &mut said).await.unwrap_err();
         assert!(failed.to_string().contains("run the same command again"));
         assert_eq!(
             String::from_utf8(out).unwrap(),
@@ -689,7 +710,7 @@ mod tests {
             out: &mut Vec::new(),
             json: false,
         };
-        let failed = discard(&model, &log, 1, &mut said).await.unwrap_err();
+        let failed = discard(&model, &log, 1, &model.stop, &mut said).await.unwrap_err();
         let said = failed.to_string();
         assert!(
             said.contains("run `socialhub replay dead-letters retry feed`"),
@@ -697,6 +718,29 @@ mod tests {
         );
         assert!(!said.contains("same command"), "{said}");
         assert_eq!(model.left(), [2, 3]);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_interrupted_leaves_letters_to_the_next_one() {
+        let busy = |interrupted_at| Busy {
+            letters: Mutex::new(BTreeMap::from([(1, "a"), (2, "a"), (3, "a")])),
+            interrupted_at: Some(interrupted_at),
+            ..Busy::default()
+        };
+        let log: Arc<dyn EventLog> = Arc::new(MemoryEventLog::new());
+        let mut said = Said {
+            out: &mut Vec::new(),
+            json: false,
+        };
+        let retried = busy(1);
+        let left = retry(&retried, &log, None, &retried.stop, &mut said).await;
+        assert!(matches!(left, Err(ReplayError::LettersLeft(_))));
+        assert_eq!(retried.left(), [2, 3]);
+
+        let discarded = busy(2);
+        let left = discard(&discarded, &log, 1, &discarded.stop, &mut said).await;
+        assert!(matches!(left, Err(ReplayError::DiscardedAlone { position: 1, .. })));
+        assert_eq!(discarded.left(), [3]);
     }
 
     #[tokio::test]
@@ -729,7 +773,7 @@ mod tests {
             out: &mut Vec::new(),
             json: false,
         };
-        let refused = discard(&model, &log, 1, &mut said).await;
+        let refused = discard(&model, &log, 1, &model.stop, &mut said).await;
         assert!(matches!(
             refused,
             Err(ReplayError::Erasure { position: 1, .. })

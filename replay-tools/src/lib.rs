@@ -274,6 +274,11 @@ pub enum ReplayError {
     /// A model failed.
     #[error("{0}{advice}", advice = advice(.0))]
     Model(#[from] RebuildError),
+    /// Somebody ended a retry between two letters.
+    #[error(
+        "interrupted: what was applied stays applied, and `socialhub replay dead-letters retry {0}` goes on with the rest"
+    )]
+    LettersLeft(ModelName),
     /// Somebody ended it while it was only reading.
     #[error("interrupted: nothing was changed")]
     Interrupted,
@@ -335,7 +340,7 @@ pub async fn run(
         Command::Tail(options) => tail::run(&options, target, out, stop).await,
         Command::Rollback(options) => lifecycle::roll_back(&options, target, out, stop).await,
         Command::Prune(options) => lifecycle::prune(&options, target, out).await,
-        Command::DeadLetters(options) => letters::run(options, target, out).await,
+        Command::DeadLetters(options) => letters::run(options, target, out, &stop).await,
         Command::Transfer(_) => Err(ReplayError::WantsParts),
         Command::Republish(options) => republish::run(&options, target, out).await,
     };

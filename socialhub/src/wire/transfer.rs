@@ -151,7 +151,7 @@ async fn run_export(
         Profile::Embedded { log_file } => embedded_source(config, log_file)?,
         #[cfg(feature = "distributed")]
         Profile::Distributed(servers) => {
-            super::distributed::transfer::open(config, servers).await?
+            super::distributed::transfer::open_as_they_are(config, servers).await?
         }
         #[cfg(not(feature = "distributed"))]
         Profile::Distributed(_) => return Err(super::left_out()),

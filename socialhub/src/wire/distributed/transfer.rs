@@ -18,21 +18,38 @@ use super::super::{
 };
 use crate::config::{Config, Profile, Servers};
 
+/// The stores of the configured servers, as they are: a backup that is taken before an upgrade must not be its first step.
+///
+/// # Errors
+/// A line for the operator.
+pub async fn open_as_they_are(config: &Config, servers: &Servers) -> Result<Side, String> {
+    open_at(config, &servers.database_url, &servers.chat_database_url).await
+}
+
 /// The stores of the configured servers, brought up to date.
 ///
 /// # Errors
 /// A line for the operator.
 pub async fn open(config: &Config, servers: &Servers) -> Result<Side, String> {
-    open_at(config, &servers.database_url, &servers.chat_database_url).await
+    open_up_to_date(config, &servers.database_url, &servers.chat_database_url).await
+}
+
+async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
+    PgEventLog::migrate(log_url).await.map_err(log_failed)?;
+    PgChatLog::migrate(chat_url).await.map_err(chat_failed)?;
+    open_at(config, log_url, chat_url).await
+}
+
+// A server that is away is not waited for, as a server of ours does it: somebody looks on.
+fn log_failed(error: OpenError) -> String {
+    format!("DATABASE_URL: {error}")
+}
+
+fn chat_failed(error: OpenError) -> String {
+    format!("CHAT_DATABASE_URL: {error}")
 }
 
 async fn open_at(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
-    // Not waited for, as a server does it: somebody looks on.
-    let unreachable = |setting, error| format!("{setting}: {error}");
-    let log_failed = |error| unreachable("DATABASE_URL", error);
-    let chat_failed = |error| unreachable("CHAT_DATABASE_URL", error);
-    PgEventLog::migrate(log_url).await.map_err(log_failed)?;
-    PgChatLog::migrate(chat_url).await.map_err(chat_failed)?;
     let log = PgLogArchive::connect(log_url).await.map_err(log_failed)?;
     let chat = PgChatArchive::connect(chat_url)
         .await
@@ -63,7 +80,7 @@ pub async fn run(
     }
     let (log_url, chat_url) = target(config, options)?;
     let source = embedded_alone(&folder, &log_file, options.media_from.as_deref())?;
-    let target = open_at(config, &log_url, &chat_url).await?;
+    let target = open_up_to_date(config, &log_url, &chat_url).await?;
     let last = source.log.head().await.map_err(text)?;
     // The files are taken from where they are when they are written.
     let from = source.parts(last, Some(Contents::Elsewhere));
