@@ -29,3 +29,6 @@ pub mod redis_chat;
 pub mod security;
 pub mod sqlite;
 pub mod tls;
+
+/// A name for the code by which this program makes rows of events, which generations are marked with (see `build.rs`).
+pub(crate) const CODE: &str = env!("SOCIALHUB_CODE");

@@ -4,7 +4,7 @@
 //! generations of its model side by side: one is current (readers use it), others are being filled or kept for rollback.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
 };
@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     projection::{Projected, Projection},
+    record::SequenceKey,
     runtime::Breather,
 };
 
@@ -140,13 +141,47 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// What these letters are.
-    pub fn of(letters: &[ParkedLetter]) -> Self {
-        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+    /// What these sequences have.
+    pub fn of(sequences: &[ParkedSequence]) -> Self {
         Self {
-            events: letters.len() as u64,
-            sequences: sequences.collect::<HashSet<_>>().len() as u64,
+            events: sequences.iter().map(|sequence| sequence.events).sum(),
+            sequences: sequences.len() as u64,
         }
+    }
+}
+
+/// A sequence that is parked: how much of it, and from where on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedSequence {
+    /// Which one.
+    pub sequence: SequenceKey,
+    /// The position of its first letter.
+    pub first: Position,
+    /// Whether the first was tried. One that was not waits behind another, which is there no more.
+    pub is_tried: bool,
+    /// How many letters it has.
+    pub events: u64,
+}
+
+impl ParkedSequence {
+    /// The sequences of letters, of which position, sequence and attempts are given; those that begin earlier go first.
+    pub fn of(letters: impl IntoIterator<Item = (Position, SequenceKey, u32)>) -> Vec<Self> {
+        let mut found: HashMap<SequenceKey, Self> = HashMap::new();
+        for (position, sequence, attempts) in letters {
+            let entry = found.entry(sequence.clone()).or_insert(Self {
+                sequence,
+                first: Position::MAX,
+                is_tried: false,
+                events: 0,
+            });
+            entry.events += 1;
+            if position < entry.first {
+                (entry.first, entry.is_tried) = (position, attempts > 0);
+            }
+        }
+        let mut found: Vec<_> = found.into_values().collect();
+        found.sort_by_key(|sequence| sequence.first);
+        found
     }
 }
 
@@ -218,13 +253,20 @@ pub trait ReadModelStore<P: Projection>: Send + Sync {
     /// [`StoreError`]; nothing was written.
     async fn apply(&self, batch: WriteBatch<P::Change>) -> Result<(), StoreError>;
 
-    /// Every parked letter, by position.
+    /// Every parked letter, by position. There may be many, and each has its event with it.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError>;
 
-    /// Applies a parked event regardless of the checkpoint and removes its letter in the same step.
+    /// The sequences that are parked, without what their letters hold.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError>;
+
+    /// Applies a parked event regardless of the checkpoint and removes its letter in the same step. Without its letter it was
+    /// applied before, and nothing changes.
     ///
     /// # Errors
     /// [`StoreError`]; the letter stays.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::json;
+use socialhub_projections::GenerationId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
 pub(crate) struct RollbackOptions {
     #[command(flatten)]
     selection: Selection,
+    /// The previous generation to go back to, where there are several
+    #[arg(long, value_name = "GENERATION", requires = "name")]
+    to: Option<u32>,
     #[command(flatten)]
     room: Room,
     /// Print the outcome as JSON
@@ -45,7 +49,8 @@ pub(crate) async fn roll_back(
 ) -> Result<Verdict, ReplayError> {
     let mut begun = Begun::default();
     for model in target.select(&options.selection)? {
-        begun.add(model.name(), model.begin_rollback(&target.log).await);
+        let rollback = model.begin_rollback(&target.log, options.to.map(GenerationId));
+        begun.add(model.name(), rollback.await);
     }
     let outcomes = begun.fill(target, options.room.pace(), stop).await;
     report(&outcomes, options.json, out)?;

@@ -81,6 +81,9 @@ struct GenerationView {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<LastError>,
     bytes: u64,
+    /// Why nothing of it can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broken: Option<String>,
     sources: Vec<SourceView>,
 }
 
@@ -103,6 +106,7 @@ enum Activity {
     WaitingForRelay,
     NotRunning,
     AheadOfLog,
+    Broken,
     BeingFilled,
     HalfBuilt,
     BeingCaughtUp,
@@ -118,6 +122,7 @@ impl Activity {
             Self::WaitingForRelay => "waiting for the relay",
             Self::NotRunning => "not running",
             Self::AheadOfLog => "ahead of the log: rebuild it",
+            Self::Broken => "cannot be read",
             Self::BeingFilled => "being filled",
             Self::HalfBuilt => "left half-built; rebuild goes on with it",
             Self::BeingCaughtUp => "being caught up",
@@ -190,6 +195,9 @@ impl Moment {
         position: Position,
         hangs: bool,
     ) -> Activity {
+        if generation.broken.is_some() {
+            return Activity::Broken;
+        }
         let furthest = generation.checkpoints.iter().map(|place| place.position);
         if generation.state == GenerationState::Current && furthest.max() > Some(self.head) {
             return Activity::AheadOfLog;
@@ -262,7 +270,11 @@ pub(crate) async fn run(
     } else {
         print(&view, options.sources, out)?;
     }
-    let unknown = view.models.iter().any(|model| model.unavailable.is_some())
+    let unread = |model: &ModelView| {
+        let mut generations = model.generations.iter();
+        model.unavailable.is_some() || generations.any(|generation| generation.broken.is_some())
+    };
+    let unknown = view.models.iter().any(unread)
         || view
             .analytics
             .as_ref()
@@ -368,6 +380,7 @@ async fn generations(
                 .then(|| processes::last_error(processes, &processes::projection(model.name())))
                 .flatten(),
             bytes: generation.bytes,
+            broken: generation.broken.clone(),
             sources: sources(generation),
         });
     }
@@ -416,14 +429,15 @@ fn print(
             writeln!(out, "{:<14}   -  unavailable: {reason}", model.model.0)?;
         }
         for generation in &model.generations {
-            let parked = match generation.parked_sequences {
-                0 => String::new(),
-                1 => "; parked in one sequence".to_owned(),
-                sequences => format!("; parked in {sequences} sequences"),
+            let more = match (&generation.broken, generation.parked_sequences) {
+                (Some(reason), _) => format!(": {reason}"),
+                (None, 0) => String::new(),
+                (None, 1) => "; parked in one sequence".to_owned(),
+                (None, sequences) => format!("; parked in {sequences} sequences"),
             };
             writeln!(
                 out,
-                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>8} {:>7} {:>10}  {}{parked}",
+                "{:<14} {:>3}  {:<9} {:>10} {:>8} {:>7.1} s {:>8} {:>7} {:>10}  {}{more}",
                 model.model.0,
                 generation.generation.0,
                 generation.state.to_string(),
@@ -500,6 +514,8 @@ mod tests {
             parked: 0,
             has_writer,
             bytes: 0,
+            is_of_this_program: true,
+            broken: None,
         };
         let moment = Moment {
             at: Instant::now(),

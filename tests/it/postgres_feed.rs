@@ -624,7 +624,7 @@ async fn an_operator_rebuilds_rolls_back_and_verifies_beside_the_projector() {
         .unwrap();
     eventually("the projector is at the head again", projected).await;
     assert_eq!(clean().await, second);
-    let back = finish(&log, control.begin_rollback(&log).await.unwrap()).await;
+    let back = finish(&log, control.begin_rollback(&log, None).await.unwrap()).await;
     assert_eq!((back, clean().await), (first, first));
     check_homes(&PgFeedReader::new(Arc::clone(&generations)), &events).await;
     assert_eq!(control.prune().await.unwrap(), [second]);

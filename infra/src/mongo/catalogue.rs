@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use socialhub_projections::{GenerationId, StoreError, runtime::GenerationState};
 use tokio::time::Instant;
 
-use crate::mongo::{access::Access, connection::Fault};
+use crate::{
+    CODE,
+    mongo::{access::Access, connection::Fault},
+};
 
 /// What documents of the model look like. Raised when a new program cannot go on with what an old one wrote.
 pub(super) const LAYOUT: i32 = 3;
@@ -59,6 +62,9 @@ pub(super) struct Entry {
     pub served: bool,
     /// When it stopped being current.
     pub retired_at: Option<i64>,
+    /// By what code it was begun.
+    #[serde(default)]
+    pub made_by: Option<String>,
 }
 
 impl Entry {
@@ -69,6 +75,7 @@ impl Entry {
             created_at,
             served: false,
             retired_at: None,
+            made_by: Some(CODE.to_owned()),
         }
     }
 }

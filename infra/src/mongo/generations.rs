@@ -19,6 +19,7 @@ use socialhub_projections::{
 };
 use tokio::{sync::watch, time::Instant};
 
+use crate::CODE;
 use crate::mongo::{
     access::Access,
     catalogue::{Catalogue, Catalogues, Entry, LAYOUT},
@@ -185,6 +186,8 @@ impl Shared {
             parked,
             has_writer,
             bytes,
+            is_of_this_program: entry.made_by.as_deref() == Some(CODE),
+            broken: None,
         })
     }
 

@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::Position;
 use socialhub_projections::{
-    GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
+    Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, StoreError,
     runtime::{
         Claim, Fence, Generation, GenerationState, Generations, Snapshot, WriteMode,
         generations::log_position,
@@ -37,7 +37,10 @@ use tokio::{
 use crate::sqlite::{
     connection::{Durability, Readers, SqliteError, open_reader, open_writer},
     model::{SqliteModel, mend_all},
-    model_store::{SqliteModelStore, count_parked, prepare, read_checkpoints, read_parked, retire},
+    model_store::{
+        SqliteModelStore, begin, count_parked, is_broken, is_of_this_program, read_checkpoints,
+        read_parked, retire,
+    },
 };
 
 /// How often the pointer is read anew: another process may have moved it, and SQLite tells nobody.
@@ -211,9 +214,19 @@ fn first_generation<M: SqliteModel>(
 fn make_file<M: SqliteModel>(path: &Path) -> Result<(), SqliteError> {
     // What a killed process may have left under this number was never current.
     remove_file_set(path)?;
-    let connection = open_writer(path, Durability::Normal)?;
-    prepare::<M>(&connection).map_err(|error| io::Error::other(error.to_string()))?;
+    let mut connection = open_writer(path, Durability::Normal)?;
+    begin::<M>(&mut connection).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(())
+}
+
+/// How far a generation's file says it is, how many events are parked there, and whether this program began it.
+fn look_into(path: &Path) -> rusqlite::Result<(Vec<Checkpoint>, u64, bool)> {
+    let file = open_reader(path)?;
+    Ok((
+        read_checkpoints(&file)?,
+        count_parked(&file)?,
+        is_of_this_program(&file)?,
+    ))
 }
 
 fn generation_file(folder: &Path, model: ModelName, id: GenerationId) -> PathBuf {
@@ -343,13 +356,13 @@ impl Shared {
         created_at: Timestamp,
     ) -> Result<Generation, StoreError> {
         let path = self.file(id);
-        let (checkpoints, parked) = match open_reader(&path) {
-            Ok(file) => (
-                read_checkpoints(&file).map_err(unavailable)?,
-                count_parked(&file).map_err(unavailable)?,
-            ),
-            // It is about to be made, or somebody has removed it.
-            Err(_) if !path.exists() => (Vec::new(), 0),
+        let nothing = (Vec::new(), 0, false);
+        let ((checkpoints, parked, is_of_this_program), broken) = match look_into(&path) {
+            Ok(found) => (found, None),
+            // Somebody has removed it.
+            Err(_) if !path.exists() => (nothing, None),
+            // It can be replaced, and must not keep anybody from that.
+            Err(error) if is_broken(&error) => (nothing, Some(error.to_string())),
             Err(error) => return Err(unavailable(error)),
         };
         let bytes = ["db", "db-wal"]
@@ -369,7 +382,20 @@ impl Shared {
             parked,
             has_writer: is_locked(&self.writer_lock(id))?,
             bytes,
+            is_of_this_program,
+            broken,
         })
+    }
+
+    /// What an error means for whoever reads a generation.
+    fn unreadable(&self, error: &rusqlite::Error) -> StoreError {
+        match is_broken(error) {
+            true => StoreError::Unusable(format!(
+                "{error}: run `socialhub replay rebuild {}`",
+                self.model
+            )),
+            false => unavailable(error),
+        }
     }
 
     fn remove(&self, id: GenerationId) -> Result<(), StoreError> {
@@ -470,8 +496,14 @@ impl SqliteFence {
         if !path.exists() {
             return Ok(fence);
         }
-        let file = open_writer(&path, Durability::Normal).map_err(unavailable)?;
-        file.execute_batch("BEGIN IMMEDIATE").map_err(unavailable)?;
+        let begun = open_writer(&path, Durability::Normal)
+            .and_then(|file| file.execute_batch("BEGIN IMMEDIATE").map(|()| file));
+        let file = match begun {
+            Ok(file) => file,
+            // Nobody can write it.
+            Err(error) if is_broken(&error) => return Ok(fence),
+            Err(error) => return Err(unavailable(error)),
+        };
         // A file so old or broken that it has no checkpoints counts as having read nothing.
         fence.position = read_checkpoints(&file).map_or(0, |found| log_position(&found));
         fence.file = Some(file);
@@ -481,8 +513,9 @@ impl SqliteFence {
     /// The pointer moves before the old file's transaction ends, so that a writer that waits for it and is refused
     /// finds the pointer moved.
     fn switch_blocking(self, to: GenerationId) -> Result<(), StoreError> {
-        if let Some(file) = &self.file {
-            retire(file).map_err(unavailable)?;
+        match self.file.as_ref().map(retire) {
+            Some(Err(error)) if !is_broken(&error) => return Err(unavailable(error)),
+            _ => {}
         }
         self.shared.switch(to)?;
         if let Some(file) = &self.file
@@ -496,7 +529,9 @@ impl SqliteFence {
 
     fn mend_blocking(self, from: GenerationId, entities: &[Entity]) -> Result<(), StoreError> {
         let Some(file) = &self.file else {
-            return Err(StoreError::Unusable("its file is not there".to_owned()));
+            return Err(StoreError::Unusable(
+                "its file cannot be written".to_owned(),
+            ));
         };
         let other = self.shared.file(from);
         let mend = || {
@@ -600,11 +635,16 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
     async fn create(&self, _claim: &Claim) -> Result<GenerationId, StoreError> {
         self.blocking(|shared| {
             shared.sweep()?;
+            let mut catalogue = shared.catalogue.lock();
+            // The row is there when the file is whole; a file without a row is swept away.
+            let transaction = catalogue
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(unavailable)?;
             let now = shared.clock.now();
-            // The row first: a file without a row is swept away, a row without a file is filled when it is opened.
-            let id = insert_generation(&shared.catalogue.lock(), GenerationState::Building, now)
+            let id = insert_generation(&transaction, GenerationState::Building, now)
                 .map_err(unavailable)?;
             make_file::<M>(&shared.file(id)).map_err(unavailable)?;
+            transaction.commit().map_err(unavailable)?;
             Ok(id)
         })
         .await
@@ -629,8 +669,10 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
     ) -> Result<Snapshot, StoreError> {
         let (read, mut chunks) = mpsc::channel(2);
         let reading = self.blocking(move |shared| {
-            let mut file = open_reader(&shared.file(id)).map_err(unavailable)?;
-            read_snapshot::<M>(&mut file, Chunks::to(read)).map_err(unavailable)
+            let rows = Chunks::to(read);
+            open_reader(&shared.file(id))
+                .and_then(|mut file| read_snapshot::<M>(&mut file, rows))
+                .map_err(|error| shared.unreadable(&error))
         });
         let taking = async {
             while let Some(chunk) = chunks.recv().await {
@@ -642,8 +684,9 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
 
     async fn letters(&self, id: GenerationId) -> Result<Vec<ParkedLetter>, StoreError> {
         self.blocking(move |shared| {
-            let file = open_reader(&shared.file(id)).map_err(unavailable)?;
-            read_parked(&file).map_err(unavailable)
+            open_reader(&shared.file(id))
+                .and_then(|file| read_parked(&file))
+                .map_err(|error| shared.unreadable(&error))
         })
         .await
     }

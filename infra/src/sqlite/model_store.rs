@@ -19,14 +19,18 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
     projection::Projected,
+    record::SequenceKey,
     runtime::WriteMode,
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
 };
 use tokio::sync::oneshot;
 
-use crate::sqlite::{
-    connection::{Durability, from_sql, open_writer, read_id, to_sql},
-    model::SqliteModel,
+use crate::{
+    CODE,
+    sqlite::{
+        connection::{Durability, from_sql, open_writer, read_id, to_sql},
+        model::SqliteModel,
+    },
 };
 
 /// The tables that every generation has beside its model's own.
@@ -47,6 +51,8 @@ const RETIRED: &str = "retired";
 const CLEAN: &str = "stopped_cleanly";
 /// In `state`: which tables the file was made with.
 const TABLES: &str = "tables";
+/// In `state`: by what code it was begun.
+const MADE_BY: &str = "made_by";
 
 /// Calls that may wait for the writer. Its one user waits for each answer, so this is never near full.
 const QUEUE: usize = 64;
@@ -54,7 +60,23 @@ const QUEUE: usize = 64;
 /// The page cache of a model that is being filled, in KiB.
 const BULK_CACHE_KIB: i64 = 48 * 1024;
 
-/// Makes a generation's file and its tables, or checks that an existing one has the tables of this program.
+/// Makes the tables of a new generation, in one transaction.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn begin<M: SqliteModel>(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction().map_err(unusable)?;
+    prepare::<M>(&transaction)?;
+    write_state(&transaction, MADE_BY, CODE).map_err(unusable)?;
+    transaction.commit().map_err(unusable)
+}
+
+/// Whether a generation was begun by this very code.
+pub(crate) fn is_of_this_program(connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(read_state(connection, MADE_BY)?.as_deref() == Some(CODE))
+}
+
+/// Makes a generation's tables, or checks that an existing one has the tables of this program.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] when the file was made by a program with other tables.
@@ -148,6 +170,27 @@ pub(crate) fn read_parked(connection: &Connection) -> rusqlite::Result<Vec<Parke
         .collect()
 }
 
+/// The sequences of the letters in a generation's file.
+fn read_parked_sequences(connection: &Connection) -> rusqlite::Result<Vec<ParkedSequence>> {
+    // Beside `min` a column without an aggregate is that of the row with the least.
+    connection
+        .prepare_cached(
+            "SELECT topic, key, min(position), attempts, count(*) FROM parked GROUP BY topic, key ORDER BY 3",
+        )?
+        .query_map([], |row| {
+            Ok(ParkedSequence {
+                sequence: SequenceKey {
+                    topic: row.get(0)?,
+                    key: row.get(1)?,
+                },
+                first: from_sql(row.get(2)?),
+                is_tried: row.get::<_, u32>(3)? > 0,
+                events: from_sql(row.get(4)?),
+            })
+        })?
+        .collect()
+}
+
 /// How many letters a generation's file holds.
 pub(crate) fn count_parked(connection: &Connection) -> rusqlite::Result<u64> {
     connection
@@ -176,6 +219,12 @@ enum Fault {
     Unusable,
     /// Not this batch.
     Rejected,
+}
+
+/// Whether a file is beyond reading: it is no database, or not one of ours.
+pub(crate) fn is_broken(error: &rusqlite::Error) -> bool {
+    let may_be_readable = error.sqlite_error_code() == Some(ErrorCode::ReadOnly);
+    !may_be_readable && !matches!(classify(error), Fault::Unavailable)
 }
 
 fn classify(error: &rusqlite::Error) -> Fault {
@@ -391,9 +440,13 @@ impl<M: SqliteModel> Writer<M> {
         let position = projected.position;
         self.transact(position, |model, transaction| {
             refuse_when_retired(transaction)?;
-            delete_letter(transaction, position)
-                .and_then(|()| model.apply(transaction, std::slice::from_ref(projected)))
-                .map_err(|error| store_error(&error, position))
+            let applied = match delete_letter(transaction, position) {
+                Ok(true) => model.apply(transaction, std::slice::from_ref(projected)),
+                // Gone already: it was applied before.
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            applied.map_err(|error| store_error(&error, position))
         })
     }
 
@@ -491,11 +544,12 @@ fn insert_letter(connection: &Connection, letter: &ParkedLetter) -> rusqlite::Re
         .map(|_| ())
 }
 
-fn delete_letter(connection: &Connection, position: Position) -> rusqlite::Result<()> {
+/// Answers whether it was there.
+fn delete_letter(connection: &Connection, position: Position) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("DELETE FROM parked WHERE position = ?1")?
         .execute([to_sql(position)])
-        .map(|_| ())
+        .map(|deleted| deleted > 0)
 }
 
 fn write_attempts(connection: &Connection, attempts: &Attempts) -> rusqlite::Result<()> {
@@ -534,6 +588,10 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
         self.run(|writer| writer.own(read_parked)).await
     }
 
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        self.run(|writer| writer.own(read_parked_sequences)).await
+    }
+
     async fn apply_parked(&self, projected: Projected<Change<M>>) -> Result<(), StoreError> {
         self.run(move |writer| writer.apply_parked(&projected))
             .await
@@ -542,6 +600,7 @@ impl<M: SqliteModel> ReadModelStore<M::Projection> for SqliteModelStore<M> {
     async fn discard_parked(&self, position: Position) -> Result<(), StoreError> {
         self.run(move |writer| writer.own(|connection| delete_letter(connection, position)))
             .await
+            .map(|_| ())
     }
 
     async fn set_attempts(&self, _source: &Source, attempts: &Attempts) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fs,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -32,7 +33,7 @@ use socialhub_projections::{
         ModelControl, Pace, Progress, Projector, ProjectorTask, RebuildError, Snapshot, WriteMode,
         rebuild::rebuild,
     },
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
     verify::{Entity, ModelFold, ModelRow, RowSink},
 };
 use tempfile::TempDir;
@@ -495,6 +496,9 @@ impl ReadModelStore<Toy> for CrashingStore {
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
         self.step(self.inner.parked()).await
     }
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        self.step(self.inner.parked_sequences()).await
+    }
     async fn apply_parked(&self, projected: Projected<(UserId, String)>) -> Result<(), StoreError> {
         self.step(self.inner.apply_parked(projected)).await
     }
@@ -893,7 +897,11 @@ async fn a_rebuild_can_be_taken_back() {
     world.rebuild().await.unwrap();
     let head = world.toy.chatter(20).await;
     live.reach(head).await;
-    let back = world.control().begin_rollback(&world.log).await.unwrap();
+    let back = world
+        .control()
+        .begin_rollback(&world.log, None)
+        .await
+        .unwrap();
     world.finish(back).await.unwrap();
     let head = world.toy.chatter(5).await;
     live.reach(head).await;
@@ -931,5 +939,130 @@ async fn a_store_of_another_log_is_refused_until_it_is_rebuilt() {
     .await
     .expect("the projector comes back to life");
     live.stop().await;
+    world.assert_clean().await;
+}
+
+/// Begins a rebuild, writes the first so many events, and ends as by a kill.
+async fn leave_half_built(world: &World, events: usize) -> GenerationId {
+    let mut filling = Filler::begin(world.generations(), Arc::clone(&world.log), None, clock())
+        .await
+        .unwrap();
+    let part = world.log.read_all(0, events).await.unwrap();
+    let part: Vec<PublicRecord> = part.iter().map(PublicRecord::from_log).collect();
+    filling
+        .write(&part, &CancellationToken::new())
+        .await
+        .unwrap();
+    filling.generation()
+}
+
+#[tokio::test]
+async fn what_another_program_left_half_built_is_not_gone_on_with() {
+    let world = World::new();
+    world.toy.chatter(100).await;
+    let left = leave_half_built(&world, 40).await;
+    // Whatever that program did wrong is in these rows.
+    let file = Connection::open(world.folder.path().join(format!("toy.{left}.db"))).unwrap();
+    let other = "UPDATE state SET value = 'another' WHERE name = 'made_by'";
+    assert_eq!(file.execute(other, []).unwrap(), 1);
+    drop(file);
+    let fresh = wait_for_claim(&world).await;
+    assert_eq!((fresh.generation().0, fresh.position()), (left.0 + 1, 0));
+    world.finish(fresh).await.unwrap();
+    world.assert_clean().await;
+    let listed = world.generations().list().await.unwrap();
+    assert!(listed.iter().all(|generation| generation.id != left));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_keeps_nobody_from_replacing_it() {
+    let file = |world: &World, id: u32| world.folder.path().join(format!("toy.{id}.db"));
+    let world = World::new();
+    world.toy.chatter(30).await;
+    let live = world.start(world.generations());
+    live.reach(30).await;
+    live.stop().await;
+    // The current one is damaged, and the disk was full when another one was begun.
+    fs::write(file(&world, 1), "no database at all".repeat(1_000)).unwrap();
+    let catalogue = Connection::open(world.folder.path().join("toy.db")).unwrap();
+    catalogue
+        .execute(
+            "INSERT INTO generation (state, created_at) VALUES ('building', 1)",
+            [],
+        )
+        .unwrap();
+    drop(catalogue);
+    fs::write(file(&world, 2), "").unwrap();
+    let broken: Vec<_> = world
+        .generations()
+        .list()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|generation| generation.broken)
+        .collect();
+    let [Some(current), Some(begun)] = &*broken else {
+        panic!("{broken:?}");
+    };
+    assert!(current.contains("not a database"), "{current}");
+    assert!(begun.contains("no such table"), "{begun}");
+    let told = world
+        .control()
+        .verify(&world.log, &Default::default())
+        .await;
+    let told = told.unwrap_err().to_string();
+    assert!(
+        told.contains("run `socialhub replay rebuild toy`"),
+        "{told}"
+    );
+
+    world.rebuild().await.unwrap();
+    world.assert_clean().await;
+    let live = world.start(world.generations());
+    let head = world.toy.chatter(3).await;
+    live.reach(head).await;
+    live.stop().await;
+    world.assert_clean().await;
+    assert_eq!(world.control().prune().await.unwrap(), [GenerationId(1)]);
+}
+
+#[tokio::test]
+async fn which_of_several_generations_to_go_back_to_is_asked() {
+    let world = World::new();
+    world.toy.chatter(10).await;
+    world.rebuild().await.unwrap();
+    world.rebuild().await.unwrap();
+    // As if the oldest could not have been removed.
+    let left = leave_half_built(&world, 5).await;
+    let catalogue = Connection::open(world.folder.path().join("toy.db")).unwrap();
+    catalogue
+        .execute(
+            "UPDATE generation SET state = 'previous' WHERE id = ?1",
+            [left.0],
+        )
+        .unwrap();
+    let control = world.control();
+    let back = |to| control.begin_rollback(&world.log, to);
+    let which = timeout(PATIENCE, async {
+        loop {
+            match back(None).await {
+                Err(RebuildError::AlreadyRunning(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    let which = which.await.unwrap().map(|_| ()).unwrap_err();
+    assert!(
+        matches!(which, RebuildError::WhichPrevious { .. }),
+        "{which}"
+    );
+    let none = back(Some(GenerationId(9))).await.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(none, RebuildError::NoSuchPrevious { .. }),
+        "{none}"
+    );
+    let chosen = back(Some(GenerationId(2))).await.unwrap();
+    world.finish(chosen).await.unwrap();
+    assert_eq!(*world.generations().current().borrow(), GenerationId(2));
     world.assert_clean().await;
 }

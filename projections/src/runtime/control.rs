@@ -1,6 +1,6 @@
 //! What an operator may do with a read model, whatever its projection: the face that the replay command line sees.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{collections::HashSet, marker::PhantomData, sync::Arc};
 
 use async_trait::async_trait;
 use socialhub_domain::Clock;
@@ -12,14 +12,14 @@ use crate::{
     runtime::{
         check::{VerifyReport, verify},
         course::VerifyCourse,
-        generations::{Generation, GenerationState, Generations, WriteMode},
+        generations::{Generation, Generations, WriteMode},
         rebuild::{Filler, Filling, Progress, RebuildError, fill, prune},
         repair::Repair,
         tail::read_chunk,
         writer::project,
     },
     status::reached,
-    store::{GenerationId, ModelName, Parked, ParkedLetter, ReadModelStore, StoreError},
+    store::{GenerationId, ModelName, ParkedLetter, ReadModelStore, StoreError},
     verify::ModelFold,
 };
 
@@ -50,13 +50,14 @@ pub trait ModelControl: Send + Sync {
         log: &Arc<dyn EventLog>,
     ) -> Result<Box<dyn Filling>, RebuildError>;
 
-    /// Begins to go back to the previous generation; finished like a rebuild.
+    /// Begins to go back to the previous generation, to a certain one where there are several; finished like a rebuild.
     ///
     /// # Errors
     /// [`RebuildError`].
     async fn begin_rollback(
         &self,
         log: &Arc<dyn EventLog>,
+        to: Option<GenerationId>,
     ) -> Result<Box<dyn Filling>, RebuildError>;
 
     /// Removes every generation but the current one.
@@ -120,7 +121,8 @@ pub trait ModelControl: Send + Sync {
             return Ok(0);
         }
         let letters = self.letters_of(generation.id).await?;
-        Ok(Parked::of(&letters).sequences)
+        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+        Ok(sequences.collect::<HashSet<_>>().len() as u64)
     }
 
     /// The letters of the current generation.
@@ -173,15 +175,11 @@ impl<P: Projection, F: ModelFold> Control<P, F> {
     }
 
     async fn current(&self) -> Result<GenerationId, RebuildError> {
-        let current = self
-            .generations
-            .list()
-            .await?
-            .into_iter()
-            .find(|generation| generation.state == GenerationState::Current);
-        match current {
-            Some(generation) => Ok(generation.id),
-            None => Err(StoreError::Unusable("no generation is current".to_owned()).into()),
+        match self.generations.refresh().await? {
+            GenerationId(0) => {
+                Err(StoreError::Unusable("no generation is current".to_owned()).into())
+            }
+            current => Ok(current),
         }
     }
 
@@ -192,7 +190,7 @@ impl<P: Projection, F: ModelFold> Control<P, F> {
 }
 
 /// Reads the event of a letter from the log, where it may be readable by now, and applies it.
-async fn retry<P: Projection>(
+pub(super) async fn retry<P: Projection>(
     store: &dyn ReadModelStore<P>,
     log: &Arc<dyn EventLog>,
     position: Position,
@@ -201,10 +199,6 @@ async fn retry<P: Projection>(
         position,
         reason: reason.to_owned(),
     };
-    let letters = store.parked().await?;
-    if !letters.iter().any(|letter| letter.position == position) {
-        return Err(rejected("no letter is parked there").into());
-    }
     let chunk = read_chunk(log, position.saturating_sub(1), 1).await?;
     let record = chunk
         .records()
@@ -248,10 +242,12 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
     async fn begin_rollback(
         &self,
         log: &Arc<dyn EventLog>,
+        to: Option<GenerationId>,
     ) -> Result<Box<dyn Filling>, RebuildError> {
         let (generations, clock) = (Arc::clone(&self.generations), Arc::clone(&self.clock));
+        let (log, frontier) = (Arc::clone(log), self.frontier.clone());
         Ok(Box::new(
-            Filler::roll_back(generations, Arc::clone(log), self.frontier.clone(), clock).await?,
+            Filler::roll_back(generations, log, frontier, clock, to).await?,
         ))
     }
 

@@ -58,6 +58,10 @@ pub struct Generation {
     pub has_writer: bool,
     /// Bytes on disk.
     pub bytes: u64,
+    /// Whether it was begun by a program of the very same code: what another one wrote into it may be what is to be mended.
+    pub is_of_this_program: bool,
+    /// Why nothing of it can be read, where it is beyond reading: it can be replaced or removed, and nothing else.
+    pub broken: Option<String>,
 }
 
 impl Generation {
@@ -120,7 +124,8 @@ pub trait Fence: Send {
     /// the same step: what lies between them and the position it was filled to is skipped there.
     ///
     /// # Errors
-    /// [`StoreError`]; the pointer has not moved.
+    /// [`StoreError`]. The pointer has not moved, unless it is [`StoreError::Unavailable`]: then it may have, and only the answer
+    /// was lost.
     async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError>;
 
     /// Makes some entities of the fenced generation what they are in another one, which has handled the same events, and
@@ -161,7 +166,7 @@ pub trait Generations<P: Projection>: Send + Sync {
     /// [`StoreError`].
     async fn refresh(&self) -> Result<GenerationId, StoreError>;
 
-    /// Every generation, by number.
+    /// Every generation, by number, those that are beyond reading included.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -230,7 +230,7 @@ async fn look_over<P: Projection>(
         .await
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
     division::check(P::NAME, &checkpoints, &frontier)?;
-    let parked = Parked::of(&store.parked().await?);
+    let parked = Parked::of(&store.parked_sequences().await?);
     let position = reached(&checkpoints, P::TOPICS, &frontier);
     let waiting = first_waiting(&shared.log, position).await;
     shared.status.opened(id, position, parked, waiting);
@@ -293,7 +293,7 @@ async fn locate<P: Projection>(shared: Arc<Shared<P>>, store: Arc<dyn ReadModelS
             continue;
         };
         if nth % 8 == 0
-            && let Ok(parked) = store.parked().await
+            && let Ok(parked) = store.parked_sequences().await
         {
             letters = Parked::of(&parked);
         }

@@ -13,8 +13,8 @@ use serde::Serialize;
 use socialhub_domain::{Clock, Timestamp};
 use socialhub_event_log::{EventLog, FrontierReader, LogError, Position};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, mpsc},
-    time::Instant,
+    sync::{Semaphore, SemaphorePermit, mpsc, watch},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,12 @@ const AHEAD: usize = 1;
 const LAST_MILE: u64 = MAX_BATCH as u64;
 /// How often the way up to the last mile is gone before giving up on a log that grows faster.
 const ROUNDS: u32 = 100;
+/// For how long it is looked where the pointer is when a store has not said whether it has moved it.
+const LOOK_FOR_SWITCH: Duration = Duration::from_secs(5);
+/// For so long at least a claim outlives its holder's last word, in every store.
+const CLAIM_IS_SAFE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Why a generation was not built, switched to or checked.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +81,51 @@ pub enum RebuildError {
         model: ModelName,
         /// What has.
         what: String,
+    },
+    /// There are several previous generations.
+    #[error(
+        "{model} has several previous generations ({known}), because older ones could not be removed after a rebuild: name the one \
+         to go back to with --to"
+    )]
+    WhichPrevious {
+        /// The model.
+        model: ModelName,
+        /// Their numbers.
+        known: String,
+    },
+    /// There is no previous generation of that number.
+    #[error("{model} has no previous generation {wanted}; there are: {known}")]
+    NoSuchPrevious {
+        /// The model.
+        model: ModelName,
+        /// The number.
+        wanted: GenerationId,
+        /// Those that there are.
+        known: String,
+    },
+    /// Somebody else has made current what was being filled. That takes a claim that was lost: by a process that was suspended for
+    /// a while, say.
+    #[error(
+        "{model}: another rebuild has finished generation {generation} while this one was held up: there is nothing left to do"
+    )]
+    Overtaken {
+        /// The model.
+        model: ModelName,
+        /// The generation.
+        generation: GenerationId,
+    },
+    /// The store went away at the switch.
+    #[error(
+        "{model}: whether generation {generation} is current is not known: {reason}; look at `socialhub replay status` before you \
+         run anything again"
+    )]
+    MayBeCurrent {
+        /// The model.
+        model: ModelName,
+        /// The generation that was to become current.
+        generation: GenerationId,
+        /// What the store said.
+        reason: StoreError,
     },
     /// New events come in faster than the model can be filled.
     #[error("the log grows faster than {0} can be filled")]
@@ -167,6 +218,9 @@ pub struct Filler<P: Projection> {
     log: Arc<dyn EventLog>,
     claim: Claim,
     id: GenerationId,
+    current: watch::Receiver<GenerationId>,
+    /// When it looked at the pointer itself.
+    looked: Instant,
     replaced: GenerationId,
     from: Position,
     writer: BatchWriter<P>,
@@ -205,15 +259,23 @@ impl<P: Projection> Filler<P> {
         let claim = claim(&*generations).await?;
         let existing = generations.list().await?;
         drop_workshops(&*generations, &claim, &existing).await?;
-        for half_built in
-            in_state(&existing, GenerationState::Building).filter(|id| !is_workshop(&existing, *id))
-        {
+        let (ours, others): (Vec<_>, Vec<_>) = existing
+            .iter()
+            .filter(|found| {
+                found.state == GenerationState::Building && !is_workshop(&existing, found.id)
+            })
+            .partition(|found| found.is_of_this_program && found.broken.is_none());
+        for half_built in others.iter().map(|found| found.id) {
+            tracing::info!(model = %P::NAME, generation = %half_built, "a half-built generation of another program is thrown away");
+            generations.drop_generation(&claim, half_built).await?;
+        }
+        for half_built in ours.iter().map(|found| found.id) {
             match open(&generations, &log, &clock, half_built).await {
                 Ok(opened) => {
                     let filler = Self::over(generations, log, claim, half_built, opened, frontier);
                     return Ok(filler.await?.pruning());
                 }
-                // Made by another program or from another log: of no use.
+                // Of another log, say: of no use.
                 Err(RebuildError::Store(StoreError::Unusable(reason))) => {
                     tracing::info!(model = %P::NAME, generation = %half_built, reason, "a half-built generation is thrown away");
                     generations.drop_generation(&claim, half_built).await?;
@@ -227,21 +289,22 @@ impl<P: Projection> Filler<P> {
         Ok(filler.await?.pruning())
     }
 
-    /// Begins to go back to the previous generation: catches it up first.
+    /// Begins to go back to the previous generation, to `wanted` where there are several: catches it up first.
     ///
     /// # Errors
-    /// [`RebuildError::NothingToRollBackTo`]; [`RebuildError::AlreadyRunning`].
+    /// [`RebuildError::NothingToRollBackTo`], [`RebuildError::WhichPrevious`], [`RebuildError::NoSuchPrevious`];
+    /// [`RebuildError::AlreadyRunning`].
     pub async fn roll_back(
         generations: Arc<dyn Generations<P>>,
         log: Arc<dyn EventLog>,
         frontier: Option<Arc<dyn FrontierReader>>,
         clock: Arc<dyn Clock>,
+        wanted: Option<GenerationId>,
     ) -> Result<Self, RebuildError> {
         let claim = claim(&*generations).await?;
         let existing = generations.list().await?;
-        let id = in_state(&existing, GenerationState::Previous)
-            .next_back()
-            .ok_or(RebuildError::NothingToRollBackTo(P::NAME))?;
+        let previous: Vec<_> = in_state(&existing, GenerationState::Previous).collect();
+        let id = choose(P::NAME, &previous, wanted)?;
         let writer = open(&generations, &log, &clock, id).await?;
         Self::over(generations, log, claim, id, writer, frontier).await
     }
@@ -257,6 +320,8 @@ impl<P: Projection> Filler<P> {
         let checkpoints = writer.checkpoints().await?;
         Ok(Self {
             replaced: generations.refresh().await?,
+            current: generations.current(),
+            looked: Instant::now(),
             handled: Handled::by(P::NAME, &checkpoints, frontier.as_ref()).await?,
             frontier,
             generations,
@@ -322,6 +387,10 @@ impl<P: Projection> Filler<P> {
     ) -> Result<Box<dyn Fence>, RebuildError> {
         self.come_near(&mut pacer, stop).await?;
         let fence = self.generations.fence(&self.claim).await?;
+        // From now on the pointer stands still.
+        if self.generations.refresh().await? == self.id {
+            return Err(self.overtaken());
+        }
         // Read behind the fence: whatever a partition has brought to the fenced generation is in the log by now.
         let head = self.log.head().await?;
         let target = if self.frontier.is_some() {
@@ -338,6 +407,25 @@ impl<P: Projection> Filler<P> {
         Ok(fence)
     }
 
+    /// Whether its projectors write it already. Whoever was held up for so long that the claim may have fallen looks by itself:
+    /// what follows the pointer was held up, too.
+    async fn is_overtaken(&mut self) -> bool {
+        if self.looked.elapsed() >= CLAIM_IS_SAFE
+            && let Ok(current) = self.generations.refresh().await
+        {
+            self.looked = Instant::now();
+            return current == self.id;
+        }
+        *self.current.borrow() == self.id
+    }
+
+    fn overtaken(&self) -> RebuildError {
+        RebuildError::Overtaken {
+            model: P::NAME,
+            generation: self.id,
+        }
+    }
+
     async fn take_over(
         mut self,
         pacer: Pacer,
@@ -349,9 +437,16 @@ impl<P: Projection> Filler<P> {
         let closed = self.writer.close().await;
         let fence = caught_up?;
         closed?;
-        fence.switch(self.id).await?;
-        if let Err(error) = self.generations.refresh().await {
-            tracing::debug!(model = %P::NAME, %error, "the switch is made; readers see it when they look");
+        match fence.switch(self.id).await {
+            Ok(()) => {
+                if let Err(error) = self.generations.refresh().await {
+                    tracing::debug!(model = %P::NAME, %error, "the switch is made; readers see it when they look");
+                }
+            }
+            Err(error @ StoreError::Unavailable(_)) => {
+                look_for_switch(&*self.generations, self.id, error).await?;
+            }
+            Err(error) => return Err(error.into()),
         }
         let dropped = if self.prune {
             prune_after_switch(&*self.generations, &self.claim, self.replaced).await
@@ -369,6 +464,32 @@ impl<P: Projection> Filler<P> {
             rested_seconds: self.rested.as_secs_f64(),
             dropped,
         })
+    }
+}
+
+/// Finds out what became of a switch to which there was no answer: only that may have been lost. Whoever were told to do it
+/// once more after it was made would take it back.
+async fn look_for_switch<P: Projection>(
+    generations: &dyn Generations<P>,
+    to: GenerationId,
+    lost: StoreError,
+) -> Result<(), RebuildError> {
+    let until = Instant::now() + LOOK_FOR_SWITCH;
+    loop {
+        let current = generations.refresh().await;
+        match current {
+            Ok(current) if current == to => return Ok(()),
+            // The store may still be at it.
+            _ if Instant::now() < until => sleep(LOOK_AGAIN).await,
+            Ok(_) => return Err(lost.into()),
+            Err(_) => {
+                return Err(RebuildError::MayBeCurrent {
+                    model: P::NAME,
+                    generation: to,
+                    reason: lost,
+                });
+            }
+        }
     }
 }
 
@@ -419,6 +540,32 @@ fn in_state(
         .iter()
         .filter(move |generation| generation.state == state)
         .map(|generation| generation.id)
+}
+
+/// The generation to go back to. Which of several was current last nobody knows any more.
+fn choose(
+    model: ModelName,
+    previous: &[GenerationId],
+    wanted: Option<GenerationId>,
+) -> Result<GenerationId, RebuildError> {
+    let known = || {
+        let numbers: Vec<String> = previous.iter().map(ToString::to_string).collect();
+        numbers.join(", ")
+    };
+    match (previous, wanted) {
+        ([], _) => Err(RebuildError::NothingToRollBackTo(model)),
+        (_, Some(wanted)) if previous.contains(&wanted) => Ok(wanted),
+        (_, Some(wanted)) => Err(RebuildError::NoSuchPrevious {
+            model,
+            wanted,
+            known: known(),
+        }),
+        ([one], None) => Ok(*one),
+        (_, None) => Err(RebuildError::WhichPrevious {
+            model,
+            known: known(),
+        }),
+    }
 }
 
 /// Removes every previous generation but one to keep.
@@ -478,6 +625,9 @@ impl<P: Projection> Filling for Filler<P> {
         records: &[PublicRecord],
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
+        if self.is_overtaken().await {
+            return Err(self.overtaken());
+        }
         let entries: Vec<Entry<'_>> = records
             .iter()
             .map(|record| Entry {

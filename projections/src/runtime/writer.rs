@@ -23,10 +23,12 @@ use crate::{
     record::{PublicRecord, SequenceKey},
     runtime::{
         careful::Turns,
+        control::retry,
         division,
         generations::WriteMode,
         letter,
         pace::{Breather, SHORTEST},
+        rebuild::RebuildError,
         tail::Backoff,
     },
     store::{
@@ -158,7 +160,6 @@ impl<P: Projection> BatchWriter<P> {
         checkpoints.retain(|found| found.source == source || found.source == floor);
         check_alignment(P::NAME, &checkpoints, log).await?;
         let clean = store.stopped_cleanly(&source).await?;
-        store.set_stopped_cleanly(&source, false).await?;
         if !clean {
             tracing::warn!(model = %P::NAME, %source, "the last writer did not end cleanly: the next events are tried with care");
         }
@@ -187,6 +188,14 @@ impl<P: Projection> BatchWriter<P> {
             },
         };
         writer.read_letters().await?;
+        // Nothing was tried so far, and whoever cannot even begin has not ended badly.
+        writer
+            .store
+            .set_stopped_cleanly(&writer.source, false)
+            .await?;
+        if mode == WriteMode::Live {
+            writer.release_left(log).await?;
+        }
         Ok(writer)
     }
 
@@ -210,17 +219,46 @@ impl<P: Projection> BatchWriter<P> {
 
     /// Reads which sequences are parked: a person may have seen to them in the meantime.
     async fn read_letters(&mut self) -> Result<(), StoreError> {
-        let letters = self.store.parked().await?;
-        self.letters = letters.len() as u64;
-        self.parked.clear();
-        for letter in letters {
-            let key = SequenceKey {
+        let sequences = self.store.parked_sequences().await?;
+        self.letters = Parked::of(&sequences).events;
+        let firsts = sequences.into_iter();
+        self.parked = firsts.map(|found| (found.sequence, found.first)).collect();
+        Ok(())
+    }
+
+    /// Applies what waits behind letters that are there no more: whoever applied or discarded the first of a sequence ended
+    /// before the rest, or it was parked just then. What fails again stays, with what is behind it.
+    async fn release_left(&mut self, log: &Arc<dyn EventLog>) -> Result<(), StoreError> {
+        let sequences = self.store.parked_sequences().await?.into_iter();
+        let left: HashSet<SequenceKey> = sequences
+            .filter(|found| !found.is_tried)
+            .map(|found| found.sequence)
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut failed = HashSet::new();
+        for letter in self.store.parked().await? {
+            let sequence = SequenceKey {
                 topic: letter.topic,
                 key: letter.key,
             };
-            self.parked.entry(key).or_insert(letter.position);
+            if !left.contains(&sequence) || failed.contains(&sequence) {
+                continue;
+            }
+            match retry(&*self.store, log, letter.position).await {
+                Ok(()) => {}
+                Err(RebuildError::Store(error @ StoreError::Unavailable(_))) => return Err(error),
+                Err(RebuildError::Log(error)) => {
+                    return Err(StoreError::Unavailable(error.to_string()));
+                }
+                Err(error) => {
+                    tracing::warn!(model = %P::NAME, position = letter.position, %error, "an event that waits behind nothing stays parked");
+                    failed.insert(sequence);
+                }
+            }
         }
-        Ok(())
+        self.read_letters().await
     }
 
     /// A projector of partitions runs on while letters are tried again: before it parks more behind one, it looks

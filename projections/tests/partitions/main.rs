@@ -8,6 +8,7 @@
 
 mod analytics_member;
 mod store;
+mod switches;
 mod topics;
 
 use std::{
@@ -31,7 +32,7 @@ use socialhub_event_log::{
 };
 use socialhub_projections::{
     Checkpoint, GenerationId, ModelPosition, ParkedLetter, Projection, ProjectorState,
-    PublicRecord, Source,
+    PublicRecord, Source, StoreError,
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
@@ -210,6 +211,7 @@ impl World {
             self.log(),
             Some(self.frontier()),
             Arc::new(FixedClock),
+            None,
         );
         match filler.await {
             Ok(filler) => self.finish(filler).await,

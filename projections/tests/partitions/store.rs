@@ -17,12 +17,13 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
     StoreError,
     projection::Projected,
+    record::SequenceKey,
     runtime::{
         CheckpointReader, Claim, Fence, Generation, GenerationState, Generations, Snapshot,
         WriteMode,
     },
     source_position,
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
     verify::{Entity, ModelFold, ModelRow, RowSink},
 };
 use tokio::{sync::watch, task::yield_now, time::sleep};
@@ -88,6 +89,15 @@ pub enum StoreFault {
     AnswerLost,
 }
 
+/// What becomes of a switch to which there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostSwitch {
+    Made,
+    NotMade,
+    /// And the store says nothing more.
+    NobodyKnows,
+}
+
 /// Checkpoints and rows as somebody sees them.
 pub type Look = (Vec<Checkpoint>, Vec<ModelRow>);
 
@@ -109,6 +119,7 @@ pub struct Model {
     pub one_moment: Mutex<bool>,
     /// With so many of them left there is a writer.
     pub writer_comes: Mutex<usize>,
+    pub lost_switch: Mutex<Option<LostSwitch>>,
 }
 
 /// How long such a look takes, on a machine that is hard at work.
@@ -128,7 +139,20 @@ impl Model {
             looks: Mutex::default(),
             one_moment: Mutex::default(),
             writer_comes: Mutex::default(),
+            lost_switch: Mutex::default(),
         })
+    }
+
+    fn fence_is_gone(&self) -> bool {
+        self.generations
+            .lock()
+            .values()
+            .all(|tables| !tables.fenced)
+    }
+
+    /// Somebody else makes a generation current.
+    pub fn make_current(&self, id: GenerationId) {
+        self.current.send_replace(id);
     }
 
     /// Another generation becomes current, and the one before is removed.
@@ -167,6 +191,16 @@ impl Model {
         let mut generations = self.generations.lock();
         let tables = generations.get_mut(&current).unwrap();
         tables.letters.insert(letter.position, letter);
+    }
+
+    /// As if an event had never been applied.
+    pub fn take_back(&self, key: &str, position: Position) {
+        let current = *self.current.borrow();
+        let mut generations = self.generations.lock();
+        let rows = &mut generations.get_mut(&current).unwrap().rows;
+        rows.get_mut(key)
+            .unwrap()
+            .retain(|found| *found != position);
     }
 
     pub fn letters(&self) -> Vec<Position> {
@@ -280,6 +314,17 @@ impl ReadModelStore<Toy> for MemoryStore {
             .await
     }
 
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        let letters = self.parked().await?.into_iter().map(|letter| {
+            let sequence = SequenceKey {
+                topic: letter.topic,
+                key: letter.key,
+            };
+            (letter.position, sequence, letter.attempts)
+        });
+        Ok(ParkedSequence::of(letters))
+    }
+
     async fn apply_parked(&self, projected: Projected<String>) -> Result<(), StoreError> {
         self.with(|tables| {
             if tables.letters.remove(&projected.position).is_some() {
@@ -344,6 +389,11 @@ impl Fence for MemoryFence {
     }
 
     async fn switch(self: Box<Self>, to: GenerationId) -> Result<(), StoreError> {
+        let lost = *self.model.lost_switch.lock();
+        let no_answer = || StoreError::Unavailable("no answer".to_owned());
+        if matches!(lost, Some(LostSwitch::NotMade | LostSwitch::NobodyKnows)) {
+            return Err(no_answer());
+        }
         let mut generations = self.model.generations.lock();
         let fenced = generations.get_mut(&self.fenced).unwrap();
         fenced.retired = true;
@@ -356,7 +406,7 @@ impl Fence for MemoryFence {
             }
         }
         self.model.current.send_replace(to);
-        Ok(())
+        lost.map_or(Ok(()), |_| Err(no_answer()))
     }
 
     async fn mend(
@@ -392,7 +442,12 @@ impl Generations<Toy> for SeenBy {
     }
 
     async fn refresh(&self) -> Result<GenerationId, StoreError> {
-        Ok(*self.model.current.borrow())
+        match *self.model.lost_switch.lock() {
+            Some(LostSwitch::NobodyKnows) if self.model.fence_is_gone() => {
+                Err(StoreError::Unavailable("away".to_owned()))
+            }
+            _ => Ok(*self.model.current.borrow()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<Generation>, StoreError> {
@@ -411,6 +466,8 @@ impl Generations<Toy> for SeenBy {
             has_writer: (1..=*self.model.writer_comes.lock())
                 .contains(&self.model.looks.lock().len()),
             bytes: 0,
+            is_of_this_program: true,
+            broken: None,
         });
         Ok(list.collect())
     }

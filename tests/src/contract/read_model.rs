@@ -18,9 +18,10 @@ use socialhub_event_log::Position;
 use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, Projection, ReadModelStore, Source, StoreError,
     projection::Projected,
+    record::SequenceKey,
     runtime::{Claim, Generation, GenerationState, Generations, Snapshot, WriteMode},
     source_position,
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
     verify::{
         Difference, ModelFold, ModelRow, RowSink,
         gathered::{Compared, Gathered},
@@ -189,6 +190,18 @@ fn letter(position: Position, key: &str) -> ParkedLetter {
         reason: "nobody knows".to_owned(),
         attempts: 1,
         parked_at: Timestamp(5),
+    }
+}
+
+fn sequence(first: Position, key: &str, is_tried: bool, events: u64) -> ParkedSequence {
+    ParkedSequence {
+        sequence: SequenceKey {
+            topic: "USER_TOPIC".to_owned(),
+            key: key.to_owned(),
+        },
+        first,
+        is_tried,
+        events,
     }
 }
 
@@ -442,13 +455,21 @@ pub async fn letters_go_in_with_their_batch<S: Subject>(subject: &S) {
     let (generations, id, store) = open_current(subject).await;
     let (log, source) = (follows(4), main_source::<S>());
     let mut with_letters = batch::<S>(&source, 0, &log[..2], 5);
-    with_letters.parked = vec![letter(3, "a"), letter(4, "b"), letter(6, "a")];
+    let behind_another = ParkedLetter {
+        attempts: 0,
+        ..letter(4, "b")
+    };
+    with_letters.parked = vec![letter(3, "a"), behind_another, letter(6, "a")];
     with_letters.checkpoint.position = 6;
     with_letters.checkpoint.event_id = event_id(6);
     store.apply(with_letters.clone()).await.unwrap();
     assert_eq!(store.parked().await.unwrap(), with_letters.parked);
     assert_eq!(generations.letters(id).await.unwrap(), with_letters.parked);
     assert_eq!(described::<S>(&generations, id).await.parked, 3);
+    assert_eq!(
+        store.parked_sequences().await.unwrap(),
+        [sequence(3, "a", true, 2), sequence(4, "b", false, 1)]
+    );
     assert_eq!(
         contents(&*generations, id).await.unwrap().snapshot.parked,
         with_letters.parked
@@ -457,6 +478,10 @@ pub async fn letters_go_in_with_their_batch<S: Subject>(subject: &S) {
     assert_eq!(
         store.parked().await.unwrap(),
         [letter(3, "a"), letter(6, "a")]
+    );
+    assert_eq!(
+        store.parked_sequences().await.unwrap(),
+        [sequence(3, "a", true, 2)]
     );
     // The batch again: no letter comes back.
     store.apply(with_letters).await.unwrap();
@@ -475,8 +500,10 @@ pub async fn a_parked_event_is_applied_past_the_checkpoint<S: Subject>(subject: 
         position: *position,
         changes: S::Projection::project(*position, event),
     };
-    store.apply_parked(retried).await.unwrap();
+    store.apply_parked(retried.clone()).await.unwrap();
     assert_eq!(store.parked().await.unwrap(), []);
+    // Whoever comes second finds no letter, and changes nothing.
+    store.apply_parked(retried).await.unwrap();
     store
         .apply(batch::<S>(&source, 3, &log[3..], 3))
         .await
@@ -719,13 +746,9 @@ pub async fn a_switch_retires_the_old_generation<S: Subject>(subject: &S) {
     assert_eq!(current::<S>(&generations).await, new);
     let moved = tokio::time::timeout(PATIENCE, pointer.wait_for(|id| *id == new)).await;
     assert_eq!(*moved.unwrap().unwrap(), new);
-    let states: Vec<_> = elsewhere
-        .list()
-        .await
-        .unwrap()
-        .iter()
-        .map(|found| (found.id, found.state))
-        .collect();
+    let listed = elsewhere.list().await.unwrap();
+    assert!(listed.iter().all(|found| found.is_of_this_program));
+    let states: Vec<_> = listed.iter().map(|found| (found.id, found.state)).collect();
     assert_eq!(
         states,
         [

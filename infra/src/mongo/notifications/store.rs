@@ -23,7 +23,7 @@ use socialhub_projections::{
     projection::Projected,
     runtime::Breather,
     source_position,
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -288,6 +288,10 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
 
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
         Ok(self.tables.letters().await?)
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        Ok(self.tables.parked_sequences().await?)
     }
 
     async fn apply_parked(

@@ -14,7 +14,11 @@ use mongodb::{
 use serde::{Deserialize, Serialize};
 use socialhub_domain::Timestamp;
 use socialhub_event_log::Position;
-use socialhub_projections::{Checkpoint, GenerationId, ParkedLetter, Source, store::Attempts};
+use socialhub_projections::{
+    Checkpoint, GenerationId, ParkedLetter, Source,
+    record::SequenceKey,
+    store::{Attempts, ParkedSequence},
+};
 
 use super::{
     ahead::{Note, Reach},
@@ -24,7 +28,7 @@ use super::{
     perhaps::PerhapsTold,
 };
 use crate::mongo::{
-    access::{Access, SIDE_BY_SIDE},
+    access::{Access, INSERT, SIDE_BY_SIDE},
     connection::{Fault, from_stored, to_stored},
 };
 
@@ -101,6 +105,27 @@ struct StoredLetter {
     reason: String,
     attempts: i64,
     parked_at: i64,
+}
+
+/// Of a letter what tells where it belongs.
+#[derive(Debug, Clone, Deserialize)]
+struct LetterOutline {
+    #[serde(rename = "_id")]
+    position: i64,
+    topic: String,
+    key: String,
+    attempts: i64,
+}
+
+impl LetterOutline {
+    fn parts(self) -> (Position, SequenceKey, u32) {
+        let sequence = SequenceKey {
+            topic: self.topic,
+            key: self.key,
+        };
+        let attempts = u32::try_from(self.attempts).unwrap_or(u32::MAX);
+        (from_stored(self.position), sequence, attempts)
+    }
 }
 
 impl StoredCheckpoint {
@@ -373,6 +398,25 @@ impl Tables {
         let mut found = self.access.find_all(&self.letters, doc! {}).await?;
         found.sort_by_key(|letter| letter.position);
         found.into_iter().map(StoredLetter::letter).collect()
+    }
+
+    /// The sequences of the letters. What the letters hold stays on the server.
+    pub(super) async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, Fault> {
+        let outlines = self.letters.clone_with_type::<LetterOutline>();
+        let wanted = doc! { "topic": 1, "key": 1, "attempts": 1 };
+        let mut cursor = self
+            .access
+            .write(outlines.find(doc! {}).projection(wanted))
+            .await?;
+        let mut found = Vec::new();
+        loop {
+            let part = self.access.some_of(&mut cursor).await?;
+            let is_end = part.len() < INSERT;
+            found.extend(part.into_iter().map(LetterOutline::parts));
+            if is_end {
+                return Ok(ParkedSequence::of(found));
+            }
+        }
     }
 
     pub(in crate::mongo) async fn count_letters(&self) -> Result<u64, Fault> {

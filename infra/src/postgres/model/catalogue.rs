@@ -8,14 +8,21 @@ use socialhub_projections::{
 };
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
-use crate::postgres::{
-    model::{
-        PgModel, execute, from_sql,
-        locks::{Key, Purpose},
-        tables,
+use crate::{
+    CODE,
+    postgres::{
+        model::{
+            PgModel, execute, from_sql,
+            locks::{Key, Purpose},
+            tables,
+        },
+        session::Session,
     },
-    session::Session,
 };
+
+/// What the comment on a generation's schema begins with; the code that began it follows. It is no column of the catalogue, which
+/// every process reads at every moment: adding one would have to wait until nobody does.
+const MADE_BY: &str = "begun by the code ";
 
 /// `retired` counts how often a generation has stopped being current: a writer that opened it before the last time has
 /// lost it. Numbers come from a sequence, so that none is ever given twice, not even after a generation was removed.
@@ -113,7 +120,8 @@ pub(super) async fn insert<M: PgModel>(
     let id = generation_id(id);
     let schema = schema_of(model, id);
     let make = format!(
-        "CREATE SCHEMA {schema}; SET LOCAL search_path TO {schema}; {} {} SET LOCAL search_path TO DEFAULT",
+        "CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS '{MADE_BY}{CODE}'; SET LOCAL search_path TO {schema};
+         {} {} SET LOCAL search_path TO DEFAULT",
         tables::SCHEMA,
         M::SCHEMA
     );
@@ -172,11 +180,13 @@ pub(super) async fn list(
                     AND l.classid = $2::bigint::oid AND l.objid = g.id::bigint::oid AND l.objsubid = 2),
                 (SELECT COALESCE(sum(pg_total_relation_size(c.oid)), 0)::bigint
                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                    WHERE n.nspname = g.model || '_' || g.id AND c.relkind = 'r')
+                    WHERE n.nspname = g.model || '_' || g.id AND c.relkind = 'r'),
+                COALESCE(obj_description(to_regnamespace(g.model || '_' || g.id)::oid, 'pg_namespace') = $3, false)
          FROM read_models.generations g WHERE g.model = $1 ORDER BY g.id",
     )
     .bind(model.0)
     .bind(i64::from(Key::new(Purpose::Writer, model, GenerationId(0)).class.cast_unsigned()))
+    .bind(format!("{MADE_BY}{CODE}"))
     .fetch_all(&mut *connection)
     .await?;
     let mut generations = Vec::with_capacity(rows.len());
@@ -197,6 +207,8 @@ pub(super) async fn list(
             parked,
             has_writer: row.try_get(3)?,
             bytes: from_sql(row.try_get(4)?),
+            is_of_this_program: row.try_get(5)?,
+            broken: None,
         });
     }
     Ok(generations)

@@ -10,7 +10,7 @@ use socialhub_projections::{
     StoreError,
     projection::Projected,
     runtime::{GenerationState, WriteMode},
-    store::{Attempts, WriteBatch},
+    store::{Attempts, ParkedSequence, WriteBatch},
 };
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
@@ -254,6 +254,12 @@ impl<M: PgModel> ReadModelStore<M::Projection> for PgModelStore<M> {
 
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
         retrying(|| tables::letters(&self.pool))
+            .await
+            .map_err(|error| fault::outside(&error))
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        retrying(|| tables::parked_sequences(&self.pool))
             .await
             .map_err(|error| fault::outside(&error))
     }

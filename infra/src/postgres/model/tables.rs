@@ -2,7 +2,9 @@
 //! path is the generation's.
 
 use socialhub_domain::Timestamp;
-use socialhub_projections::{Checkpoint, ParkedLetter, Source};
+use socialhub_projections::{
+    Checkpoint, ParkedLetter, Source, record::SequenceKey, store::ParkedSequence,
+};
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
 use crate::postgres::{
@@ -47,6 +49,32 @@ pub(super) async fn checkpoints(executor: impl PgExecutor<'_>) -> sqlx::Result<V
         })
     };
     rows.iter().map(read).collect()
+}
+
+/// The sequences of the letters.
+pub(super) async fn parked_sequences(
+    executor: impl PgExecutor<'_>,
+) -> sqlx::Result<Vec<ParkedSequence>> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT ON (topic, key) topic, key, position, attempts, count(*) OVER (PARTITION BY topic, key)
+         FROM parked ORDER BY topic, key, position",
+    )
+    .fetch_all(executor)
+    .await?;
+    let read = |row: &PgRow| {
+        Ok(ParkedSequence {
+            sequence: SequenceKey {
+                topic: row.try_get(0)?,
+                key: row.try_get(1)?,
+            },
+            first: from_sql(row.try_get(2)?),
+            is_tried: row.try_get::<i32, _>(3)? > 0,
+            events: from_sql(row.try_get(4)?),
+        })
+    };
+    let mut found = rows.iter().map(read).collect::<sqlx::Result<Vec<_>>>()?;
+    found.sort_by_key(|sequence| sequence.first);
+    Ok(found)
 }
 
 /// Every letter, by position.

@@ -30,6 +30,7 @@ use super::{
     store::{RedisCounterStore, read_letters},
     token, words,
 };
+use crate::CODE;
 use crate::redis::{
     link::{RedisFault, RedisLink},
     renewal::TIME_TO_LIVE,
@@ -228,6 +229,7 @@ fn describe(row: &Value) -> Option<Generation> {
     let catalogued = words(row.get(1)?)?;
     let (state, created_at) = catalogued.split_once(' ')?;
     let count = |index: usize| words(row.get(index)?)?.parse::<u64>().ok();
+    let stored = pairs(row.get(2)?);
     Some(Generation {
         id: GenerationId(words(row.first()?)?.parse().ok()?),
         state: match state {
@@ -236,10 +238,14 @@ fn describe(row: &Value) -> Option<Generation> {
             _ => GenerationState::Building,
         },
         created_at: Timestamp(created_at.parse().ok()?),
-        checkpoints: parse_checkpoints(&pairs(row.get(2)?)),
+        checkpoints: parse_checkpoints(&stored),
         parked: count(3)?,
         has_writer: count(4)? > 0,
         bytes: 0,
+        is_of_this_program: stored
+            .iter()
+            .any(|(field, code)| field == "made_by" && code == CODE),
+        broken: None,
     })
 }
 
@@ -269,7 +275,7 @@ impl Generations<Counters> for RedisGenerations {
     async fn open(
         &self,
         id: GenerationId,
-        _mode: WriteMode,
+        mode: WriteMode,
     ) -> Result<Arc<dyn ReadModelStore<Counters>>, StoreError> {
         if id == MISSING {
             return Err(StoreError::Unavailable(
@@ -290,6 +296,16 @@ impl Generations<Counters> for RedisGenerations {
                 "it was made by another version of the program; run `socialhub replay rebuild counters`"
                     .to_owned(),
             ));
+        }
+        if mode == WriteMode::Live {
+            // After the token: one that is retired from now on has another.
+            let mut ask = redis::cmd("HGET");
+            ask.arg(&shared.catalogue).arg(id.0);
+            let state: Option<String> = shared.link.query(&ask).await?;
+            if !state.is_some_and(|state| state.starts_with("current ")) {
+                let reason = format!("generation {id} is not current");
+                return Err(StoreError::Unusable(reason));
+            }
         }
         let catalogue = shared.catalogue.clone();
         let store = RedisCounterStore::open(shared.link.another(), catalogue, id, token).await?;
@@ -337,7 +353,8 @@ impl Generations<Counters> for RedisGenerations {
             .arg(shared.highest.load(Ordering::Acquire))
             .arg(shared.clock.now().0)
             .arg(token())
-            .arg(FORMAT);
+            .arg(FORMAT)
+            .arg(CODE);
         let reply = shared.call(&script).await?;
         match (reply.word.as_str(), reply.number()) {
             ("done", Some(number)) => {

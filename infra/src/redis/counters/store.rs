@@ -1,6 +1,9 @@
 //! One generation as its writers see it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -10,7 +13,8 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
     counters::{CounterChange, Counters},
     projection::Projected,
-    store::{Attempts, WriteBatch},
+    record::SequenceKey,
+    store::{Attempts, ParkedSequence, WriteBatch},
 };
 
 use super::{
@@ -25,6 +29,9 @@ use crate::redis::{
 
 /// Parts sent at once. Redis serves others between two of them.
 const AT_ONCE: usize = 8;
+
+/// Letters looked through at once.
+const LETTERS_AT_ONCE: u32 = 200;
 
 /// The parts that `apply.lua` writes, in its order.
 const WRITTEN: [&str; 5] = ["state", "posts", "people", "trending", "parked"];
@@ -203,11 +210,15 @@ pub(super) async fn read_letters(
     let texts: Vec<String> = link.query(&ask).await?;
     let mut letters = texts
         .iter()
-        .map(|text| serde_json::from_str(text))
-        .collect::<Result<Vec<ParkedLetter>, _>>()
-        .map_err(|error| StoreError::Unusable(format!("a parked letter: {error}")))?;
+        .map(|text| parse_letter(text))
+        .collect::<Result<Vec<_>, _>>()?;
     letters.sort_by_key(|letter| letter.position);
     Ok(letters)
+}
+
+fn parse_letter(text: &str) -> Result<ParkedLetter, StoreError> {
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::Unusable(format!("a parked letter: {error}")))
 }
 
 fn hget(key: String, field: &str) -> Cmd {
@@ -238,6 +249,38 @@ impl ReadModelStore<Counters> for RedisCounterStore {
     async fn parked(&self) -> Result<Vec<ParkedLetter>, StoreError> {
         self.state().await?;
         read_letters(self.open_link()?, &self.keys).await
+    }
+
+    async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
+        self.state().await?;
+        let link = self.open_link()?;
+        let mut found = HashMap::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut ask = redis::cmd("HSCAN");
+            ask.arg(self.keys.part("parked"))
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(LETTERS_AT_ONCE);
+            let (next, letters): (u64, Vec<(String, String)>) = link.query(&ask).await?;
+            // The server may name a letter twice.
+            for (_, text) in letters {
+                let letter = parse_letter(&text)?;
+                let sequence = SequenceKey {
+                    topic: letter.topic,
+                    key: letter.key,
+                };
+                found.insert(letter.position, (sequence, letter.attempts));
+            }
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        let letters = found.into_iter();
+        Ok(ParkedSequence::of(letters.map(
+            |(position, (sequence, attempts))| (position, sequence, attempts),
+        )))
     }
 
     async fn apply_parked(&self, projected: Projected<CounterChange>) -> Result<(), StoreError> {

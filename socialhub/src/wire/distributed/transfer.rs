@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use socialhub_infra::postgres::{
-    chat_archive::PgChatArchive, chat_log::PgChatLog, event_log::PgEventLog,
+    chat_archive::PgChatArchive, chat_log::PgChatLog, connect::OpenError, event_log::PgEventLog,
     event_log::PgLogArchive,
 };
 use socialhub_replay_tools::{
@@ -35,25 +35,31 @@ pub async fn open(config: &Config, servers: &Servers) -> Result<Side, String> {
 }
 
 async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
-    PgEventLog::migrate(log_url).await.map_err(log_failed)?;
-    PgChatLog::migrate(chat_url).await.map_err(chat_failed)?;
+    PgEventLog::migrate(log_url)
+        .await
+        .map_err(|error| log_failed(&error))?;
+    PgChatLog::migrate(chat_url)
+        .await
+        .map_err(|error| chat_failed(&error))?;
     open_at(config, log_url, chat_url).await
 }
 
 // A server that is away is not waited for, as a server of ours does it: somebody looks on.
-fn log_failed(error: OpenError) -> String {
+fn log_failed(error: &OpenError) -> String {
     format!("DATABASE_URL: {error}")
 }
 
-fn chat_failed(error: OpenError) -> String {
+fn chat_failed(error: &OpenError) -> String {
     format!("CHAT_DATABASE_URL: {error}")
 }
 
 async fn open_at(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
-    let log = PgLogArchive::connect(log_url).await.map_err(log_failed)?;
+    let log = PgLogArchive::connect(log_url)
+        .await
+        .map_err(|error| log_failed(&error))?;
     let chat = PgChatArchive::connect(chat_url)
         .await
-        .map_err(chat_failed)?;
+        .map_err(|error| chat_failed(&error))?;
     Ok(Side {
         log: Arc::new(log),
         chat: Arc::new(chat),

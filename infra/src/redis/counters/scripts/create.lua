@@ -1,4 +1,4 @@
--- A new, empty generation. KEYS: catalogue, claim. ARGV: claim's token, highest number known, now, token, format.
+-- A new, empty generation. KEYS: catalogue, claim. ARGV: claim's token, highest number known, now, token, format, code.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
     return { 'unclaimed' }
 end
@@ -9,6 +9,6 @@ end
 local generation = text(highest + 1)
 forget(KEYS[1], generation)
 redis.call('HSET', KEYS[1] .. ':' .. generation .. ':state', 'token', ARGV[4], 'format', ARGV[5],
-    'version', 0, 'stamp', '0', 'posts', 0, 'people', 0, 'trending', 0)
+    'made_by', ARGV[6], 'version', 0, 'stamp', '0', 'posts', 0, 'people', 0, 'trending', 0)
 redis.call('HSET', KEYS[1], generation, 'building ' .. ARGV[3])
 return { 'done', generation }

@@ -1,0 +1,109 @@
+//! Switches to which there is no answer, and rebuilds that others have overtaken.
+
+use super::*;
+use crate::store::LostSwitch;
+
+async fn begin(world: &World) -> Filler<Toy> {
+    let generations = world.model.seen_by(Arc::default());
+    let filler = Filler::begin(
+        generations as Arc<dyn Generations<Toy>>,
+        world.log(),
+        Some(world.frontier()),
+        Arc::new(FixedClock),
+    );
+    filler.await.unwrap()
+}
+
+async fn end(world: &World, filler: Filler<Toy>) -> Result<GenerationId, RebuildError> {
+    let pacer = Pacer::begin(&world.log(), Pace::Gentle).await.unwrap();
+    let report = Box::new(filler)
+        .finish(pacer, &CancellationToken::new())
+        .await;
+    report.map(|report| report.generation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_of_a_switch_without_an_answer_is_looked_for() {
+    let outcome = async |lost| {
+        let world = World::new(1);
+        world.append(20).await;
+        world.settle().await;
+        let filler = begin(&world).await;
+        *world.model.lost_switch.lock() = Some(lost);
+        end(&world, filler).await
+    };
+    let made = outcome(LostSwitch::Made).await;
+    assert_eq!(made.unwrap(), GenerationId(2));
+    let not_made = outcome(LostSwitch::NotMade).await.unwrap_err();
+    assert!(
+        matches!(not_made, RebuildError::Store(StoreError::Unavailable(_))),
+        "{not_made}"
+    );
+    let nobody_knows = outcome(LostSwitch::NobodyKnows).await.unwrap_err();
+    assert!(
+        matches!(
+            nobody_knows,
+            RebuildError::MayBeCurrent {
+                generation: GenerationId(2),
+                ..
+            }
+        ),
+        "{nobody_knows}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_overtaken_writes_nothing_more() {
+    for reads_on in [false, true] {
+        let world = World::new(0);
+        world.append(20).await;
+        let mut filler = begin(&world).await;
+        let id = filler.generation();
+        world.model.make_current(id);
+        let stop = CancellationToken::new();
+        let overtaken = match reads_on {
+            true => {
+                let events = world.log.read_all(0, 20).await.unwrap();
+                let records: Vec<_> = events.iter().map(PublicRecord::from_log).collect();
+                filler.write(&records, &stop).await.unwrap_err()
+            }
+            false => end(&world, filler).await.unwrap_err(),
+        };
+        assert!(
+            matches!(overtaken, RebuildError::Overtaken { .. }),
+            "{overtaken}"
+        );
+        assert!(world.model.rows().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_nothing_is_applied_when_its_model_is_opened() {
+    let mut world = World::new(1);
+    world.append(40).await;
+    world.settle().await;
+    // Somebody has applied the first of a sequence and was killed before the rest: these are the last two of one person.
+    let key = Uuid::from_u128(4).to_string();
+    for position in [31, 35] {
+        world.model.take_back(&key, position);
+        world.model.park(ParkedLetter {
+            position,
+            event_id: Uuid::from_u128(u128::from(position)),
+            topic: Topic::User.name().to_owned(),
+            key: key.clone(),
+            raw: String::new(),
+            reason: "its sequence is parked".to_owned(),
+            attempts: 0,
+            parked_at: Timestamp(1),
+        });
+    }
+    world.kill(0);
+    world.deliver_to_one().await;
+    let released = async {
+        while !world.model.letters().is_empty() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, released).await.unwrap();
+    world.assert_whole();
+}
