@@ -119,6 +119,9 @@ pub(crate) fn report(
             Ok(report) if json => show::json_line(out, report)?,
             Ok(report) => say(report, out)?,
             Err(error) if json => show::failure(out, *model, error)?,
+            Err(error @ (RebuildError::MayBeCurrent { .. } | RebuildError::Overtaken { .. })) => {
+                writeln!(out, "{error}")?;
+            }
             Err(error) => writeln!(out, "{model}: not switched: {error}{}", advice(error))?,
         }
     }

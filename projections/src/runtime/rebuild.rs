@@ -116,8 +116,8 @@ pub enum RebuildError {
     },
     /// The store went away at the switch.
     #[error(
-        "{model}: whether generation {generation} is current is not known: {reason}; look at `socialhub replay status` before you \
-         run anything again"
+        "{model}: whether generation {generation} is current is not known: {reason}; see that the store answers, and look at \
+         `socialhub replay status` before you run anything again"
     )]
     MayBeCurrent {
         /// The model.

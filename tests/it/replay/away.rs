@@ -63,7 +63,7 @@ async fn letters_whose_store_goes_away_stay_parked_in_order() {
     reject_rows(&server, "likes", false).await;
     let mut left = parked(&server, "feed").await;
     let all = left.len();
-    for share in [0.3, 0.6] {
+    for share in [0.2, 0.25] {
         let said = cut_off_from(&server, LOG, &retry, share_of(whole, share)).await;
         // Of a letter that it never came to, nothing is said.
         assert!(!said.contains("stays"), "{said}");

@@ -78,6 +78,11 @@ pub(super) fn is_missing(error: &sqlx::Error) -> bool {
     matches!(code_of(error).as_deref(), Some("42P01" | "3F000"))
 }
 
+/// Whether a transaction was given up because another one waited for it, and it for that.
+pub(super) fn is_deadlock(error: &sqlx::Error) -> bool {
+    code_of(error).as_deref() == Some("40P01")
+}
+
 /// The SQLSTATE, when it is Postgres that says it.
 fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error

@@ -23,7 +23,7 @@ use crate::postgres::{
     connect::{Access, missing_peers},
     model::{
         PgModel, PgModelStore, catalogue, execute,
-        fault::{is_missing, outside},
+        fault::{is_deadlock, is_missing, outside},
         locks::{Key, Purpose},
         tables,
     },
@@ -37,6 +37,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(400);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a query of a reader may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often the removal of a generation is tried again that was given up for somebody else's sake.
+const DEADLOCKS: usize = 5;
 /// How many connections the readers of a process share.
 const READERS: usize = 12;
 /// How long a fence waits for the batches in hand.
@@ -295,6 +297,11 @@ impl<M: PgModel> Shared<M> {
             return Ok(false);
         }
         let schema = catalogue::schema_of(Self::NAME, id);
+        // Whoever looks at generations begins with their checkpoints: it is waited for there, where they do not hold what
+        // is wanted next.
+        if catalogue::enter(&mut session, Self::NAME, id).await? {
+            execute(&mut session, "LOCK TABLE checkpoint").await?;
+        }
         execute(
             &mut session,
             &format!(
@@ -480,7 +487,14 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
 
     async fn drop_generation(&self, claim: &Claim, id: GenerationId) -> Result<(), StoreError> {
         self.shared.require(claim).await?;
-        let removed = self.shared.remove(id).await;
+        let mut removed = self.shared.remove(id).await;
+        // Somebody still reads its tables, in another order.
+        for _ in 0..DEADLOCKS {
+            if !removed.as_ref().is_err_and(is_deadlock) {
+                break;
+            }
+            removed = self.shared.remove(id).await;
+        }
         if removed.map_err(|error| outside(&error))? {
             return Ok(());
         }
