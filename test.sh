@@ -36,24 +36,38 @@ command -v nginx >/dev/null || install_packages nginx
 cargo --version
 node --version
 
+# Dozens of Kafka brokers are started, and few live for long: code that is compiled once and lightly is soonest there.
+export JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+# What other languages need; written to a file, since the lints speak meanwhile.
+install_clients() {
+    (cd tests/js && npm ci --no-audit --no-fund)
+    (cd examples/consumers/javascript && npm ci --no-audit --no-fund)
+    for folder in examples/consumers/python tests/python; do
+        (
+            cd "$folder"
+            [ -x .venv/bin/python ] || python3 -m venv .venv
+            .venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
+        )
+    done
+}
+
 step "format"
 cargo fmt --all --check
 
 if [ "${1:-}" != quick ]; then
-    step "the servers: fetched, built and started while the lints run"
+    step "the servers, and clients in JavaScript and Python: fetched, built and started while the lints run"
     stack_dir=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
     ./stack up --servers-only --free-ports --dir "$stack_dir" &
     servers=$!
+    install_clients >"$stack_dir/clients.log" 2>&1 &
+    clients=$!
     documentation=
     end_servers() {
-        if [ -n "$documentation" ]; then
-            kill "$documentation" 2>/dev/null || true
-            wait "$documentation" || true
-        fi
-        if [ -n "$servers" ]; then
-            kill "$servers" 2>/dev/null || true
-            wait "$servers" || true
-        fi
+        for beside in $documentation $clients $servers; do
+            kill "$beside" 2>/dev/null || true
+            wait "$beside" || true
+        done
         ./stack destroy --yes --dir "$stack_dir" >/dev/null || true
     }
     trap end_servers EXIT
@@ -71,18 +85,9 @@ if [ "${1:-}" = quick ]; then
     exit
 fi
 
-step "the clients in JavaScript and Python, and the mail server"
-(cd tests/js && npm ci --no-audit --no-fund)
-(cd examples/consumers/javascript && npm ci --no-audit --no-fund)
-for folder in examples/consumers/python tests/python; do
-    (
-        cd "$folder"
-        [ -x .venv/bin/python ] || python3 -m venv .venv
-        .venv/bin/pip install -q --disable-pip-version-check -r requirements.txt
-    )
-done
-
-step "the servers are there"
+step "clients and servers are there"
+wait "$clients" || { cat "$stack_dir/clients.log" >&2; exit 1; }
+clients=
 wait "$servers" || { echo "the servers did not start" >&2; exit 1; }
 # Its number may be somebody else's from now on.
 servers=
@@ -94,8 +99,8 @@ cargo build --workspace --all-targets "${features[@]}" --locked
 
 # Few at a time: each of these tests has servers, or a whole stack, of its own to kill.
 with_servers_of_their_own() {
-    step "$1"
-    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=3 "$1::"
+    step "$*"
+    cargo test --workspace --test it "${features[@]}" --locked -- --test-threads=3 "${@/%/::}"
 }
 
 if [ "${1:-}" = realign ] || [ "${1:-}" = full_stack ]; then
@@ -122,8 +127,7 @@ TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --loc
     backup::newer::a_ backup::restored::a_backup chat:: chat_hoard::who_asks concurrency:: durability:: old_versions:: \
     program:: replay:: seen:: smtp::real_server --skip chat::chat_can_have
 
-with_servers_of_their_own realign
-with_servers_of_their_own full_stack
+with_servers_of_their_own full_stack realign
 
 # These tests wait more than they work, and compile nothing. Links to private items are good in the documentation: their pages
 # are built, too.
