@@ -12,7 +12,7 @@ use std::{
 use futures::{TryStreamExt, future::join_all};
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
 };
 use socialhub_domain::{
     Event, NotificationId, Timestamp, UserId,
@@ -45,6 +45,11 @@ use socialhub_tests::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
+
+/// A whole number, however it was stored.
+fn number_of(value: &Bson) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_i32().map(i64::from))
+}
 
 /// A database of its own, removed at the end.
 struct OnMongo {
@@ -109,6 +114,21 @@ impl Subject for OnMongo {
 
     async fn open(&self) -> Arc<dyn Generations<Notifications>> {
         self.generations().await
+    }
+
+    async fn mark_as_anothers(&self, id: GenerationId) {
+        let versions = self.collection("read_model_generations").await;
+        let newest = versions.find_one(doc! {}).sort(doc! { "_id": -1 }).await;
+        let mut newest = newest.unwrap().expect("a catalogue");
+        let number = i64::from(id.0);
+        let generations = newest.get_array_mut("generations").unwrap();
+        let mut entries = generations
+            .iter_mut()
+            .filter_map(|entry| entry.as_document_mut());
+        let entry = entries.find(|entry| entry.get("id").and_then(number_of) == Some(number));
+        entry.unwrap().insert("made_by", "another");
+        let same = doc! { "_id": newest.get_str("_id").unwrap() };
+        versions.replace_one(same, newest).await.unwrap();
     }
 
     async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {

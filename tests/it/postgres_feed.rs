@@ -52,6 +52,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::sqlite_models::mark_as_anothers;
+
 /// The whole home feed, page by page: by keys, or by numbers.
 async fn whole_home(
     reader: &dyn FeedReader,
@@ -314,6 +316,10 @@ impl Subject for OnSqlite {
         self.generations()
     }
 
+    async fn mark_as_anothers(&self, id: GenerationId) {
+        mark_as_anothers::<Feed>(self.0.path(), id);
+    }
+
     async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {
         check_positions(log, rows);
         let reader = SqliteFeedReader::new(self.generations().readers(1).unwrap());
@@ -388,6 +394,12 @@ impl Subject for OnPostgres {
 
     async fn open(&self) -> Arc<dyn Generations<Feed>> {
         self.generations()
+    }
+
+    async fn mark_as_anothers(&self, id: GenerationId) {
+        let mut session = PgConnection::connect(&self.url).await.unwrap();
+        let mark = format!("COMMENT ON SCHEMA feed_{id} IS 'another'");
+        session.execute(&*mark).await.unwrap();
     }
 
     async fn check_reads(&self, log: &Log, rows: &[ModelRow]) {

@@ -21,7 +21,7 @@ use socialhub_infra::{
     },
 };
 use socialhub_projections::{
-    Checkpoint, PageRequest, Projection, ReadModelStore, Source, StoreError,
+    Checkpoint, GenerationId, PageRequest, Projection, ReadModelStore, Source, StoreError,
     counters::{CounterFold, CounterReader, Counters, PersonCounts, PostCounts, TrendingPost},
     page::PageStart,
     projection::Projected,
@@ -116,6 +116,13 @@ impl Subject for Place {
         let generations = self.generations();
         begin(&generations).await;
         generations
+    }
+
+    async fn mark_as_anothers(&self, id: GenerationId) {
+        let mark =
+            format!("return redis.call('HSET', KEYS[1] .. ':{id}:state', 'made_by', 'another')");
+        // The field was there.
+        assert_eq!(ask(self, &mark).await, 0);
     }
 
     async fn check_reads(&self, _log: &Log, rows: &[ModelRow]) {

@@ -1,6 +1,6 @@
 //! The contract of read models' stores on SQLite, for those that no other file holds against a second adapter.
 
-use std::{fs, marker::PhantomData, sync::Arc};
+use std::{fs, marker::PhantomData, path::Path, sync::Arc};
 
 use socialhub_infra::{
     clock::SystemClock,
@@ -9,9 +9,17 @@ use socialhub_infra::{
         notifications::SqliteNotifications,
     },
 };
-use socialhub_projections::runtime::Generations;
+use socialhub_projections::{GenerationId, Projection, runtime::Generations};
 use socialhub_tests::{contract::read_model::Subject, read_model_contract};
 use tempfile::TempDir;
+
+/// Makes a generation in a folder look as if another program had begun it.
+pub fn mark_as_anothers<P: Projection>(folder: &Path, id: GenerationId) {
+    let file = folder.join(format!("{}.{id}.db", P::NAME));
+    let file = rusqlite::Connection::open(file).unwrap();
+    let mark = "UPDATE state SET value = 'another' WHERE name = 'made_by'";
+    assert_eq!(file.execute(mark, []).unwrap(), 1);
+}
 
 /// A folder of its own.
 struct OnSqlite<M> {
@@ -35,6 +43,10 @@ impl<M: SqliteModel> Subject for OnSqlite<M> {
 
     async fn open(&self) -> Arc<dyn Generations<M::Projection>> {
         SqliteGenerations::<M>::open(self.folder.path(), Arc::new(SystemClock)).unwrap()
+    }
+
+    async fn mark_as_anothers(&self, id: GenerationId) {
+        mark_as_anothers::<M::Projection>(self.folder.path(), id);
     }
 }
 

@@ -57,6 +57,9 @@ pub trait Subject: Send + Sync + Sized + 'static {
     /// Opens the model's generations as another process would. The first call makes the first generation.
     fn open(&self) -> impl Future<Output = Arc<dyn Generations<Self::Projection>>> + Send;
 
+    /// Makes a generation look as if another program had begun it.
+    fn mark_as_anothers(&self, id: GenerationId) -> impl Future<Output = ()> + Send;
+
     /// Compares what the model's readers answer, and what rows say beyond their values, with the events that the current
     /// generation was filled with: all of them, however they arrived.
     fn check_reads(&self, log: &Log, rows: &[ModelRow]) -> impl Future<Output = ()> + Send {
@@ -93,6 +96,7 @@ macro_rules! read_model_contract {
             a_switch_retires_the_old_generation,
             a_previous_generation_can_be_caught_up_and_come_back,
             a_dropped_generation_is_gone,
+            what_another_program_began_is_told_apart,
             what_differs_is_mended_and_nothing_else,
             any_history_equals_its_fold,
             any_history_fills_a_generation,
@@ -729,6 +733,22 @@ async fn replace<S: Subject>(generations: &Gens<S>, log: &Log) -> (GenerationId,
     let fence = generations.fence(&held).await.unwrap();
     fence.switch(new).await.unwrap();
     (new, old)
+}
+
+/// What another program has half built holds its mistakes: whoever goes on with it must know.
+pub async fn what_another_program_began_is_told_apart<S: Subject>(subject: &S) {
+    let generations = subject.open().await;
+    let held = claim::<S>(&generations).await;
+    let (ours, anothers) = (
+        generations.create(&held).await.unwrap(),
+        generations.create(&held).await.unwrap(),
+    );
+    subject.mark_as_anothers(anothers).await;
+    for (id, is_ours) in [(ours, true), (anothers, false)] {
+        let found = described::<S>(&generations, id).await;
+        assert_eq!(found.state, GenerationState::Building);
+        assert_eq!(found.is_of_this_program, is_ours, "{found:?}");
+    }
 }
 
 /// After a switch everybody reads and writes the new generation, and the old one's writers are told.
