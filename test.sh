@@ -68,6 +68,7 @@ if [ "${1:-}" != quick ]; then
             kill "$beside" 2>/dev/null || true
             wait "$beside" || true
         done
+        rm -f "$stack_dir"/*.log
         ./stack destroy --yes --dir "$stack_dir" >/dev/null || true
     }
     trap end_servers EXIT
@@ -86,7 +87,7 @@ if [ "${1:-}" = quick ]; then
 fi
 
 step "clients and servers are there"
-wait "$clients" || { cat "$stack_dir/clients.log" >&2; exit 1; }
+wait "$clients" || { clients=; cat "$stack_dir/clients.log" >&2; exit 1; }
 clients=
 wait "$servers" || { echo "the servers did not start" >&2; exit 1; }
 # Its number may be somebody else's from now on.

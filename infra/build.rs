@@ -9,6 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What is code: editors leave other files beside it.
+const ENDINGS: [&str; 3] = ["rs", "lua", "sql"];
+
+/// Which libraries there are, and which versions.
+const LOCK: &str = "../Cargo.lock";
+
 /// From an event's bytes to a model's rows: decoding and lifting, projections, and what writes them.
 const SOURCES: [&str; 4] = [
     "../domain/src",
@@ -18,7 +24,8 @@ const SOURCES: [&str; 4] = [
 ];
 
 fn main() -> io::Result<()> {
-    let mut files = Vec::new();
+    println!("cargo:rerun-if-changed={LOCK}");
+    let mut files = vec![PathBuf::from(LOCK)];
     for source in SOURCES {
         println!("cargo:rerun-if-changed={source}");
         collect(Path::new(source), &mut files)?;
@@ -38,7 +45,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else {
+        } else if path
+            .extension()
+            .is_some_and(|ending| ENDINGS.iter().any(|code| ending == *code))
+        {
             files.push(path);
         }
     }

@@ -109,6 +109,7 @@ enum Activity {
     Broken,
     BeingFilled,
     HalfBuilt,
+    HalfBuiltByAnother,
     BeingCaughtUp,
     Kept,
 }
@@ -125,6 +126,7 @@ impl Activity {
             Self::Broken => "cannot be read",
             Self::BeingFilled => "being filled",
             Self::HalfBuilt => "left half-built; rebuild goes on with it",
+            Self::HalfBuiltByAnother => "left half-built by another program; rebuild begins anew",
             Self::BeingCaughtUp => "being caught up",
             Self::Kept => "kept for rollback",
         }
@@ -220,7 +222,10 @@ impl Moment {
                 }
             }
             (GenerationState::Building, true) => Activity::BeingFilled,
-            (GenerationState::Building, false) => Activity::HalfBuilt,
+            (GenerationState::Building, false) if generation.is_of_this_program => {
+                Activity::HalfBuilt
+            }
+            (GenerationState::Building, false) => Activity::HalfBuiltByAnother,
             (GenerationState::Previous, true) => Activity::BeingCaughtUp,
             (GenerationState::Previous, false) => Activity::Kept,
         }

@@ -110,7 +110,7 @@ impl Subject for OnMongo {
     type Fold = NotificationFold;
     const MANY_WRITERS: bool = true;
     // FerretDB, which stands in for MongoDB in the tests, takes milliseconds for each operation.
-    const HISTORIES: u64 = 8;
+    const HISTORIES: u64 = 5;
 
     async fn open(&self) -> Arc<dyn Generations<Notifications>> {
         self.generations().await

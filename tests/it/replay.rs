@@ -2,6 +2,7 @@
 
 mod away;
 pub(crate) mod damage;
+mod damaged;
 mod full_stores;
 mod killed_on_files;
 mod kills;

@@ -250,6 +250,20 @@ fn read_current(catalogue: &Connection) -> rusqlite::Result<Option<GenerationId>
         .optional()
 }
 
+/// Every generation of the catalogue, by number: its state, and when it was begun.
+fn read_rows(catalogue: &Connection) -> rusqlite::Result<Vec<(GenerationId, String, Timestamp)>> {
+    catalogue
+        .prepare_cached("SELECT id, state, created_at FROM generation ORDER BY id")?
+        .query_map([], |row| {
+            Ok((
+                GenerationId(row.get(0)?),
+                row.get(1)?,
+                Timestamp(row.get(2)?),
+            ))
+        })?
+        .collect()
+}
+
 fn insert_generation(
     catalogue: &Connection,
     state: GenerationState,
@@ -335,20 +349,6 @@ impl Shared {
         Ok(current)
     }
 
-    fn rows(&self) -> rusqlite::Result<Vec<(GenerationId, String, Timestamp)>> {
-        let catalogue = self.catalogue.lock();
-        catalogue
-            .prepare_cached("SELECT id, state, created_at FROM generation ORDER BY id")?
-            .query_map([], |row| {
-                Ok((
-                    GenerationId(row.get(0)?),
-                    row.get(1)?,
-                    Timestamp(row.get(2)?),
-                ))
-            })?
-            .collect()
-    }
-
     fn describe(
         &self,
         id: GenerationId,
@@ -417,17 +417,17 @@ impl Shared {
 
     /// Removes files of generations that the catalogue does not know (any more).
     fn sweep(&self) -> Result<(), StoreError> {
-        // The files first: a generation's row is there before its file, whoever makes one meanwhile.
+        let mut catalogue = self.catalogue.lock();
+        // Whoever makes a generation meanwhile, in whatever process, makes its file and its row within one of these.
+        let alone = catalogue
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(unavailable)?;
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(unavailable)? {
             files.push(entry.map_err(unavailable)?.path());
         }
-        let known: Vec<_> = self
-            .rows()
-            .map_err(unavailable)?
-            .into_iter()
-            .map(|(id, ..)| id)
-            .collect();
+        let rows = read_rows(&alone).map_err(unavailable)?;
+        let known: Vec<_> = rows.into_iter().map(|(id, ..)| id).collect();
         for path in files {
             let id = path
                 .file_name()
@@ -581,7 +581,7 @@ impl<M: SqliteModel> Generations<M::Projection> for SqliteGenerations<M> {
 
     async fn list(&self) -> Result<Vec<Generation>, StoreError> {
         self.blocking(|shared| {
-            let rows = shared.rows().map_err(unavailable)?;
+            let rows = read_rows(&shared.catalogue.lock()).map_err(unavailable)?;
             rows.iter()
                 .map(|(id, state, created_at)| shared.describe(*id, state, *created_at))
                 .collect()

@@ -40,7 +40,7 @@ const LAST_MILE: u64 = MAX_BATCH as u64;
 const ROUNDS: u32 = 100;
 /// For how long it is looked where the pointer is when a store has not said whether it has moved it.
 const LOOK_FOR_SWITCH: Duration = Duration::from_secs(5);
-/// For so long at least a claim outlives its holder's last word, in every store.
+/// For so long a claim outlives its holder's last word where it does not fall with a connection or a process.
 const CLAIM_IS_SAFE: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -265,9 +265,13 @@ impl<P: Projection> Filler<P> {
                 found.state == GenerationState::Building && !is_workshop(&existing, found.id)
             })
             .partition(|found| found.is_of_this_program && found.broken.is_none());
-        for half_built in others.iter().map(|found| found.id) {
-            tracing::info!(model = %P::NAME, generation = %half_built, "a half-built generation of another program is thrown away");
-            generations.drop_generation(&claim, half_built).await?;
+        for half_built in others {
+            let reason = half_built
+                .broken
+                .as_deref()
+                .unwrap_or("another program began it");
+            tracing::info!(model = %P::NAME, generation = %half_built.id, reason, "a half-built generation is thrown away");
+            generations.drop_generation(&claim, half_built.id).await?;
         }
         for half_built in ours.iter().map(|found| found.id) {
             match open(&generations, &log, &clock, half_built).await {
@@ -542,7 +546,7 @@ fn in_state(
         .map(|generation| generation.id)
 }
 
-/// The generation to go back to. Which of several was current last nobody knows any more.
+/// The generation to go back to. Which of several was current last is not known in every store.
 fn choose(
     model: ModelName,
     previous: &[GenerationId],

@@ -194,7 +194,13 @@ impl<P: Projection> BatchWriter<P> {
             .set_stopped_cleanly(&writer.source, false)
             .await?;
         if mode == WriteMode::Live {
-            writer.release_left(log).await?;
+            match writer.release_left(log).await {
+                Err(error @ StoreError::Unusable(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(model = %P::NAME, %error, "letters behind none stay for now");
+                }
+                Ok(()) => {}
+            }
         }
         Ok(writer)
     }
@@ -227,38 +233,82 @@ impl<P: Projection> BatchWriter<P> {
     }
 
     /// Applies what waits behind letters that are there no more: whoever applied or discarded the first of a sequence ended
-    /// before the rest, or it was parked just then. What fails again stays, with what is behind it.
+    /// before the rest, or it was parked just then. What fails again stays, with what is behind it. Of a topic's partitions one
+    /// does it for all. Who writes such a sequence meanwhile looks whether its letters are there after it has parked more behind
+    /// them, and here it is looked for more after they were applied: one of both sees the other.
     async fn release_left(&mut self, log: &Arc<dyn EventLog>) -> Result<(), StoreError> {
-        let sequences = self.store.parked_sequences().await?.into_iter();
-        let left: HashSet<SequenceKey> = sequences
-            .filter(|found| !found.is_tried)
-            .map(|found| found.sequence)
-            .collect();
-        if left.is_empty() {
-            return Ok(());
-        }
         let mut failed = HashSet::new();
-        for letter in self.store.parked().await? {
-            let sequence = SequenceKey {
-                topic: letter.topic,
-                key: letter.key,
-            };
-            if !left.contains(&sequence) || failed.contains(&sequence) {
-                continue;
+        loop {
+            let left = self.left_behind_nothing(&failed).await?;
+            if left.is_empty() {
+                break;
             }
-            match retry(&*self.store, log, letter.position).await {
-                Ok(()) => {}
-                Err(RebuildError::Store(error @ StoreError::Unavailable(_))) => return Err(error),
-                Err(RebuildError::Log(error)) => {
-                    return Err(StoreError::Unavailable(error.to_string()));
-                }
-                Err(error) => {
-                    tracing::warn!(model = %P::NAME, position = letter.position, %error, "an event that waits behind nothing stays parked");
+            for (sequence, position) in left {
+                if !failed.contains(&sequence) && !self.release_one(log, position).await? {
                     failed.insert(sequence);
                 }
             }
         }
         self.read_letters().await
+    }
+
+    /// The letters of sequences whose first was never tried, by position.
+    async fn left_behind_nothing(
+        &self,
+        failed: &HashSet<SequenceKey>,
+    ) -> Result<Vec<(SequenceKey, Position)>, StoreError> {
+        let mine = |sequence: &SequenceKey| {
+            self.source == Source::log()
+                || (self.source.name == sequence.topic && self.source.partition == 0)
+        };
+        let sequences = self.store.parked_sequences().await?.into_iter();
+        let left: HashSet<SequenceKey> = sequences
+            .filter(|found| !found.is_tried && mine(&found.sequence))
+            .map(|found| found.sequence)
+            .filter(|sequence| !failed.contains(sequence))
+            .collect();
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let letters = self.store.parked().await?.into_iter().map(|letter| {
+            let sequence = SequenceKey {
+                topic: letter.topic,
+                key: letter.key,
+            };
+            (sequence, letter.position)
+        });
+        Ok(letters
+            .filter(|(sequence, _)| left.contains(sequence))
+            .collect())
+    }
+
+    /// Applies a letter; answers whether it is gone. It is counted before it is tried: one that takes the process down stays
+    /// parked in the end, as it does in a batch.
+    async fn release_one(
+        &mut self,
+        log: &Arc<dyn EventLog>,
+        position: Position,
+    ) -> Result<bool, StoreError> {
+        let tries = self.tried.get(&position).copied().unwrap_or(0);
+        if tries >= MAX_ATTEMPTS {
+            return Ok(false);
+        }
+        self.tried.insert(position, tries + 1);
+        self.store.set_attempts(&self.source, &self.tried).await?;
+        let outcome = retry(&*self.store, log, position).await;
+        self.tried.remove(&position);
+        self.store.set_attempts(&self.source, &self.tried).await?;
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(RebuildError::Store(
+                error @ (StoreError::Unavailable(_) | StoreError::Unusable(_)),
+            )) => Err(error),
+            Err(RebuildError::Log(error)) => Err(StoreError::Unavailable(error.to_string())),
+            Err(error) => {
+                tracing::warn!(model = %P::NAME, position, %error, "an event that waits behind nothing stays parked");
+                Ok(false)
+            }
+        }
     }
 
     /// A projector of partitions runs on while letters are tried again: before it parks more behind one, it looks

@@ -326,6 +326,9 @@ impl ReadModelStore<Toy> for MemoryStore {
     }
 
     async fn apply_parked(&self, projected: Projected<String>) -> Result<(), StoreError> {
+        if Some(projected.position) == *self.seen.model.deadly.lock() {
+            self.seen.dead.store(true, Ordering::SeqCst);
+        }
         self.with(|tables| {
             if tables.letters.remove(&projected.position).is_some() {
                 for key in projected.changes {

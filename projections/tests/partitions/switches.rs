@@ -58,22 +58,24 @@ async fn whoever_was_overtaken_writes_nothing_more() {
         let world = World::new(0);
         world.append(20).await;
         let mut filler = begin(&world).await;
-        let id = filler.generation();
-        world.model.make_current(id);
+        let events = world.log.read_all(0, 20).await.unwrap();
+        let records: Vec<_> = events.iter().map(PublicRecord::from_log).collect();
         let stop = CancellationToken::new();
+        if !reads_on {
+            // It has everything, and goes straight for the fence.
+            filler.write(&records, &stop).await.unwrap();
+        }
+        world.model.make_current(filler.generation());
+        let filled = world.model.rows();
         let overtaken = match reads_on {
-            true => {
-                let events = world.log.read_all(0, 20).await.unwrap();
-                let records: Vec<_> = events.iter().map(PublicRecord::from_log).collect();
-                filler.write(&records, &stop).await.unwrap_err()
-            }
+            true => filler.write(&records, &stop).await.unwrap_err(),
             false => end(&world, filler).await.unwrap_err(),
         };
         assert!(
             matches!(overtaken, RebuildError::Overtaken { .. }),
             "{overtaken}"
         );
-        assert!(world.model.rows().is_empty());
+        assert_eq!(world.model.rows(), filled);
     }
 }
 
@@ -106,4 +108,42 @@ async fn what_waits_behind_nothing_is_applied_when_its_model_is_opened() {
     };
     timeout(PATIENCE, released).await.unwrap();
     world.assert_whole();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_takes_the_process_down_stays_parked_in_the_end() {
+    let mut world = World::new(1);
+    world.append(40).await;
+    world.settle().await;
+    let (position, key) = (35, Uuid::from_u128(4).to_string());
+    world.model.take_back(&key, position);
+    world.model.park(ParkedLetter {
+        position,
+        event_id: Uuid::from_u128(u128::from(position)),
+        topic: Topic::User.name().to_owned(),
+        key,
+        raw: String::new(),
+        reason: "its sequence is parked".to_owned(),
+        attempts: 0,
+        parked_at: Timestamp(1),
+    });
+    *world.model.deadly.lock() = Some(position);
+    let mut deaths = 0;
+    world.kill(0);
+    world.append(11).await;
+    world.topics.publish(11).await;
+    let handled = world.log.head().await.unwrap();
+    while world.position() < handled {
+        if world.processes[0].dead.load(Ordering::SeqCst) {
+            deaths += 1;
+            world.kill(0);
+        } else if world.processes[0].member.is_idle() {
+            world.rebalance(0).await;
+        }
+        world.processes[0].member.deliver(10);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(deaths, 3);
+    // What came later of the same person waits behind it.
+    assert_eq!(world.model.letters().first(), Some(&position));
 }

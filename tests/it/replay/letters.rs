@@ -425,19 +425,34 @@ async fn a_model_that_fails_keeps_no_other_from_being_listed_or_pruned() {
     reject_likes(server, false).await;
     spoil(server, like, SEAL, true).await;
     server.succeed(&["replay", "rebuild", "--all"]).await;
-    let break_file = |name: &str| {
-        let file = server.data_dir().join("read-models").join(name);
-        assert!(file.exists());
-        std::fs::write(file, "no database").unwrap();
-    };
-    break_file("feed.1.db");
-    let said = server.fail(&["replay", "prune", "--all", "--yes"]).await;
+    let read_models = server.data_dir().join("read-models");
+    let prune = ["replay", "prune", "--all", "--yes"];
+    let held = std::fs::File::open(read_models.join("feed.lock")).unwrap();
+    held.lock().unwrap();
+    let said = server.fail(&prune).await;
     assert!(said.contains("feed: cannot be pruned"), "{said}");
     for model in ["notifications", "counters"] {
         let pruned = format!("{model}: generation 1 was removed");
         assert!(said.contains(&pruned), "{said}");
     }
+    drop(held);
+    let break_file = |name: &str| {
+        let file = read_models.join(name);
+        assert!(file.exists());
+        std::fs::write(file, "no database").unwrap();
+    };
+    break_file("feed.1.db");
+    let pruned = server.succeed(&prune).await;
+    assert!(
+        pruned.contains("feed: generation 1 was removed"),
+        "{pruned}"
+    );
     break_file("feed.2.db");
+    let status = server.fail(&["replay", "status"]).await;
+    assert!(
+        status.contains("cannot be read: file is not a database"),
+        "{status}"
+    );
     let list = ["replay", "dead-letters", "list", "--all"];
     let said = server.fail(&list).await;
     assert!(said.contains("feed: cannot be read"), "{said}");

@@ -508,6 +508,12 @@ pub async fn a_parked_event_is_applied_past_the_checkpoint<S: Subject>(subject: 
     assert_eq!(store.parked().await.unwrap(), []);
     // Whoever comes second finds no letter, and changes nothing.
     store.apply_parked(retried).await.unwrap();
+    let (beyond, event) = (9, &log[1].1);
+    let never_parked = Projected {
+        position: beyond,
+        changes: S::Projection::project(beyond, event),
+    };
+    store.apply_parked(never_parked).await.unwrap();
     store
         .apply(batch::<S>(&source, 3, &log[3..], 3))
         .await

@@ -301,6 +301,10 @@ impl ReadModelStore<Notifications> for MongoNotificationStore {
         self.admit().await?;
         self.stored().await?;
         let position = projected.position;
+        // Gone already: it was applied, or discarded.
+        if !self.tables.has_letter(position).await? {
+            return Ok(());
+        }
         let written = Effects::of(&[projected]).write(&self.tables).await;
         written.map_err(|fault| fault.of_batch(position))?;
         Ok(self.tables.remove_letter(position).await?)

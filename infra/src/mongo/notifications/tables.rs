@@ -437,6 +437,12 @@ impl Tables {
             .map(|_| ())
     }
 
+    pub(super) async fn has_letter(&self, position: Position) -> Result<bool, Fault> {
+        let filter = doc! { "_id": to_stored(position) };
+        let found = self.access.write(self.letters.find_one(filter)).await?;
+        Ok(found.is_some())
+    }
+
     pub(super) async fn remove_letter(&self, position: Position) -> Result<(), Fault> {
         let filter = doc! { "_id": to_stored(position) };
         self.access
