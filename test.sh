@@ -36,9 +36,6 @@ command -v nginx >/dev/null || install_packages nginx
 cargo --version
 node --version
 
-# Dozens of Kafka brokers are started, and few live for long: code that is compiled once and lightly is soonest there.
-export JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-
 # What other languages need; written to a file, since the lints speak meanwhile.
 install_clients() {
     (cd tests/js && npm ci --no-audit --no-fund)
