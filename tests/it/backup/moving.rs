@@ -90,6 +90,38 @@ async fn goes_on_to_cloudinary(server: &Server, network: &Network) {
     is_all_there(&next, network, &answers).await;
 }
 
+/// A backup that is taken before an upgrade, by the new program, must not be its first step.
+#[tokio::test]
+async fn an_export_leaves_the_tables_of_an_older_program_as_they_are() {
+    use sqlx::Connection;
+    let mut server = fresh(Profile::Distributed).await;
+    server.restart().await;
+    assert!(server.stop().await);
+    let mut tables = sqlx::PgConnection::connect(server.setting("DATABASE_URL"))
+        .await
+        .unwrap();
+    let older = "UPDATE schema_versions SET version = version - 1 WHERE component = 'event log' RETURNING version";
+    let older: i64 = sqlx::query_scalar(older)
+        .fetch_one(&mut tables)
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("export");
+    let refused = server
+        .fail(&["replay", "export", into.to_str().unwrap(), "--all"])
+        .await;
+    assert!(
+        refused.contains("run `socialhub migrate` first"),
+        "{refused}"
+    );
+    let version = "SELECT version FROM schema_versions WHERE component = 'event log'";
+    let version: i64 = sqlx::query_scalar(version)
+        .fetch_one(&mut tables)
+        .await
+        .unwrap();
+    assert_eq!(version, older);
+}
+
 /// Kills a move before its first event is written, and when the log is written and the chat is not.
 async fn kill_in_the_middle_of_moving(new: &Server, migrate: &[&str]) {
     use sqlx::{Connection, Executor, PgConnection};
