@@ -129,6 +129,16 @@ pub struct ParkedLetter {
     pub parked_at: Timestamp,
 }
 
+impl ParkedLetter {
+    /// What its event is ordered by.
+    pub fn sequence(&self) -> SequenceKey {
+        SequenceKey {
+            topic: self.topic.clone(),
+            key: self.key.clone(),
+        }
+    }
+}
+
 /// How much is parked with a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Parked {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use socialhub_domain::{EventData, Timestamp, event::UserErased};
 use socialhub_event_log::{EventLog, Position, RecordedEvent};
-use socialhub_projections::{ModelName, ParkedLetter, runtime::ModelControl};
+use socialhub_projections::{ModelName, ParkedLetter, record::SequenceKey, runtime::ModelControl};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -336,7 +336,7 @@ async fn discard(
         }
         return Ok(Verdict::Clean);
     }
-    let behind = Some(HashSet::from([sequence(letter)]));
+    let behind = Some(HashSet::from([letter.sequence()]));
     let applied = apply_all(model, log, behind, stop, said).await;
     applied.map_err(|error| {
         let reason = match error {
@@ -434,20 +434,13 @@ async fn retry(
     apply(model, log, only, said).await
 }
 
-/// A topic and a key.
-type Sequence = (String, String);
-
-fn sequence(letter: &ParkedLetter) -> Sequence {
-    (letter.topic.clone(), letter.key.clone())
-}
-
 /// Applies the letters of some sequences, or of all, in order of position; when one of a sequence fails again, the later
 /// ones of that sequence stay behind it. A projector that runs meanwhile parks what comes behind a letter that it still
 /// knows of: so what was touched is read again until nothing is left of it that waits for nothing.
 async fn apply_all(
     model: &dyn ModelControl,
     log: &Arc<dyn EventLog>,
-    mut wanted: Option<HashSet<Sequence>>,
+    mut wanted: Option<HashSet<SequenceKey>>,
     stop: &CancellationToken,
     said: &mut Said<'_>,
 ) -> Result<Verdict, ReplayError> {
@@ -455,8 +448,8 @@ async fn apply_all(
     loop {
         let (mut touched, mut blocked) = (HashSet::new(), HashSet::new());
         for letter in model.letters().await? {
-            let sequence = sequence(&letter);
-            let is_wanted = |wanted: &HashSet<Sequence>| wanted.contains(&sequence);
+            let sequence = letter.sequence();
+            let is_wanted = |wanted: &HashSet<SequenceKey>| wanted.contains(&sequence);
             if !wanted.as_ref().is_none_or(is_wanted) {
                 continue;
             }

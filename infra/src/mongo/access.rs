@@ -223,12 +223,24 @@ impl Access {
         &self,
         collection: &Collection<T>,
         filter: Document,
+        take: impl FnMut(Vec<T>) -> Result<(), Fault> + Send,
+    ) -> Result<(), Fault>
+    where
+        T: DeserializeOwned + Send + Sync + Unpin,
+    {
+        self.each_part_of(collection.find(filter), take).await
+    }
+
+    /// The same of a query of one's own making.
+    pub(super) async fn each_part_of<T>(
+        &self,
+        query: Find<'_, T>,
         mut take: impl FnMut(Vec<T>) -> Result<(), Fault> + Send,
     ) -> Result<(), Fault>
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        let mut cursor = self.write(collection.find(filter)).await?;
+        let mut cursor = self.write(query).await?;
         loop {
             let part = self.some_of(&mut cursor).await?;
             let is_end = part.len() < INSERT;

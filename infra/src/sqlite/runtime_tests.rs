@@ -839,25 +839,11 @@ async fn read_position(readers: &crate::sqlite::generations::CurrentReaders) -> 
 async fn a_killed_rebuild_is_resumed_and_one_at_a_time_is_allowed() {
     let world = World::new();
     let head = world.toy.chatter(100).await;
-    let mut filling = Filler::begin(world.generations(), Arc::clone(&world.log), None, clock())
-        .await
-        .unwrap();
+    let filling = half_build(&world, 40).await;
     assert!(matches!(
         world.rebuild().await,
         Err(RebuildError::AlreadyRunning(_))
     ));
-    let part: Vec<PublicRecord> = world
-        .log
-        .read_all(0, 40)
-        .await
-        .unwrap()
-        .iter()
-        .map(PublicRecord::from_log)
-        .collect();
-    filling
-        .write(&part, &CancellationToken::new())
-        .await
-        .unwrap();
     // Killed: no word of goodbye, the locks fall with the process.
     drop(filling);
     let resumed = wait_for_claim(&world).await;
@@ -942,8 +928,8 @@ async fn a_store_of_another_log_is_refused_until_it_is_rebuilt() {
     world.assert_clean().await;
 }
 
-/// Begins a rebuild, writes the first so many events, and ends as by a kill.
-async fn leave_half_built(world: &World, events: usize) -> GenerationId {
+/// Begins a rebuild and writes the first so many events. Dropped, it ends as by a kill.
+async fn half_build(world: &World, events: usize) -> Filler<Toy> {
     let mut filling = Filler::begin(world.generations(), Arc::clone(&world.log), None, clock())
         .await
         .unwrap();
@@ -953,14 +939,14 @@ async fn leave_half_built(world: &World, events: usize) -> GenerationId {
         .write(&part, &CancellationToken::new())
         .await
         .unwrap();
-    filling.generation()
+    filling
 }
 
 #[tokio::test]
 async fn what_another_program_left_half_built_is_not_gone_on_with() {
     let world = World::new();
     world.toy.chatter(100).await;
-    let left = leave_half_built(&world, 40).await;
+    let left = half_build(&world, 40).await.generation();
     // Whatever that program did wrong is in these rows.
     let file = Connection::open(world.folder.path().join(format!("toy.{left}.db"))).unwrap();
     let other = "UPDATE state SET value = 'another' WHERE name = 'made_by'";
@@ -1033,7 +1019,7 @@ async fn which_of_several_generations_to_go_back_to_is_asked() {
     world.rebuild().await.unwrap();
     world.rebuild().await.unwrap();
     // As if the oldest could not have been removed.
-    let left = leave_half_built(&world, 5).await;
+    let left = half_build(&world, 5).await.generation();
     let catalogue = Connection::open(world.folder.path().join("toy.db")).unwrap();
     catalogue
         .execute(

@@ -121,7 +121,7 @@ pub trait ModelControl: Send + Sync {
             return Ok(0);
         }
         let letters = self.letters_of(generation.id).await?;
-        let sequences = letters.iter().map(|letter| (&letter.topic, &letter.key));
+        let sequences = letters.iter().map(ParkedLetter::sequence);
         Ok(sequences.collect::<HashSet<_>>().len() as u64)
     }
 

@@ -32,8 +32,8 @@ use crate::{
         tail::Backoff,
     },
     store::{
-        Attempts, Checkpoint, ModelName, Parked, ParkedLetter, ReadModelStore, Source, StoreError,
-        WriteBatch, source_position,
+        Attempts, Checkpoint, ModelName, Parked, ParkedLetter, ParkedSequence, ReadModelStore,
+        Source, StoreError, WriteBatch, source_position,
     },
 };
 
@@ -187,14 +187,14 @@ impl<P: Projection> BatchWriter<P> {
                 WriteMode::Live => None,
             },
         };
-        writer.read_letters().await?;
+        let parked = writer.read_letters().await?;
         // Nothing was tried so far, and whoever cannot even begin has not ended badly.
         writer
             .store
             .set_stopped_cleanly(&writer.source, false)
             .await?;
         if mode == WriteMode::Live {
-            match writer.release_left(log).await {
+            match writer.release_left(parked, log).await {
                 Err(error @ StoreError::Unusable(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(model = %P::NAME, %error, "letters behind none stay for now");
@@ -224,62 +224,48 @@ impl<P: Projection> BatchWriter<P> {
     }
 
     /// Reads which sequences are parked: a person may have seen to them in the meantime.
-    async fn read_letters(&mut self) -> Result<(), StoreError> {
+    async fn read_letters(&mut self) -> Result<Vec<ParkedSequence>, StoreError> {
         let sequences = self.store.parked_sequences().await?;
         self.letters = Parked::of(&sequences).events;
-        let firsts = sequences.into_iter();
-        self.parked = firsts.map(|found| (found.sequence, found.first)).collect();
-        Ok(())
+        let firsts = sequences.iter();
+        self.parked = firsts
+            .map(|found| (found.sequence.clone(), found.first))
+            .collect();
+        Ok(sequences)
     }
 
     /// Applies what waits behind letters that are there no more: whoever applied or discarded the first of a sequence ended
     /// before the rest, or it was parked just then. What fails again stays, with what is behind it. Of a topic's partitions one
     /// does it for all. Who writes such a sequence meanwhile looks whether its letters are there after it has parked more behind
     /// them, and here it is looked for more after they were applied: one of both sees the other.
-    async fn release_left(&mut self, log: &Arc<dyn EventLog>) -> Result<(), StoreError> {
+    async fn release_left(
+        &mut self,
+        mut parked: Vec<ParkedSequence>,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<(), StoreError> {
         let mut failed = HashSet::new();
         loop {
-            let left = self.left_behind_nothing(&failed).await?;
+            let untried = parked.into_iter().filter(|found| !found.is_tried);
+            let mut left: HashSet<SequenceKey> = untried.map(|found| found.sequence).collect();
+            left.retain(|sequence| self.releases(sequence) && !failed.contains(sequence));
             if left.is_empty() {
-                break;
+                return Ok(());
             }
-            for (sequence, position) in left {
-                if !failed.contains(&sequence) && !self.release_one(log, position).await? {
+            for letter in self.store.parked().await? {
+                let sequence = letter.sequence();
+                if left.contains(&sequence) && !self.release_one(log, letter.position).await? {
+                    left.remove(&sequence);
                     failed.insert(sequence);
                 }
             }
+            parked = self.read_letters().await?;
         }
-        self.read_letters().await
     }
 
-    /// The letters of sequences whose first was never tried, by position.
-    async fn left_behind_nothing(
-        &self,
-        failed: &HashSet<SequenceKey>,
-    ) -> Result<Vec<(SequenceKey, Position)>, StoreError> {
-        let mine = |sequence: &SequenceKey| {
-            self.source == Source::log()
-                || (self.source.name == sequence.topic && self.source.partition == 0)
-        };
-        let sequences = self.store.parked_sequences().await?.into_iter();
-        let left: HashSet<SequenceKey> = sequences
-            .filter(|found| !found.is_tried && mine(&found.sequence))
-            .map(|found| found.sequence)
-            .filter(|sequence| !failed.contains(sequence))
-            .collect();
-        if left.is_empty() {
-            return Ok(Vec::new());
-        }
-        let letters = self.store.parked().await?.into_iter().map(|letter| {
-            let sequence = SequenceKey {
-                topic: letter.topic,
-                key: letter.key,
-            };
-            (sequence, letter.position)
-        });
-        Ok(letters
-            .filter(|(sequence, _)| left.contains(sequence))
-            .collect())
+    /// Whether it is this writer that applies what waits behind nothing of a sequence.
+    fn releases(&self, sequence: &SequenceKey) -> bool {
+        self.source == Source::log()
+            || (self.source.name == sequence.topic && self.source.partition == 0)
     }
 
     /// Applies a letter; answers whether it is gone. It is counted before it is tried: one that takes the process down stays
@@ -621,7 +607,7 @@ impl<P: Projection> BatchWriter<P> {
             for (_, letter) in waiting {
                 self.store.apply_parked(letter).await?;
             }
-            self.read_letters().await
+            self.read_letters().await.map(|_| ())
         };
         if let Err(error) = outcome.await {
             tracing::warn!(model = %P::NAME, %error, "letters behind none stay until they are tried again");

@@ -36,7 +36,7 @@ use socialhub_projections::{
     reactor::Reactor,
     runtime::{
         Filler, Filling, Generations, Pace, Pacer, PartitionProjector, ProjectorTask, RebuildError,
-        StorePosition, VerifyReport, check::verify, writer::CAREFUL_BATCH,
+        RebuildReport, StorePosition, VerifyReport, check::verify, writer::CAREFUL_BATCH,
     },
     verify::{Difference, ModelRow},
 };
@@ -193,7 +193,7 @@ impl World {
         killed.task.task.abort();
     }
 
-    async fn rebuild(&self) {
+    async fn begin_rebuild(&self) -> Filler<Toy> {
         let generations = self.model.seen_by(Arc::default());
         let filler = Filler::begin(
             generations as Arc<dyn Generations<Toy>>,
@@ -201,7 +201,11 @@ impl World {
             Some(self.frontier()),
             Arc::new(FixedClock),
         );
-        self.finish(filler.await.unwrap()).await;
+        filler.await.unwrap()
+    }
+
+    async fn rebuild(&self) {
+        self.finish(self.begin_rebuild().await).await;
     }
 
     async fn roll_back(&self) {
@@ -232,11 +236,15 @@ impl World {
 
     async fn finish(&self, filler: Filler<Toy>) {
         let before = self.log.head().await.unwrap();
-        let pacer = Pacer::begin(&self.log(), Pace::Gentle).await.unwrap();
-        let report = Box::new(filler)
-            .finish(pacer, &CancellationToken::new())
-            .await;
+        let report = self.try_to_finish(filler).await;
         assert!(report.unwrap().position >= before);
+    }
+
+    async fn try_to_finish(&self, filler: Filler<Toy>) -> Result<RebuildReport, RebuildError> {
+        let pacer = Pacer::begin(&self.log(), Pace::Gentle).await.unwrap();
+        Box::new(filler)
+            .finish(pacer, &CancellationToken::new())
+            .await
     }
 
     /// Everything is published, dealt out and delivered, until the model has it all.

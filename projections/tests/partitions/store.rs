@@ -17,7 +17,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ModelName, ParkedLetter, Projection, ReadModelStore, Source,
     StoreError,
     projection::Projected,
-    record::SequenceKey,
     runtime::{
         CheckpointReader, Claim, Fence, Generation, GenerationState, Generations, Snapshot,
         WriteMode,
@@ -315,14 +314,11 @@ impl ReadModelStore<Toy> for MemoryStore {
     }
 
     async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, StoreError> {
-        let letters = self.parked().await?.into_iter().map(|letter| {
-            let sequence = SequenceKey {
-                topic: letter.topic,
-                key: letter.key,
-            };
-            (letter.position, sequence, letter.attempts)
-        });
-        Ok(ParkedSequence::of(letters))
+        let letters = self.parked().await?;
+        let letters = letters.iter();
+        Ok(ParkedSequence::of(letters.map(|letter| {
+            (letter.position, letter.sequence(), letter.attempts)
+        })))
     }
 
     async fn apply_parked(&self, projected: Projected<String>) -> Result<(), StoreError> {

@@ -3,23 +3,19 @@
 use super::*;
 use crate::store::LostSwitch;
 
-async fn begin(world: &World) -> Filler<Toy> {
-    let generations = world.model.seen_by(Arc::default());
-    let filler = Filler::begin(
-        generations as Arc<dyn Generations<Toy>>,
-        world.log(),
-        Some(world.frontier()),
-        Arc::new(FixedClock),
-    );
-    filler.await.unwrap()
-}
-
-async fn end(world: &World, filler: Filler<Toy>) -> Result<GenerationId, RebuildError> {
-    let pacer = Pacer::begin(&world.log(), Pace::Gentle).await.unwrap();
-    let report = Box::new(filler)
-        .finish(pacer, &CancellationToken::new())
-        .await;
-    report.map(|report| report.generation)
+/// As if an event had been parked behind another one that is there no more.
+fn leave_behind_nothing(world: &World, position: Position, key: &str) {
+    world.model.take_back(key, position);
+    world.model.park(ParkedLetter {
+        position,
+        event_id: Uuid::from_u128(u128::from(position)),
+        topic: Topic::User.name().to_owned(),
+        key: key.to_owned(),
+        raw: String::new(),
+        reason: "its sequence is parked".to_owned(),
+        attempts: 0,
+        parked_at: Timestamp(1),
+    });
 }
 
 #[tokio::test(start_paused = true)]
@@ -28,12 +24,12 @@ async fn what_became_of_a_switch_without_an_answer_is_looked_for() {
         let world = World::new(1);
         world.append(20).await;
         world.settle().await;
-        let filler = begin(&world).await;
+        let filler = world.begin_rebuild().await;
         *world.model.lost_switch.lock() = Some(lost);
-        end(&world, filler).await
+        world.try_to_finish(filler).await
     };
     let made = outcome(LostSwitch::Made).await;
-    assert_eq!(made.unwrap(), GenerationId(2));
+    assert_eq!(made.unwrap().generation, GenerationId(2));
     let not_made = outcome(LostSwitch::NotMade).await.unwrap_err();
     assert!(
         matches!(not_made, RebuildError::Store(StoreError::Unavailable(_))),
@@ -57,7 +53,7 @@ async fn whoever_was_overtaken_writes_nothing_more() {
     for reads_on in [false, true] {
         let world = World::new(0);
         world.append(20).await;
-        let mut filler = begin(&world).await;
+        let mut filler = world.begin_rebuild().await;
         let events = world.log.read_all(0, 20).await.unwrap();
         let records: Vec<_> = events.iter().map(PublicRecord::from_log).collect();
         let stop = CancellationToken::new();
@@ -69,7 +65,7 @@ async fn whoever_was_overtaken_writes_nothing_more() {
         let filled = world.model.rows();
         let overtaken = match reads_on {
             true => filler.write(&records, &stop).await.unwrap_err(),
-            false => end(&world, filler).await.unwrap_err(),
+            false => world.try_to_finish(filler).await.unwrap_err(),
         };
         assert!(
             matches!(overtaken, RebuildError::Overtaken { .. }),
@@ -87,17 +83,7 @@ async fn what_waits_behind_nothing_is_applied_when_its_model_is_opened() {
     // Somebody has applied the first of a sequence and was killed before the rest: these are the last two of one person.
     let key = Uuid::from_u128(4).to_string();
     for position in [31, 35] {
-        world.model.take_back(&key, position);
-        world.model.park(ParkedLetter {
-            position,
-            event_id: Uuid::from_u128(u128::from(position)),
-            topic: Topic::User.name().to_owned(),
-            key: key.clone(),
-            raw: String::new(),
-            reason: "its sequence is parked".to_owned(),
-            attempts: 0,
-            parked_at: Timestamp(1),
-        });
+        leave_behind_nothing(&world, position, &key);
     }
     world.kill(0);
     world.deliver_to_one().await;
@@ -116,17 +102,7 @@ async fn a_letter_that_takes_the_process_down_stays_parked_in_the_end() {
     world.append(40).await;
     world.settle().await;
     let (position, key) = (35, Uuid::from_u128(4).to_string());
-    world.model.take_back(&key, position);
-    world.model.park(ParkedLetter {
-        position,
-        event_id: Uuid::from_u128(u128::from(position)),
-        topic: Topic::User.name().to_owned(),
-        key,
-        raw: String::new(),
-        reason: "its sequence is parked".to_owned(),
-        attempts: 0,
-        parked_at: Timestamp(1),
-    });
+    leave_behind_nothing(&world, position, &key);
     *world.model.deadly.lock() = Some(position);
     let mut deaths = 0;
     world.kill(0);

@@ -28,7 +28,7 @@ use super::{
     perhaps::PerhapsTold,
 };
 use crate::mongo::{
-    access::{Access, INSERT, SIDE_BY_SIDE},
+    access::{Access, SIDE_BY_SIDE},
     connection::{Fault, from_stored, to_stored},
 };
 
@@ -404,19 +404,14 @@ impl Tables {
     pub(super) async fn parked_sequences(&self) -> Result<Vec<ParkedSequence>, Fault> {
         let outlines = self.letters.clone_with_type::<LetterOutline>();
         let wanted = doc! { "topic": 1, "key": 1, "attempts": 1 };
-        let mut cursor = self
-            .access
-            .write(outlines.find(doc! {}).projection(wanted))
-            .await?;
         let mut found = Vec::new();
-        loop {
-            let part = self.access.some_of(&mut cursor).await?;
-            let is_end = part.len() < INSERT;
-            found.extend(part.into_iter().map(LetterOutline::parts));
-            if is_end {
-                return Ok(ParkedSequence::of(found));
-            }
-        }
+        self.access
+            .each_part_of(outlines.find(doc! {}).projection(wanted), |part| {
+                found.extend(part.into_iter().map(LetterOutline::parts));
+                Ok(())
+            })
+            .await?;
+        Ok(ParkedSequence::of(found))
     }
 
     pub(in crate::mongo) async fn count_letters(&self) -> Result<u64, Fault> {

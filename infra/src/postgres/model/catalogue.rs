@@ -8,21 +8,18 @@ use socialhub_projections::{
 };
 use sqlx::{PgExecutor, Row, postgres::PgRow};
 
-use crate::{
-    CODE,
-    postgres::{
-        model::{
-            PgModel, execute, from_sql,
-            locks::{Key, Purpose},
-            tables,
-        },
-        session::Session,
+use crate::postgres::{
+    model::{
+        PgModel, execute, from_sql,
+        locks::{Key, Purpose},
+        tables,
     },
+    session::Session,
 };
 
-/// What the comment on a generation's schema begins with; the code that began it follows. It is no column of the catalogue, which
+/// The comment on a generation's schema: by what code it was begun. It is no column of the catalogue, which
 /// every process reads at every moment: adding one would have to wait until nobody does.
-const MADE_BY: &str = "begun by the code ";
+const MADE_BY: &str = concat!("begun by the code ", env!("SOCIALHUB_CODE"));
 
 /// `retired` counts how often a generation has stopped being current: a writer that opened it before the last time has
 /// lost it. Numbers come from a sequence, so that none is ever given twice, not even after a generation was removed.
@@ -120,7 +117,7 @@ pub(super) async fn insert<M: PgModel>(
     let id = generation_id(id);
     let schema = schema_of(model, id);
     let make = format!(
-        "CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS '{MADE_BY}{CODE}'; SET LOCAL search_path TO {schema};
+        "CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS '{MADE_BY}'; SET LOCAL search_path TO {schema};
          {} {} SET LOCAL search_path TO DEFAULT",
         tables::SCHEMA,
         M::SCHEMA
@@ -186,7 +183,7 @@ pub(super) async fn list(
     )
     .bind(model.0)
     .bind(i64::from(Key::new(Purpose::Writer, model, GenerationId(0)).class.cast_unsigned()))
-    .bind(format!("{MADE_BY}{CODE}"))
+    .bind(MADE_BY)
     .fetch_all(&mut *connection)
     .await?;
     let mut generations = Vec::with_capacity(rows.len());

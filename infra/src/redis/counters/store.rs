@@ -13,7 +13,6 @@ use socialhub_projections::{
     Checkpoint, GenerationId, ParkedLetter, ReadModelStore, Source, StoreError,
     counters::{CounterChange, Counters},
     projection::Projected,
-    record::SequenceKey,
     store::{Attempts, ParkedSequence, WriteBatch},
 };
 
@@ -266,11 +265,7 @@ impl ReadModelStore<Counters> for RedisCounterStore {
             // The server may name a letter twice.
             for (_, text) in letters {
                 let letter = parse_letter(&text)?;
-                let sequence = SequenceKey {
-                    topic: letter.topic,
-                    key: letter.key,
-                };
-                found.insert(letter.position, (sequence, letter.attempts));
+                found.insert(letter.position, (letter.sequence(), letter.attempts));
             }
             cursor = next;
             if cursor == 0 {

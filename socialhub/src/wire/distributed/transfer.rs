@@ -44,7 +44,6 @@ async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Resu
     open_at(config, log_url, chat_url).await
 }
 
-// A server that is away is not waited for, as a server of ours does it: somebody looks on.
 fn log_failed(error: &OpenError) -> String {
     format!("DATABASE_URL: {error}")
 }
@@ -53,6 +52,7 @@ fn chat_failed(error: &OpenError) -> String {
     format!("CHAT_DATABASE_URL: {error}")
 }
 
+/// A server that is away is not waited for, as a server of ours does it: somebody looks on.
 async fn open_at(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
     let log = PgLogArchive::connect(log_url)
         .await
