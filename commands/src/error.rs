@@ -101,6 +101,7 @@ impl From<AppendError> for CommandError {
             AppendError::Unavailable(reason) => Self::Unavailable(reason),
             AppendError::OutcomeUnknown => Self::OutcomeUnknown,
             AppendError::VersionConflict { .. } => Self::Contended,
+            AppendError::NoCredentials => Self::NO_USER,
             // Their token is dead; this request came in before it was.
             AppendError::ActorErased => Self::UNAUTHORIZED,
             // The executor reads the winner's answer itself, so that this is never told.

@@ -135,7 +135,11 @@ impl Commands {
         if matches!(appended, Ok(_) | Err(AppendError::OutcomeUnknown)) {
             self.learn_epoch(credentials, appended.is_ok()).await;
         }
-        Ok(appended?)
+        match appended {
+            // Erased while the password was hashed.
+            Err(AppendError::NoCredentials) => Err(BAD_OTP),
+            appended => Ok(appended?),
+        }
     }
 
     /// Keeps the answer, if the client sent a key; there is no event.

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import json
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -20,11 +21,16 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy/native"))
 
-from launcher import compose, gateway, install  # noqa: E402
+from launcher import compose, gateway, install, ports  # noqa: E402
 
 SECRET = "the-gateways-secret"
 USER = '{"id":"1","username":"ada"}'
 PAGE = "http://localhost:5173"
+
+
+def free_port():
+    """One that no outgoing connection takes while nobody listens on it."""
+    return next(port for port in random.sample(ports.FREE, 500) if ports.is_free(port))
 
 
 class Service(http.server.ThreadingHTTPServer):
@@ -33,12 +39,12 @@ class Service(http.server.ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, name, port=0, host="127.0.0.1"):
+    def __init__(self, name, port=None, host="127.0.0.1"):
         self.name = name
         self.asked = []
         self.connections = 0
         self.behaviour = None
-        super().__init__((host, port), Handler)
+        super().__init__((host, port or free_port()), Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -131,9 +137,7 @@ class BehindNginx(unittest.TestCase):
         names = ("auth", "users", "posts", "notifications", "feed", "chat1", "chat2")
         cls.services = {name: Service(name) for name in names}
         cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="socialhub-gateway-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            cls.port = probe.getsockname()[1]
+        cls.port = free_port()
         values = {
             "NGINX_USER": [gateway.user()],
             "RUN_DIR": [str(cls.folder)],
@@ -181,7 +185,7 @@ class BehindNginx(unittest.TestCase):
             service.behaviour = None
 
     def ask(self, method, path, headers=None, body=None, token="good"):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         sent = dict(headers or {})
         if token:
             sent["Authorization"] = f"Bearer {token}"
@@ -426,7 +430,7 @@ class Gateway(BehindNginx):
                 self.assertLessEqual(self.services["users"].connections, 4)
 
     def test_uploads_stream_and_have_a_fence(self):
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         head = "POST /posts/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nContent-Length: 3000000\r\n\r\n"
         connection.sendall(head.encode() + b"x" * 1_000_000)
         arrived = threading.Event()
@@ -438,7 +442,7 @@ class Gateway(BehindNginx):
         self.services["posts"].behaviour = None
         self.assertEqual(list((self.folder / "client_body").rglob("*")), [])
         for path, size in (("/posts/", 111 * 1024 * 1024), ("/users/profile", 1024 * 1024 + 1)):
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer good\r\nContent-Length: {size}\r\n\r\n"
             connection.sendall(head.encode())
             answer = connection.recv(4096)
@@ -456,7 +460,7 @@ class Gateway(BehindNginx):
             handler.end_headers()
             handler.wfile.write(b"data: 1\n\n")
             handler.wfile.flush()
-            more.wait(5)
+            more.wait(60)
             handler.close_connection = True
 
         for service, path in (
@@ -466,7 +470,8 @@ class Gateway(BehindNginx):
         ):
             more.clear()
             self.services[service].behaviour = stream
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3)
+            # What is held back comes after that, at the end.
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
             connection.request("GET", path, headers={"Authorization": "Bearer good"})
             self.assertEqual(connection.getresponse().read(9), b"data: 1\n\n")
             more.set()
@@ -475,7 +480,7 @@ class Gateway(BehindNginx):
     # ---- chat ---------------------------------------------------------------------------------------------------
 
     def open_websocket(self, query):
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         head = f"GET /socket.io/?EIO=4&transport=websocket{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
         connection.sendall(
             f"{head}Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n".encode()
@@ -549,7 +554,7 @@ class Gateway(BehindNginx):
             (b"GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
             (b"GET / HTTP/1.1\r\nA: " + b"x" * 9000 + b"\r\n\r\n", b"431"),
         ):
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
             connection.sendall(text)
             answer = connection.recv(4096)
             self.assertTrue(answer.startswith(b"HTTP/1.1 " + status), answer)

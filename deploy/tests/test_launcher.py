@@ -51,7 +51,7 @@ class Launcher:
         return self.environment()["processes"][name]
 
     def get(self, port, path="/"):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read())
         connection.close()

@@ -57,6 +57,13 @@ pub trait ErasureStore: Send + Sync {
     /// When the store cannot answer.
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError>;
 
+    /// People whose keys were destroyed and of whom the log has nothing at all: it was brought back from a copy that is older
+    /// than they are. Something else that was brought back may have more of them.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn strangers(&self) -> Result<Vec<UserId>, LogError>;
+
     /// Forgets every stored answer that is theirs or names them, of whomever it is.
     ///
     /// # Errors

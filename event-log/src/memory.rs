@@ -273,15 +273,11 @@ impl ErasureStore for MemoryEventLog {
     }
 
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
-        let state = self.state.lock();
-        let destroyed = state.keys.values().filter(|key| key.erased_at.is_some());
-        let unsaid = destroyed.map(|key| key.user_id).filter(|user| {
-            let stream = StreamId::new("user", user);
-            let mut events = state.events.iter().filter(|event| event.stream == stream);
-            let erased = |event: &RecordedEvent| event.event_type == UserErased::TYPE;
-            events.clone().next().is_some() && !events.any(erased)
-        });
-        Ok(unsaid.collect())
+        Ok(self.state.lock().destroyed(Some(false)))
+    }
+
+    async fn strangers(&self) -> Result<Vec<UserId>, LogError> {
+        Ok(self.state.lock().destroyed(None))
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
@@ -386,6 +382,19 @@ impl State {
         numbered.map(record).collect()
     }
 
+    /// Those without a key whose stream says so, or does not, or is not there.
+    fn destroyed(&self, said: Option<bool>) -> Vec<UserId> {
+        let destroyed = self.keys.values().filter(|key| key.erased_at.is_some());
+        let has_said = |user: &UserId| {
+            let stream = StreamId::new("user", user);
+            let events = self.events.iter().filter(|event| event.stream == stream);
+            let erased = events.map(|event| event.event_type == UserErased::TYPE);
+            erased.reduce(|before, erased| before || erased)
+        };
+        let found = destroyed.map(|key| key.user_id);
+        found.filter(|user| has_said(user) == said).collect()
+    }
+
     fn check_side(&self, side: &SideWrite) -> Result<(), AppendError> {
         match side {
             SideWrite::InsertCredentials(new) => {
@@ -398,7 +407,7 @@ impl State {
             }
             SideWrite::ResetPassword { user_id, .. } => {
                 if !self.credentials.contains_key(user_id) {
-                    return Err(AppendError::Unavailable("no such credentials".to_owned()));
+                    return Err(AppendError::NoCredentials);
                 }
             }
             SideWrite::Erase { .. } => {}

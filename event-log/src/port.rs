@@ -65,6 +65,9 @@ pub enum AppendError {
     /// Whoever acts is erased: nothing of theirs is written any more, whenever their request began.
     #[error("who acts is erased")]
     ActorErased,
+    /// Whose password is to be reset has no credentials any more: they have been erased meanwhile.
+    #[error("there are no such credentials")]
+    NoCredentials,
     /// The idempotency key has an answer already.
     #[error("the idempotency key has an answer already")]
     AnswerExists(Box<StoredAnswer>),

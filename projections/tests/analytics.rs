@@ -359,7 +359,10 @@ async fn rival(world: World, mut seed: u64, upto: u64) {
             // A store that does not answer is no reason for anything to be wrong.
             6 => drop(writer.compact(&stop).await),
             _ if random(&mut seed).is_multiple_of(4) => writer = open(&world, &objects).await,
-            _ => drop(writer.sweep(&stop).await),
+            _ => {
+                drop(writer.take_unmerged());
+                drop(writer.sweep(&stop).await);
+            }
         }
         yield_now().await;
     }
@@ -446,6 +449,46 @@ async fn a_writer_that_slept_through_everything_finds_out() {
     let state = world.state().await;
     assert_eq!(state.position(), other.position() + 6);
     world.assert_exact(&state).await;
+}
+
+fn files_of(writer: &PartitionWriter, event_type: &str) -> Vec<String> {
+    let files = writer.state().files.values();
+    files
+        .filter(|file| file.event_type == event_type)
+        .map(|file| file.name.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_keeps_nothing_else_from_being_merged_and_swept() {
+    let world = World::new(Duration::ZERO);
+    let stop = CancellationToken::new();
+    let mut writer = world.writer(world.inner.clone()).await.unwrap();
+    // All of one day: each time two likes and a post.
+    for _ in 0..4 {
+        read_on(&mut writer, 3, 24);
+        writer.flush(&stop).await.unwrap();
+    }
+    let gone = files_of(&writer, "post.created").remove(0);
+    let bytes = world.inner.get(&gone).await.unwrap().unwrap();
+    let only = std::slice::from_ref(&gone);
+    world.inner.remove(only).await.unwrap();
+
+    while writer.compact(&stop).await.unwrap() {}
+    let counts = ["post.created", "post.liked"].map(|of| files_of(&writer, of).len());
+    assert_eq!(counts, [4, 1]);
+    assert_eq!(writer.sweep(&stop).await.unwrap(), 4);
+    let unmerged = writer.take_unmerged();
+    assert_eq!(unmerged.len(), 1, "{unmerged:?}");
+    let (folder, error) = unmerged.first_key_value().unwrap();
+    assert!(gone.starts_with(folder), "{folder}");
+    assert!(error.to_string().contains(&gone), "{error}");
+
+    world.inner.put(&gone, bytes).await.unwrap();
+    while writer.compact(&stop).await.unwrap() {}
+    assert_eq!(files_of(&writer, "post.created").len(), 1);
+    assert!(writer.take_unmerged().is_empty());
+    world.assert_exact(&world.state().await).await;
 }
 
 #[tokio::test]

@@ -109,18 +109,45 @@ struct Wanted {
     last_erasure: Position,
 }
 
+/// The erasures of a log. Asked before anything of it is read: of who is erased meanwhile the key may be known already.
+struct Erasures {
+    /// The last one that is complete, and all before it.
+    complete: Position,
+    last: Position,
+}
+
+impl Erasures {
+    async fn of(target: &ReplayTarget) -> Result<Self, ReplayError> {
+        // Of those after it the key may be there yet.
+        let open = target.erasures.pending(0).await?;
+        let open = open.first().map_or(Position::MAX, |open| open.position);
+        Ok(Self {
+            complete: target.erasures.last_erased(open).await?,
+            last: target.erasures.last_erased(Position::MAX).await?,
+        })
+    }
+}
+
 impl Wanted {
-    /// What is to be built. Asked before anything is: an erasure that comes meanwhile is not in it.
-    async fn of(
+    /// As of now.
+    async fn now(
         target: &ReplayTarget,
         position: Position,
         names: &[ModelName],
     ) -> Result<Self, ReplayError> {
-        // Of those after it the key may be there yet.
-        let open = target.erasures.pending(0).await?;
-        let open = open.first().map_or(Position::MAX, |open| open.position);
-        let erased = target.erasures.last_erased(open).await?;
-        let last_erasure = target.erasures.last_erased(Position::MAX).await?;
+        Self::of(target, position, names, Erasures::of(target).await?).await
+    }
+
+    /// What is to be built, beside these erasures.
+    async fn of(
+        target: &ReplayTarget,
+        position: Position,
+        names: &[ModelName],
+        Erasures {
+            complete: erased,
+            last: last_erasure,
+        }: Erasures,
+    ) -> Result<Self, ReplayError> {
         let event = target.log.read_all(position - 1, 1).await?;
         let event = event.first().ok_or_else(|| LogError::Damaged {
             position,
@@ -178,11 +205,12 @@ pub(crate) async fn run(
         .iter()
         .map(|model| model.name())
         .collect();
+    let erasures = Erasures::of(target).await?;
     let position = reading(&stop, moment::resolve(target, options.at)).await?;
     if position == 0 {
         return Err(ReplayError::BeforeTheLog);
     }
-    let wanted = Wanted::of(target, position, &names).await?;
+    let wanted = Wanted::of(target, position, &names, erasures).await?;
     let mut verdict = Verdict::Clean;
     if !is_built(&options.into, &wanted)? {
         for name in names.iter().copied() {
@@ -221,7 +249,7 @@ async fn serve(
     let outdated = async {
         loop {
             // A log that does not answer is asked again.
-            let now = Wanted::of(target, position, names).await;
+            let now = Wanted::now(target, position, names).await;
             if let Some(reason) = now.ok().and_then(|now| now.refusal(manifest)) {
                 return refused(&folder, &reason);
             }

@@ -64,6 +64,7 @@ use socialhub_projections::{
 use tokio_util::sync::CancellationToken;
 
 pub use as_of::{PastModels, Serving};
+pub use processes::SILENT_AFTER;
 
 /// What the commands work on.
 pub struct ReplayTarget {

@@ -10,7 +10,7 @@ use socialhub_projections::{ModelName, status::is_starting};
 use crate::{ReplayError, show};
 
 /// A process that has not been heard of for so long hangs, or was killed: it reports every two seconds.
-const SILENT_AFTER: f64 = 8.0;
+pub const SILENT_AFTER: f64 = 8.0;
 
 /// How a process fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

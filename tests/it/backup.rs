@@ -1,6 +1,7 @@
 //! `socialhub replay export`, `import` and `migrate`: what was taken is given back, and nothing else is taken for it.
 
 mod broken_off;
+mod erased_meanwhile;
 mod moving;
 mod network;
 pub(crate) mod newer;

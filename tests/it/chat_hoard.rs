@@ -164,7 +164,7 @@ async fn chat(limits: ChatLimits) -> SocketAddr {
 #[tokio::test]
 async fn who_takes_nothing_is_cut_off_and_others_go_on() {
     let limits = ChatLimits {
-        patience: Duration::from_millis(500),
+        patience: Duration::from_secs(3),
         recheck: Duration::from_millis(50),
         ..ChatLimits::default()
     };
@@ -274,7 +274,7 @@ impl Poller {
 #[tokio::test]
 async fn a_polling_client_gets_all_it_asks_for_and_is_cut_off_when_it_polls_no_more() {
     let limits = ChatLimits {
-        patience: Duration::from_millis(1_000),
+        patience: Duration::from_secs(3),
         recheck: Duration::from_millis(50),
         ..ChatLimits::default()
     };

@@ -16,12 +16,17 @@ use cqrs_es::{
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use socialhub_domain::{Clock, StreamId, Timestamp};
-use socialhub_event_log::{Append, AppendError, EventLog, MemoryEventLog, Position, StoredAnswer};
+use socialhub_domain::{Clock, StreamId, Timestamp, UserId};
+use socialhub_event_log::{
+    Append, AppendError, ErasureStore, EventLog, MemoryEventLog, Position, StoredAnswer,
+};
 use socialhub_infra::sqlite::event_log::{OpenError, SqliteEventLog};
 use socialhub_tests::{
-    contract::event_log::{
-        Log, TestResult, all, append, assert_dense, post_stream, sign_up, store_answer,
+    contract::{
+        event_log::{
+            Log, TestResult, all, append, assert_dense, post_stream, sign_up, store_answer,
+        },
+        people::erase,
     },
     event_log_contract, people_contract, process_reports_contract,
 };
@@ -72,6 +77,35 @@ mod people {
     }
 
     people_contract!(memory => memory(); sqlite => sqlite());
+}
+
+/// A reader that began before may still hold what was overwritten in the write-ahead log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_is_complete_when_the_write_ahead_log_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let log = open(&path);
+    let signed_up = sign_up("eve", "eve@example.com");
+    let user: UserId = signed_up.stream.aggregate_id.parse().unwrap();
+    log.append(signed_up).await.unwrap();
+    log.append(erase(user, 1)).await.unwrap();
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let sql = "SELECT count(*) FROM events";
+    assert_eq!(reader.query_row(sql, [], count).unwrap(), 2);
+
+    let pending = log.pending(0).await.unwrap().remove(0);
+    assert!(log.complete(&pending, Timestamp(1)).await.is_err());
+    assert_eq!(log.pending(0).await.unwrap().len(), 1);
+    reader.execute_batch("COMMIT").unwrap();
+    log.complete(&pending, Timestamp(2)).await.unwrap();
+    assert!(log.pending(0).await.unwrap().is_empty());
+    for name in ["log.db", "log.db-wal"] {
+        let file = std::fs::read(folder.path().join(name)).unwrap();
+        let text = String::from_utf8_lossy(&file);
+        assert!(!text.contains("eve@example.com"), "{name}");
+    }
 }
 
 mod processes {

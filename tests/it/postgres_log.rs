@@ -437,7 +437,7 @@ async fn an_answer_that_is_lost_is_found_out() -> TestResult {
 async fn an_outcome_that_cannot_be_found_out_in_time_is_unknown() -> TestResult {
     let database = migrated().await;
     let proxy = Proxy::to(database.url(), u64::MAX).await;
-    let log = lazy(&proxy.through(database.url()), Duration::from_millis(1_500));
+    let log = lazy(&proxy.through(database.url()), Duration::from_secs(4));
     let heard = append(&post_stream(), 0, 1);
     log.append(heard).await?;
 
@@ -522,9 +522,10 @@ async fn the_relays_lease_has_one_holder() -> TestResult {
     // As if it had not been renewed for that long.
     let grow_old =
         |s: u32| format!("UPDATE relay_lease SET renewed = renewed - interval '{s} seconds'");
-    database.execute(&grow_old(4)).await;
-    assert_eq!(other.acquire("b").await?, None);
+    assert!(store.renew("a", &first).await?);
     database.execute(&grow_old(2)).await;
+    assert_eq!(other.acquire("b").await?, None);
+    database.execute(&grow_old(4)).await;
     let second = other.acquire("b").await?.ok_or("not taken over")?;
     assert!(second.epoch > first.epoch);
     // The old leader is back and does not know.

@@ -292,7 +292,12 @@ async fn rival_writer(generations: &RedisGenerations, log: &Log, rng: &mut StdRn
     let store = open_current(generations).await;
     let end = log.len() as Position;
     loop {
-        let at = source_position(&store.checkpoints().await.unwrap(), &source);
+        // A busy server may not have answered in time: then nothing is known, and it is looked again.
+        let found = match store.checkpoints().await {
+            Err(StoreError::Unavailable(_)) => continue,
+            found => found.unwrap(),
+        };
+        let at = source_position(&found, &source);
         if at >= end {
             return;
         }
@@ -308,7 +313,7 @@ async fn rival_writer(generations: &RedisGenerations, log: &Log, rng: &mut StdRn
             let _ = writing.await;
         } else {
             match writing.await.unwrap() {
-                Ok(()) | Err(StoreError::Moved) => {}
+                Ok(()) | Err(StoreError::Moved | StoreError::Unavailable(_)) => {}
                 Err(error) => panic!("{error}"),
             }
         }

@@ -25,7 +25,8 @@ use socialhub_domain::Timestamp;
 use socialhub_projections::analytics::{FormatError, Row, RowFormat};
 use uuid::Uuid;
 
-/// The columns. `docs/analytics.md` says what they mean. Later ones may be added behind the last, all optional.
+/// The columns. `docs/analytics.md` says what they mean. Later ones may be added behind the last, all optional: they are
+/// null in a file that was written before.
 const SCHEMA: &str = "message event {
     REQUIRED INT64 position;
     REQUIRED FIXED_LEN_BYTE_ARRAY (16) event_id (UUID);
@@ -78,6 +79,12 @@ impl ParquetRows {
             properties: Arc::new(properties.build()),
         })
     }
+
+    /// Whether a file's columns are the first ones of ours, and those that it has not may be missing.
+    fn has_grown_from(&self, file: &Type) -> bool {
+        let added = self.schema.get_fields().strip_prefix(file.get_fields());
+        added.is_some_and(|added| added.iter().all(|column| column.is_optional()))
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
@@ -106,7 +113,7 @@ impl RowFormat for ParquetRows {
     fn decode(&self, bytes: Bytes) -> std::result::Result<Vec<Row>, FormatError> {
         let read = || {
             let file = SerializedFileReader::new(bytes)?;
-            if file.metadata().file_metadata().schema() != &*self.schema {
+            if !self.has_grown_from(file.metadata().file_metadata().schema()) {
                 return Err(ParquetError::General("other columns than ours".to_owned()));
             }
             let mut rows = Vec::new();
@@ -194,6 +201,9 @@ struct Columns<'a> {
 
 impl Columns<'_> {
     fn optional<T: DataType>(&mut self) -> Result<std::vec::IntoIter<Option<T::T>>> {
+        if self.next >= self.group.num_columns() {
+            return Ok(vec![None; self.rows].into_iter());
+        }
         let mut reader = get_typed_column_reader::<T>(self.group.get_column_reader(self.next)?);
         self.next += 1;
         let (mut values, mut levels) = (Vec::new(), Vec::new());
@@ -318,5 +328,33 @@ mod tests {
         );
         let whole = format.encode(&[row(1)]).unwrap();
         assert!(format.decode(whole.slice(..whole.len() - 9)).is_err());
+    }
+
+    /// A file that has only the columns before one of them.
+    fn with_columns_before(format: &ParquetRows, column: &str, rows: &[Row]) -> Bytes {
+        let (before, _) = SCHEMA.split_once(column).unwrap();
+        let schema = parse_message_type(&format!("{before}}}")).unwrap();
+        let properties = Arc::clone(&format.properties);
+        let file = SerializedFileWriter::new(Vec::new(), Arc::new(schema), properties);
+        let mut file = file.unwrap();
+        let mut group = file.next_row_group().unwrap();
+        // It fails at the first column that is not there.
+        assert!(write(&mut group, rows).is_err());
+        group.close().unwrap();
+        file.into_inner().unwrap().into()
+    }
+
+    #[test]
+    fn columns_that_were_added_later_are_null_and_no_other_may_be_missing() {
+        let format = ParquetRows::new().unwrap();
+        let mut rows: Vec<Row> = (0..10).map(row).collect();
+        let earlier = with_columns_before(&format, "OPTIONAL BYTE_ARRAY payload", &rows);
+        for row in &mut rows {
+            row.payload = None;
+        }
+        assert_eq!(format.decode(earlier).unwrap(), rows);
+        let without_key = with_columns_before(&format, "REQUIRED BYTE_ARRAY key", &rows);
+        let refused = format.decode(without_key).unwrap_err();
+        assert!(refused.to_string().contains("other columns"), "{refused}");
     }
 }

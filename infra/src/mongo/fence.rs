@@ -5,15 +5,20 @@
 //! the log's head of that moment, and the new generation reads their partitions from the offsets that were copied, so it
 //! gets them too. At worst a reader for a moment does not see what it saw just before.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use socialhub_event_log::Position;
 use socialhub_projections::{
     GenerationId, Source, StoreError,
     runtime::{Claim, Fence},
     verify::Entity,
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use crate::mongo::{
@@ -46,21 +51,32 @@ impl Kind {
     }
 }
 
-/// A right that is held until this is dropped. If the process dies, it falls by itself since its beat stops.
+/// How long dropping a right waits until it is given back, at most.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// A right that is held until this is dropped. It is given back before `drop` returns, where the runtime can do that: the
+/// program may end right after, and the next one would have to look for seconds whether its holder is alive. If the process
+/// dies, it falls by itself since its beat stops.
 pub(super) struct Right {
     holder: String,
     given_back: CancellationToken,
+    /// Nothing is ever sent: it closes when the right has been given back.
+    kept: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Right {
     /// Keeps a right alive that stands in the catalogue under this name.
     pub(super) fn keep(shared: &Arc<Shared>, kind: Kind, holder: String) -> Self {
+        let (keeps, kept) = mpsc::channel();
         let right = Self {
             holder: holder.clone(),
             given_back: CancellationToken::new(),
+            kept: Mutex::new(kept),
         };
         let (shared, given_back) = (Arc::clone(shared), right.given_back.clone());
         tokio::spawn(async move {
+            // Goes with this task, however it ends.
+            let _keeps: mpsc::Sender<()> = keeps;
             loop {
                 tokio::select! {
                     () = given_back.cancelled() => break,
@@ -91,6 +107,13 @@ pub(super) fn require_claim(catalogue: &Catalogue, claim: &Claim) -> Result<(), 
 impl Drop for Right {
     fn drop(&mut self) {
         self.given_back.cancel();
+        let runtime = Handle::try_current().map(|handle| handle.runtime_flavor());
+        // A runtime of one thread has nobody else to give it back.
+        if runtime.is_ok_and(|flavour| flavour == RuntimeFlavor::MultiThread) {
+            let kept = self.kept.get_mut();
+            // Closed, or too late: then it falls by itself.
+            let _ = tokio::task::block_in_place(|| kept.recv_timeout(GIVE_BACK_WITHIN));
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub enum SqliteError {
 /// For so long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// And for so long readers that began before the write-ahead log is emptied.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Opens a file for writing, making it if it is not there: WAL, a patient lock, statements cached.
 ///
 /// # Errors
@@ -181,14 +184,16 @@ pub fn from_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// Copies the WAL into the file and empties it; waits for readers as long as for any lock.
+/// Copies the WAL into the file and empties it. Meanwhile nobody writes: so it does not wait long for readers that began
+/// before.
 ///
 /// # Errors
 /// What SQLite says; also when readers held it up.
 pub fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    let busy: bool =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-    if busy {
+    connection.busy_timeout(CHECKPOINT_PATIENCE)?;
+    let outcome = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    connection.busy_timeout(PATIENCE)?;
+    if outcome? {
         let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
         let reason = "readers hold up the checkpoint".to_owned();
         return Err(rusqlite::Error::SqliteFailure(busy, Some(reason)));

@@ -51,6 +51,11 @@ impl FileEntry {
     pub fn folder(date: &str, event_type: &str) -> String {
         format!("events/date={date}/type={event_type}")
     }
+
+    /// The folder that it is in.
+    pub fn own_folder(&self) -> String {
+        Self::folder(&self.date, &self.event_type)
+    }
 }
 
 /// One step of a partition, whole or not there.

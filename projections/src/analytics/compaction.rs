@@ -5,14 +5,24 @@ use std::collections::BTreeMap;
 use super::{
     Limits,
     commit::{FileEntry, PartitionState},
+    writer::WriteError,
 };
 
 /// Files of one date and type that become one, by position.
 pub type Merge = Vec<FileEntry>;
 
+/// The folders whose files could not be merged, and why.
+pub type Unmerged = BTreeMap<String, WriteError>;
+
 /// The next merge worth doing. While the day goes on files gather first; when it is over two are enough. Large files are
-/// left alone, so no row is written more than a few times.
-pub fn plan(state: &PartitionState, today: &str, limits: &Limits) -> Option<Merge> {
+/// left alone, so no row is written more than a few times; so is what could not be merged, which is not worth trying again
+/// at once.
+pub fn plan(
+    state: &PartitionState,
+    today: &str,
+    limits: &Limits,
+    unmerged: &Unmerged,
+) -> Option<Merge> {
     let mut groups: BTreeMap<(&str, &str), Vec<&FileEntry>> = BTreeMap::new();
     for file in state.files.values() {
         if file.rows * 2 < limits.merged_rows {
@@ -20,9 +30,11 @@ pub fn plan(state: &PartitionState, today: &str, limits: &Limits) -> Option<Merg
             groups.entry(group).or_default().push(file);
         }
     }
-    groups.into_iter().find_map(|((date, _), mut files)| {
+    let mut groups = groups.into_iter();
+    groups.find_map(|((date, event_type), mut files)| {
         let enough = if date < today { 2 } else { limits.merge_from };
-        if files.len() < enough {
+        let folder = FileEntry::folder(date, event_type);
+        if files.len() < enough || unmerged.contains_key(&folder) {
             return None;
         }
         files.sort_by_key(|file| file.first);
@@ -67,7 +79,7 @@ mod tests {
             merged_rows: 100,
             ..Limits::default()
         };
-        let merge = plan(&state(files), "2026-01-02", &limits);
+        let merge = plan(&state(files), "2026-01-02", &limits, &Unmerged::new());
         let names = merge.unwrap_or_default();
         names.into_iter().map(|file| file.name).collect()
     }

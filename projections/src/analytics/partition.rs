@@ -368,15 +368,20 @@ impl Partition {
         let Ok(_turn) = self.shared.merging.try_acquire() else {
             return;
         };
-        let mut tidied = self.writer.compact(&self.stop).await.map(drop);
         let due = self
             .swept
             .is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
-        if tidied.is_ok() && due {
+        if due {
             self.swept = Some(Instant::now());
-            tidied = self.writer.sweep(&self.stop).await.map(drop);
+            // Somebody may have put right by now what could not be merged.
+            drop(self.writer.take_unmerged());
         }
-        if let Err(error) = tidied {
+        let merged = self.writer.compact(&self.stop).await.map(drop);
+        let swept = match due {
+            true => self.writer.sweep(&self.stop).await.map(drop),
+            false => Ok(()),
+        };
+        for error in [merged, swept].into_iter().filter_map(Result::err) {
             tracing::warn!(source = %self.source, %error, "files were not tidied up");
         }
     }

@@ -15,7 +15,7 @@ use super::{
     buffer::{Buffer, Groups},
     commit::{Commit, Conflict, FileEntry, PartitionState, Reached},
     commit_log::CommitLog,
-    compaction::{Merge, plan},
+    compaction::{Merge, Unmerged, plan},
     ports::{FormatError, Objects, ObjectsError, RowFormat},
     row::{Row, date},
 };
@@ -74,6 +74,8 @@ pub struct PartitionWriter {
     reached: Option<Reached>,
     /// Into how many partitions the topic is divided, once the relay has said.
     partitions: Option<i32>,
+    /// What is left alone until somebody takes it.
+    unmerged: Unmerged,
 }
 
 impl PartitionWriter {
@@ -87,6 +89,7 @@ impl PartitionWriter {
         Ok(Self {
             reached: state.reached,
             partitions: None,
+            unmerged: Unmerged::new(),
             buffer: Buffer::default(),
             ports,
             limits,
@@ -186,20 +189,34 @@ impl PartitionWriter {
         Ok(())
     }
 
-    /// Merges the files of one date and type, if there are any worth it; answers whether there may be more.
+    /// Merges the files of one date and type, if there are any worth it; answers whether there may be more. Those that
+    /// cannot be merged, one is damaged, say, are left as they are: see [`Self::take_unmerged`].
     ///
     /// # Errors
-    /// [`WriteError`] but for conflicts: somebody else has merged them.
+    /// [`WriteError::Stopped`].
     pub async fn compact(&mut self, stop: &CancellationToken) -> Result<bool, WriteError> {
         let today = date(Some(self.ports.clock.now()));
-        let Some(merge) = plan(&self.state, &today, &self.limits) else {
+        let Some(merge) = plan(&self.state, &today, &self.limits, &self.unmerged) else {
             return Ok(false);
         };
+        let folder = merge.first().map(FileEntry::own_folder);
+        let folder = folder.unwrap_or_default();
         match self.merge(merge, stop).await {
+            Ok(()) => {}
+            // Somebody else has merged them.
             Err(WriteError::Conflict(conflict)) => self.reload(conflict, stop).await?,
-            outcome => outcome?,
+            Err(WriteError::Stopped) => return Err(WriteError::Stopped),
+            Err(error) => {
+                tracing::warn!(source = %self.source, folder, %error, "files were not merged");
+                self.unmerged.insert(folder, error);
+            }
         }
         Ok(true)
+    }
+
+    /// What could not be merged since this was asked last, and why. From now on it is tried again.
+    pub fn take_unmerged(&mut self) -> Unmerged {
+        std::mem::take(&mut self.unmerged)
     }
 
     async fn merge(&mut self, merge: Merge, stop: &CancellationToken) -> Result<(), WriteError> {
@@ -232,7 +249,9 @@ impl PartitionWriter {
                 return Err(ObjectsError(format!("{} is gone", file.name)).into());
             };
             let format = Arc::clone(&self.ports.format);
-            let decoded = apart(move || format.decode(bytes)).await??;
+            let decoded = apart(move || format.decode(bytes)).await?;
+            let decoded = decoded
+                .map_err(|FormatError(reason)| FormatError(format!("{}: {reason}", file.name)))?;
             if decoded.len() as u64 != file.rows {
                 let count = decoded.len();
                 let reason = format!("{} has {count} rows and not {}", file.name, file.rows);

@@ -335,7 +335,7 @@ fn load(folder: &Path, entry: &FileEntry) -> Result<Vec<u8>, TransferError> {
     };
     let bytes = match read() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(bad("it is missing".to_owned()));
+            return Err(TransferError::Missing { path });
         }
         other => other.map_err(|error| bad(error.to_string()))?,
     };

@@ -96,12 +96,13 @@ where
             wanted: wanted.clone(),
         });
     }
-    if let Some(elsewhere) = &options.keys {
-        take_keys(&mut manifest, elsewhere)?;
-    }
+    let keys = match &options.keys {
+        Some(elsewhere) => Some(take_keys(&mut manifest, elsewhere)?),
+        None => None,
+    };
     let import = Import {
         folder: options.folder.clone(),
-        keys: options.keys.clone(),
+        keys,
         manifest,
         stop,
     };
@@ -121,7 +122,7 @@ where
 }
 
 /// Puts the keys of another export in the place of this one's.
-fn take_keys(manifest: &mut Manifest, folder: &Path) -> Result<(), TransferError> {
+fn take_keys(manifest: &mut Manifest, folder: &Path) -> Result<OtherKeys, TransferError> {
     let other = read_manifest(folder)?;
     let refuse = |reason: &str| {
         Err(TransferError::NotAnExport(format!(
@@ -139,13 +140,22 @@ fn take_keys(manifest: &mut Manifest, folder: &Path) -> Result<(), TransferError
         Some(part) => *part = keys,
         None => manifest.parts.push(keys),
     }
-    Ok(())
+    Ok(OtherKeys {
+        folder: folder.to_owned(),
+        seal: other.seal,
+    })
+}
+
+/// The export that the keys are taken from.
+struct OtherKeys {
+    folder: PathBuf,
+    seal: String,
 }
 
 struct Import {
     folder: PathBuf,
     /// Where the keys are, if elsewhere.
-    keys: Option<PathBuf>,
+    keys: Option<OtherKeys>,
     manifest: Manifest,
     stop: CancellationToken,
 }
@@ -260,20 +270,20 @@ impl Import {
         Ok(outcome)
     }
 
-    /// By this the target knows the import that it is half of.
+    /// By this the target knows the import that it is half of. With other keys it is another one: who was erased is kept
+    /// away by the mark in the newer keys, and would come back with older ones.
     fn copy(&self) -> UnfinishedCopy {
         let place = |folder: &PathBuf| {
             let whole = folder.canonicalize();
             quoted(&whole.as_ref().unwrap_or(folder).to_string_lossy())
         };
         let mut command = format!("socialhub replay import {}", place(&self.folder));
+        let mut id = self.manifest.seal.clone();
         if let Some(keys) = &self.keys {
-            command.push_str(&format!(" --keys {}", place(keys)));
+            command.push_str(&format!(" --keys {}", place(&keys.folder)));
+            id.push_str(&format!(" with the keys of {}", keys.seal));
         }
-        UnfinishedCopy {
-            id: self.manifest.seal.clone(),
-            command,
-        }
+        UnfinishedCopy { id, command }
     }
 
     async fn compare_part(
@@ -320,8 +330,8 @@ impl Import {
 
     /// Where the files of a part are.
     fn folder_of(&self, part: &PartEntry) -> &Path {
-        let elsewhere = self.keys.as_deref().filter(|_| part.name == KEYS);
-        elsewhere.unwrap_or(&self.folder)
+        let elsewhere = self.keys.as_ref().filter(|_| part.name == KEYS);
+        elsewhere.map_or(&self.folder, |keys| &keys.folder)
     }
 
     async fn text(&self, part: &PartEntry, file: &FileEntry) -> Result<Vec<u8>, TransferError> {
@@ -329,7 +339,13 @@ impl Import {
             return Err(TransferError::Interrupted);
         }
         let (folder, file) = (self.folder_of(part).to_owned(), file.clone());
-        tokio::task::spawn_blocking(move || read_text(&folder, &file)).await?
+        let read = tokio::task::spawn_blocking(move || read_text(&folder, &file));
+        match read.await? {
+            Err(TransferError::Missing { path }) if part.name == KEYS => {
+                Err(TransferError::MissingKeys { path })
+            }
+            read => read,
+        }
     }
 
     fn fault(

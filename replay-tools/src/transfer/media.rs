@@ -12,8 +12,9 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use socialhub_domain::{
-    Event, PostId,
+    Event, PostId, UserId,
     upcast::{self, DecodeError},
+    user::User,
 };
 use socialhub_event_log::{
     EventRow, FieldCipher, LogArchive, Over, Position, is_sealed, open_rows,
@@ -172,11 +173,21 @@ impl Media {
         }))
     }
 
-    /// Whether the post was deleted: then its files are gone, and rightly so.
-    async fn is_deleted(&self, row: &EventRow) -> Result<bool, PartError> {
-        let stream = self.log.read_stream_rows(&row.stream_type, &row.stream_id);
-        let stream = stream.await?;
-        Ok(stream.iter().any(|row| row.event_type == "post.deleted"))
+    /// Whether the post was deleted, or its author erased since the keys were read: then its files are gone, and rightly
+    /// so.
+    async fn is_gone(&self, row: &EventRow, author: UserId) -> Result<bool, PartError> {
+        let person = User::stream(author);
+        let ends = [
+            (&row.stream_type, &row.stream_id, "post.deleted"),
+            (&person.aggregate_type, &person.aggregate_id, "user.erased"),
+        ];
+        for (stream_type, stream_id, end) in ends {
+            let stream = self.log.read_stream_rows(stream_type, stream_id).await?;
+            if stream.iter().any(|row| row.event_type == end) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Brings a file into the store, unless it is there. Answers whether it was brought, or a remark.
@@ -208,21 +219,32 @@ impl Media {
 }
 
 /// The files that an event names.
-fn named(row: &EventRow) -> Result<Vec<(MediaFile, u64)>, DecodeError> {
+struct Named {
+    /// Whose they are.
+    author: UserId,
+    /// Each with its size.
+    files: Vec<(MediaFile, u64)>,
+}
+
+/// The files that an event names; none when there are none.
+fn named(row: &EventRow) -> Result<Option<Named>, DecodeError> {
     if !row.payload.contains(ADDRESS) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     // No version that is no number is known.
     let version = row.event_version.parse().unwrap_or_default();
     let event = upcast::decode(&row.event_type, version, &row.payload)?;
     let Event::PostCreated(post) = event else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     // Addresses elsewhere are not ours to copy.
     let files = post.media.iter();
-    Ok(files
-        .filter_map(|media| Some((MediaFile::at(&media.url)?, media.size)))
-        .collect())
+    Ok(Some(Named {
+        author: post.user_id,
+        files: files
+            .filter_map(|media| Some((MediaFile::at(&media.url)?, media.size)))
+            .collect(),
+    }))
 }
 
 #[async_trait]
@@ -255,15 +277,18 @@ impl Part for Media {
                 remarks.push((position, remark("does not open")));
                 continue;
             }
-            let Ok(files) = named(row) else {
+            let Ok(found) = named(row) else {
                 remarks.push((position, remark("cannot be read")));
+                continue;
+            };
+            let Some(Named { author, files }) = found else {
                 continue;
             };
             for (file, size) in files {
                 let address = file.address();
                 match self.pass_on(row.position, file, size).await? {
                     Some(line) => lines.push(line),
-                    None if self.is_deleted(row).await? => {}
+                    None if self.is_gone(row, author).await? => {}
                     None => {
                         let remark = format!("{address} is missing in the media store");
                         remarks.push((row.position, remark));

@@ -91,6 +91,24 @@ pub enum TransferError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of an export is not there.
+    #[error(
+        "{}: it is missing: the export cannot be used as it is, take another copy of it",
+        .path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file with keys is not there: as it should be in all exports but the newest.
+    #[error(
+        "{}: it is missing: if the keys are kept apart, name an export of the same log that has them, with --keys FOLDER",
+        .path.display()
+    )]
+    MissingKeys {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is not the export that was asked for.
     #[error("the export has the seal {found}, not {wanted}: it is another one, or was changed")]
     OtherSeal {

@@ -13,8 +13,9 @@ use socialhub_infra::{
     clock::{RandomIds, SystemClock},
 };
 #[cfg(feature = "distributed")]
-use socialhub_projections::analytics::{
-    CommitLog, FileEntry, Limits, Objects, PartitionWriter, Ports,
+use socialhub_projections::{
+    Source,
+    analytics::{CommitLog, FileEntry, Limits, Objects, PartitionWriter, Ports, WriteError},
 };
 #[cfg(feature = "distributed")]
 use tokio_util::sync::CancellationToken;
@@ -131,16 +132,41 @@ async fn compact(ports: &Ports, limits: Limits) -> Result<(), String> {
         merge_from: 2,
         ..limits
     };
-    let stop = CancellationToken::new();
-    let objects = &*ports.objects;
-    for source in CommitLog::partitions(objects).await.map_err(text)? {
-        let opened = PartitionWriter::open(ports.clone(), source.clone(), limits);
-        let mut writer = opened.await.map_err(text)?;
-        let before = writer.state().files.len();
-        while writer.compact(&stop).await.map_err(text)? {}
-        let swept = writer.sweep(&stop).await.map_err(text)?;
-        let after = writer.state().files.len();
-        println!("{source}: {before} files, now {after}; {swept} deleted");
+    let mut failures = Vec::new();
+    let partitions = CommitLog::partitions(&*ports.objects).await;
+    for source in partitions.map_err(text)? {
+        match compact_partition(ports, limits, &source).await {
+            Ok(unmerged) => failures.extend(unmerged),
+            Err(error) => failures.push(format!("{source}: {error}")),
+        }
     }
-    Ok(())
+    if failures.is_empty() {
+        return Ok(());
+    }
+    // Each is a line of its own, below this one.
+    let failures = failures.join("\n");
+    Err(format!(
+        "not everything was merged, see docs/analytics.md on damaged files:\n{failures}"
+    ))
+}
+
+/// Merges and sweeps one partition. Answers what could not be merged, a line each.
+#[cfg(feature = "distributed")]
+async fn compact_partition(
+    ports: &Ports,
+    limits: Limits,
+    source: &Source,
+) -> Result<Vec<String>, WriteError> {
+    let stop = CancellationToken::new();
+    let mut writer = PartitionWriter::open(ports.clone(), source.clone(), limits).await?;
+    let before = writer.state().files.len();
+    while writer.compact(&stop).await? {}
+    let swept = writer.sweep(&stop).await?;
+    let after = writer.state().files.len();
+    println!("{source}: {before} files, now {after}; {swept} deleted");
+    let unmerged = writer.take_unmerged();
+    Ok(unmerged
+        .iter()
+        .map(|(folder, error)| format!("{source}: {folder}: {error}"))
+        .collect())
 }

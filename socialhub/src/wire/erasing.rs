@@ -5,10 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use socialhub_chat::{ChatLog, PresenceStore};
-use socialhub_commands::ports::{Mailer, OtpStore};
+use socialhub_commands::ports::{Mailer, OtpStore, Tokens};
 use socialhub_domain::{Event, PostId, Topic, UserId, post::Post};
 use socialhub_event_log::{
-    Erasable, EventLog, NotErased, PendingErasure, RecordedEvent, credential_key,
+    ERASED_EPOCH, Erasable, EventLog, NotErased, PendingErasure, RecordedEvent, credential_key,
 };
 use socialhub_infra::media::Media;
 use socialhub_projections::{
@@ -71,6 +71,21 @@ impl Erasable for ModelErasure {
             }
             model.sweep().await.map_err(not_erased)?;
         }
+        Ok(())
+    }
+}
+
+/// Their tokens, in this process: it may not have been told, when they are erased again in a log that was brought back.
+pub struct TokenErasure(pub Arc<dyn Tokens>);
+
+#[async_trait]
+impl Erasable for TokenErasure {
+    fn name(&self) -> &'static str {
+        "tokens"
+    }
+
+    async fn erase(&self, erasure: &PendingErasure) -> Result<(), NotErased> {
+        self.0.raise_epoch(erasure.user_id, ERASED_EPOCH);
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ use socialhub_infra::{
     },
 };
 use socialhub_projections::{
-    Freshness, ModelName, ModelPosition, PageRequest, ReadError, feed::FeedReader,
+    Freshness, ModelName, ModelPosition, PageRequest, ReadError, feed::FeedReader, page::PageStart,
     runtime::ModelControl,
 };
 use socialhub_replay_tools::{PastModels, Serving};
@@ -56,7 +56,7 @@ use crate::{config::Config, server};
 const READER_THREADS: usize = 2;
 /// Connections at once: an operator's tools.
 const CONNECTIONS: usize = 64;
-/// How many people a username is looked for among.
+/// How many people a username is looked for among at a time.
 const PEOPLE: usize = 100;
 
 /// Builds and serves read models of the past.
@@ -192,17 +192,23 @@ struct Viewer {
 type SeenBy = Vec<(&'static str, HeaderValue)>;
 
 impl Viewer {
+    /// Of the people whose name begins with a username, more than a page may come before the one whose it is.
     async fn find(feed: &dyn FeedReader, username: &str) -> Result<Self, String> {
-        let found = feed.search(username, &PageRequest::first(PEOPLE)).await;
-        let found = found.map_err(text)?.items.into_iter();
-        let mut same = found.filter(|person| person.username.eq_ignore_ascii_case(username));
-        let person = same
-            .next()
-            .ok_or_else(|| format!("--as: nobody was called {username:?} then"))?;
-        Ok(Self {
-            id: person.id,
-            username: person.username,
-        })
+        let mut request = PageRequest::first(PEOPLE);
+        loop {
+            let found = feed.search(username, &request).await.map_err(text)?;
+            let mut people = found.items.into_iter();
+            let same = people.find(|person| person.username.eq_ignore_ascii_case(username));
+            if let Some(person) = same {
+                return Ok(Self {
+                    id: person.id,
+                    username: person.username,
+                });
+            }
+            let next = found.next;
+            let next = next.ok_or_else(|| format!("--as: nobody was called {username:?} then"))?;
+            request.start = PageStart::After(next);
+        }
     }
 
     fn headers(&self, secret: &str) -> Result<SeenBy, String> {

@@ -20,7 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Background, Erasing, Parts, Roles,
     adapters::{ChatTokens, Likes, Owners, sweep_media},
-    erasing::{ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure},
+    erasing::{
+        ChatErasure, CodeErasure, MailErasure, MediaErasure, ModelErasure, PresenceErasure,
+        TokenErasure,
+    },
     heartbeat::beat,
     looks::looks,
     secret_in,
@@ -117,6 +120,7 @@ fn eraser(parts: &Parts) -> Eraser {
         models.clone(),
     );
     let places: Vec<Arc<dyn Erasable>> = vec![
+        Arc::new(TokenErasure(parts.tokens.clone())),
         Arc::new(KeyErasure::new(keys.clone(), sealed.clone())),
         Arc::new(AnswerErasure(store.clone())),
         Arc::new(ChatErasure(parts.chat_log.clone())),

@@ -74,9 +74,10 @@ impl Side {
         if let Some(contents) = contents {
             let (files, cipher) = (Arc::clone(&self.media), Arc::new(AesGcmCipher));
             let media = Media::new(log(), last, files, contents, cipher);
-            // After the events: a key is there before the first event that needs it.
-            parts.push(Arc::new(PeoplesKeys::new(log())));
+            // After the events: a key is there before the first event that needs it. Credentials before the keys: whoever is
+            // erased meanwhile may be there with credentials and no key, and is erased again, but never with a key alone.
             parts.push(Arc::new(PeoplesCredentials::new(log(), last)));
+            parts.push(Arc::new(PeoplesKeys::new(log())));
             // The names before what they name: see `ChatArchive`.
             parts.push(Arc::new(ChatNames(Arc::clone(&self.chat))));
             parts.push(Arc::new(ChatMessages(Arc::clone(&self.chat))));

@@ -1,9 +1,23 @@
 //! Each event in the files once, while processes are killed, stopped and joined by others.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
+use socialhub_domain::{IdGenerator, Timestamp};
+use socialhub_infra::{
+    analytics::{ParquetRows, open_analytics},
+    clock::{RandomIds, SystemClock},
+};
+use socialhub_projections::{
+    Source,
+    analytics::{Limits, PartitionWriter, Ports, Row},
+};
 use socialhub_tests::support::{eventually, s3_server::S3Server};
+use tokio_util::sync::CancellationToken;
 
 use super::{known, world::World};
 
@@ -137,6 +151,70 @@ async fn processes_come_and_go_and_share_the_partitions() {
     world.assert_exact().await;
     world.run(&["analytics", "compact"]);
     world.assert_exact().await;
+}
+
+/// Two files of a day that is over in each of two partitions.
+async fn write_small_files(world: &World) {
+    let ports = Ports {
+        objects: open_analytics(Some(world.url()), Path::new("unused")).unwrap(),
+        format: Arc::new(ParquetRows::new().unwrap()),
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(RandomIds),
+    };
+    for partition in 0..2 {
+        let source = Source::partition("POST_TOPIC", partition);
+        let opened = PartitionWriter::open(ports.clone(), source, Limits::default());
+        let mut writer = opened.await.unwrap();
+        for position in 1..=2 {
+            assert!(writer.push(like(position, partition)));
+            writer.flush(&CancellationToken::new()).await.unwrap();
+        }
+    }
+}
+
+fn like(position: u64, partition: i32) -> Row {
+    Row {
+        position,
+        event_id: RandomIds.next_id(),
+        event_type: "post.liked".to_owned(),
+        version: 1,
+        topic: "POST_TOPIC".to_owned(),
+        partition,
+        offset: None,
+        key: String::new(),
+        occurred_at: Some(Timestamp(0)),
+        actor_id: None,
+        target_id: None,
+        post_id: None,
+        comment_id: None,
+        payload: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_told_and_everything_else_is_merged() {
+    let world = World::new().await;
+    write_small_files(&world).await;
+    let mut files = world.files();
+    assert_eq!(files.len(), 4);
+    files.retain(|file| file.to_str().unwrap().contains("POST_TOPIC-0-"));
+    let damaged = &files[0];
+    let bytes = std::fs::read(damaged).unwrap();
+    std::fs::write(damaged, "no Parquet").unwrap();
+
+    let compact = ["analytics", "compact"];
+    let said = world.fail(&compact);
+    let name = damaged.file_name().unwrap().to_str().unwrap();
+    for told in [
+        name,
+        "POST_TOPIC-0: 2 files, now 2",
+        "POST_TOPIC-1: 2 files, now 1",
+    ] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    std::fs::write(damaged, bytes).unwrap();
+    let said = String::from_utf8(world.run(&compact).stdout).unwrap();
+    assert!(said.contains("POST_TOPIC-0: 2 files, now 1"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

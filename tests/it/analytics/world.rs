@@ -21,7 +21,7 @@ use socialhub_infra::{
     postgres::event_log::PgEventLog,
 };
 use socialhub_projections::analytics::{CommitLog, Row, RowFormat};
-use socialhub_tests::support::{Process, Profile, binary, eventually, free_port};
+use socialhub_tests::support::{Process, Profile, binary, eventually, free_port, printed};
 use tempfile::TempDir;
 
 use crate::kafka::topic;
@@ -114,11 +114,23 @@ impl World {
 
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let data = self.folder.path().join("data");
-        let output = self.command(arguments, &data).output().unwrap();
+        let output = self.output(arguments);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {error}");
         output
+    }
+
+    /// Runs a command that must find something wrong; answers everything it printed.
+    pub fn fail(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let said = printed(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        said
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let data = self.folder.path().join("data");
+        self.command(arguments, &data).output().unwrap()
     }
 
     /// The rows of the files that count.

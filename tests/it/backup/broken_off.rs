@@ -195,19 +195,15 @@ pub(super) async fn words_of(who: &Client, room: &str) -> Vec<String> {
         .collect()
 }
 
-/// The chat log is not in the log's database: the mark is there before its first row.
-#[tokio::test]
-async fn a_killed_import_that_brings_chat_alone_is_gone_on_with() {
-    let exports = Exports::new();
-    let folder = exports.name("backup");
-    let (_server, me, mut target) = twins(&exports).await;
+/// Takes the chat away and kills an import that brings it again, before its first row.
+async fn kill_before_the_chat(target: &Server, import: &[&str]) {
     let open = |file: &str| rusqlite::Connection::open(target.data_dir().join(file)).unwrap();
     let (chat, log) = (open("chat.db"), open("events.db"));
     chat.execute_batch("DELETE FROM client_ids; DELETE FROM messages; DELETE FROM rooms")
         .unwrap();
     // The import waits with its first row for as long as this is held.
     chat.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let child = start(target.prepare_command(&["replay", "import", &folder]));
+    let child = start(target.prepare_command(import));
     eventually("the log is marked", || async {
         let marks = log.query_row("SELECT count(*) FROM unfinished_copy", [], |row| row.get(0));
         (marks == Ok(1)).then_some(())
@@ -215,12 +211,39 @@ async fn a_killed_import_that_brings_chat_alone_is_gone_on_with() {
     .await;
     send(&child, "KILL");
     assert!(!ended(child).await.status.success());
-    drop((chat, log));
+}
+
+/// The chat log is not in the log's database: the mark is there before its first row.
+#[tokio::test]
+async fn a_killed_import_that_brings_chat_alone_is_gone_on_with() {
+    let exports = Exports::new();
+    let folder = exports.name("backup");
+    let (_server, me, mut target) = twins(&exports).await;
+    kill_before_the_chat(&target, &["replay", "import", &folder]).await;
     is_half_and_refused(&target, &folder, &[&["serve", "--listen", "127.0.0.1:0"]]).await;
     let said = target.succeed(&["replay", "import", &folder]).await;
     assert!(said.contains("chat-messages: 3\n"), "{said}");
     target.restart().await;
     assert_eq!(words(&target, &me).await.len(), 3);
+}
+
+/// With older keys somebody would come back whom the newer ones know as erased.
+#[tokio::test]
+async fn a_killed_import_is_not_ended_with_other_keys() {
+    let exports = Exports::new();
+    let (folder, keys) = (exports.name("backup"), exports.name("keys"));
+    let (server, _me, target) = twins(&exports).await;
+    server.succeed(&["replay", "export", &keys, "--all"]).await;
+    let import = ["replay", "import", &folder, "--keys", &keys];
+    kill_before_the_chat(&target, &import).await;
+    let refused = target.fail(&import[..3]).await;
+    let command = format!("`socialhub replay import {folder} --keys {keys}`");
+    assert!(
+        refused.contains(&command) && refused.contains("run it again"),
+        "{refused}"
+    );
+    let said = target.succeed(&import).await;
+    assert!(said.contains("chat-messages: 3\n"), "{said}");
 }
 
 #[tokio::test]

@@ -60,6 +60,10 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     is_all_there(&new, &network, &answers).await;
     assert_eq!(bucket.stored(), 1);
     goes_on_to_cloudinary(&new, &network).await;
+    let running = new.fail(&migrate).await;
+    let wanted = "stop every process on that log first";
+    assert!(running.contains(wanted), "{running}");
+    assert!(new.stop().await);
     // What has gone on elsewhere cannot be written over.
     let refused = new.fail(&migrate).await;
     assert!(refused.contains("must be empty"), "{refused}");

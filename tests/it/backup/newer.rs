@@ -1,6 +1,6 @@
 //! What came after a backup, and what an older one may not bring back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use serde_json::{Value, json};
 use socialhub_tests::support::{Client, Profile, Server, client::PASSWORD, eventually};
@@ -89,6 +89,38 @@ async fn keys_that_are_older_than_the_events_are_refused_and_an_empty_model_prov
     );
     target.succeed(&["replay", "rebuild", "--all"]).await;
     target.verify_all().await;
+}
+
+/// As the page on backups has it: no backup but the newest has keys, and those lie elsewhere.
+#[tokio::test]
+async fn keys_that_are_kept_apart_are_asked_for_and_taken() {
+    let mut server = fresh(Profile::Embedded).await;
+    server.restart().await;
+    let exports = Exports::new();
+    let [backup, apart] = ["backup", "apart"].map(|name| exports.name(name));
+    server.client().sign_up("first").await;
+    server
+        .succeed(&["replay", "export", &backup, "--all"])
+        .await;
+    let keys = "keys-000001.jsonl.zst";
+    let at = |name: &str, file: &str| exports.path(name).join(file);
+    fs::create_dir(&apart).unwrap();
+    fs::rename(at("backup", keys), at("apart", keys)).unwrap();
+    let page = "manifest.json";
+    fs::copy(at("backup", page), at("apart", page)).unwrap();
+
+    let target = fresh(Profile::Embedded).await;
+    let import = ["replay", "import", &backup];
+    for import in [&import[..], &[&import[..], &["--check"]].concat()] {
+        let said = target.fail(import).await;
+        assert!(said.contains(&format!("{keys}: it is missing")), "{said}");
+        assert!(said.contains("with --keys FOLDER"), "{said}");
+        assert!(!said.contains("another copy"), "{said}");
+        assert!(!target.data_dir().exists(), "{said}");
+    }
+    target
+        .succeed(&["replay", "import", &backup, "--keys", &apart])
+        .await;
 }
 
 #[tokio::test]

@@ -39,10 +39,12 @@ async fn nothing_is_lost_doubled_or_reordered() {
         gone.elapsed() > Duration::from_secs(12).max(LEASE * 3)
     })
     .await;
-    let report = relay.status.report();
-    assert_eq!(report.state, RelayState::Stuck, "{report:?}");
-    assert!(report.last_error.is_some());
-    assert_eq!(report.lag_events, 300);
+    // Between two tries it may be about to lead again.
+    within(30, "it says that it is stuck", || {
+        let report = relay.status.report();
+        report.state == RelayState::Stuck && report.last_error.is_some() && report.lag_events == 300
+    })
+    .await;
     servers.start("kafka");
     world.append(100).await;
     world.published().await;

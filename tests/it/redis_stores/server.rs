@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use socialhub_tests::support::{eventually, free_port};
+use socialhub_tests::support::{eventually, free_port, servers::patient_redis};
 use tempfile::TempDir;
 
 /// A Redis server of this test alone.
@@ -56,7 +56,7 @@ impl Server {
 
     pub(crate) async fn try_run(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(self.url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = patient_redis(&client).await?;
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query_async(&mut connection).await

@@ -198,7 +198,16 @@ async fn counters_whose_memory_is_full_are_told_and_filled_when_there_is_room() 
     let me = server.client().sign_up("full").await;
     let held = Held::begin(&server, "counters", setting, whole / 2).await;
     redis.run(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
-    assert_told("counters", &held.goes_on().await, "OOM");
+    let held_up = held.goes_on().await;
+    if printed(&held_up).contains("OOM") {
+        assert_told("counters", &held_up, "OOM");
+    } else {
+        // Its store was silent for too long on a busy machine. The next one finds it full.
+        let said = printed(&held_up);
+        assert!(said.contains("run the same command again"), "{said}");
+        let full = server.command(&rebuild).await;
+        assert_told("counters", &full, "OOM");
+    }
     // Who follows the log writes there, too, and says so, in all places.
     me.write_post("not counted yet", "public").await;
     stuck_projector_is_told(&server, "counters", "OOM").await;

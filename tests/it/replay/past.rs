@@ -9,8 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, binary, client::PASSWORD, eventually, printed};
+use socialhub_tests::support::{
+    Client, Server, binary,
+    client::{PASSWORD, fresh_name},
+    eventually, printed,
+};
 
 use super::{damage::lines, repair::seen};
 use crate::erasure::{erase, erased_everywhere};
@@ -245,6 +250,37 @@ async fn models_are_built_and_served_as_they_were() {
     let late = format!("/posts/{}", story.late);
     story.me.get(&late).await.expect_status(200);
     server.verify_all().await;
+}
+
+/// Signs up more people than a search finds at once, who are all called by a name.
+async fn many_are_called(server: &Server, name: &str) {
+    let anonymous = &server.client();
+    let sign_ups = (0..=100).map(|_| async move {
+        let username = fresh_name("abe");
+        let email = format!("{username}@example.com");
+        let sign_up = json!({
+            "name": name, "email": email, "username": username, "password": PASSWORD,
+        });
+        let answer = anonymous.post("/auth/signup", sign_up).await;
+        answer.expect_status(201)
+    });
+    let answers = stream::iter(sign_ups).buffer_unordered(16);
+    assert_eq!(answers.count().await, 101);
+}
+
+#[tokio::test]
+async fn the_past_is_seen_as_somebody_after_whose_name_many_are_called() {
+    let server = Server::start().await;
+    let zoe = server.client().sign_up("zoe").await;
+    many_are_called(&server, &zoe.username).await;
+    let head = events(&server).await.last().unwrap()["position"].to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("past").display().to_string();
+    let build = ["replay", "as-of", "--all", "--into", &into, "--at", &head];
+    let serve = ["--serve", "0", "--as", &zoe.username];
+    let past = Past::serve(&server, &[&build[..], &serve].concat());
+    let profile = format!("/users/profile/{}", zoe.id);
+    past.client.get(&profile).await.expect_status(200);
 }
 
 /// Nobody but its owner may look into a folder or a file.

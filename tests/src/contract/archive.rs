@@ -58,6 +58,7 @@ macro_rules! log_archive_contract {
                     what_is_newer_is_brought_over_what_is_older,
                     credentials_belong_to_the_log_that_ends_there,
                     keys_are_written_once_and_marks_stay,
+                    who_is_being_erased_is_copied_without_a_key,
                     half_a_copy_is_known_and_not_opened,
                     rows_are_opened_with_the_keys_beside_them,
                 );
@@ -409,6 +410,39 @@ pub async fn keys_are_written_once_and_marks_stay(
     let found = to.find_keys(&people).await?;
     let expected = first.iter().map(|record| (record.user_id, record.state()));
     assert_eq!(found, expected.collect());
+    Ok(())
+}
+
+/// The credentials are gone with the event: with a key alone nobody could ask to be forgotten.
+///
+/// # Errors
+/// What fails the test.
+pub async fn who_is_being_erased_is_copied_without_a_key(
+    _: &dyn LogPlace,
+    target: &dyn LogPlace,
+) -> TestResult {
+    let (erased, staying) = (UserId(id()), UserId(id()));
+    let key = |user_id: UserId| KeyRecord {
+        user_id,
+        key: Some(PersonKey([1; 32])),
+        erased_at: None,
+    };
+    {
+        let archive = target.archive().await;
+        let keys = vec![key(erased), key(staying)];
+        assert_eq!(archive.write_keys(keys).await?, 2);
+    }
+    target.log().await.append(erase(erased, 0)).await?;
+    let archive = target.archive().await;
+    let read = archive.read_keys(None, 10).await?;
+    let mark = KeyRecord {
+        user_id: erased,
+        key: None,
+        erased_at: Some(1),
+    };
+    let mut expected = vec![mark, key(staying)];
+    expected.sort_by_key(|record| record.user_id);
+    assert_eq!(read, expected);
     Ok(())
 }
 

@@ -586,7 +586,7 @@ pub async fn a_reset_of_nobody_is_refused(log: Arc<dyn Log>) -> TestResult {
         ..append(&post_stream(), 0, 1)
     };
     let outcome = log.append(command).await;
-    assert!(matches!(outcome, Err(AppendError::Unavailable(_))));
+    assert!(matches!(outcome, Err(AppendError::NoCredentials)));
     assert_eq!(log.head().await?, 0);
     Ok(())
 }

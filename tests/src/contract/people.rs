@@ -454,8 +454,10 @@ pub async fn who_has_no_key_and_is_not_erased_in_the_log_is_told<S: People>(
     store.destroy(ada, 70).await?;
     store.destroy(stranger, 80).await?;
     assert_eq!(store.unsaid().await?, [ada]);
+    assert_eq!(store.strangers().await?, [stranger]);
     store.append(erase(ada, 1)).await?;
     assert!(store.unsaid().await?.is_empty());
+    assert_eq!(store.strangers().await?, [stranger]);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub struct Answer {
 pub const PASSWORD: &str = "Password123!";
 
 /// For how long a read model may say that it is behind.
-const STALE_FOR: Duration = Duration::from_secs(20);
+const STALE_FOR: Duration = Duration::from_secs(60);
 
 static NAMES: AtomicU64 = AtomicU64::new(0);
 

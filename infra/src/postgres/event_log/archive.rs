@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use socialhub_domain::UserId;
 use socialhub_event_log::{
-    ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
-    UnfinishedCopy, credential_key, require_same_keys,
+    ArchiveError, Credentials, EventRow, HeardOf, KeyRecord, KeyState, LogArchive, Over, Position,
+    UnfinishedCopy, credential_key, require_same_keys, without_the_erased,
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    SCHEMA, copying, people,
+    SCHEMA, copying, people, processes,
     queries::{self, CredentialsRow, credentials},
 };
 use crate::{
@@ -62,6 +62,15 @@ impl PgLogArchive {
             pool: Pool::new(access, CONNECTIONS),
             copy: Arc::default(),
         })
+    }
+
+    /// What every process on the log said last.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn processes(&self) -> Result<Vec<HeardOf>, ArchiveError> {
+        let heard_of = retrying(|| processes::all(&self.pool)).await;
+        heard_of.map_err(unavailable)
     }
 
     /// Marks the log as half of the copy under way, if anything was written.
@@ -198,8 +207,11 @@ impl LogArchive for PgLogArchive {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, ArchiveError> {
+        // Before the keys: those of an erasure that comes meanwhile are there, and so are the credentials.
+        let open = retrying(|| people::pending(&self.pool, 0)).await;
+        let open = open.map_err(unavailable)?;
         let read = retrying(|| people::page(&self.pool, after, limit)).await;
-        read.map_err(unavailable)
+        Ok(without_the_erased(read.map_err(unavailable)?, &open))
     }
 
     async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError> {

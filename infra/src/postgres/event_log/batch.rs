@@ -173,7 +173,7 @@ fn read_outcome(command: &EncodedAppend, row: OutcomeRow) -> Outcome {
             };
             Err(AppendError::AnswerExists(Box::new(answer)))
         }
-        6 => Err(AppendError::Unavailable("no such credentials".to_owned())),
+        6 => Err(AppendError::NoCredentials),
         7 => Err(AppendError::ActorErased),
         _ => Err(AppendError::OutcomeUnknown),
     }

@@ -131,7 +131,10 @@ impl PersonKeys for PgEventLog {
     }
 }
 
-async fn pending(pool: &Pool, after: Position) -> Result<Vec<PendingErasure>, sqlx::Error> {
+pub(super) async fn pending(
+    pool: &Pool,
+    after: Position,
+) -> Result<Vec<PendingErasure>, sqlx::Error> {
     let sql = "SELECT e.aggregate_id::uuid, e.position, r.username, r.email
          FROM events AS e LEFT JOIN erasures AS r ON r.user_id = e.aggregate_id::uuid
          WHERE e.event_type = 'user.erased' AND e.position > $1 AND r.completed_at IS NULL
@@ -155,13 +158,14 @@ async fn last_erased(pool: &Pool, before: Position) -> Result<i64, sqlx::Error> 
     last.fetch_one(pool).await
 }
 
-async fn unsaid(pool: &Pool) -> Result<Vec<UserId>, sqlx::Error> {
+/// Those without a key whose stream says so, or does not, or is not there.
+async fn destroyed(pool: &Pool, said: Option<bool>) -> Result<Vec<UserId>, sqlx::Error> {
     let sql = "SELECT k.user_id FROM person_keys AS k CROSS JOIN LATERAL (
              SELECT bool_or(e.event_type = 'user.erased') AS said FROM events AS e
              WHERE e.aggregate_type = 'user' AND e.aggregate_id = k.user_id::text
          ) AS stream
-         WHERE k.erased_at IS NOT NULL AND NOT stream.said";
-    let found: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(pool).await?;
+         WHERE k.erased_at IS NOT NULL AND stream.said IS NOT DISTINCT FROM $1";
+    let found: Vec<Uuid> = sqlx::query_scalar(sql).bind(said).fetch_all(pool).await?;
     Ok(found.into_iter().map(UserId).collect())
 }
 
@@ -210,7 +214,11 @@ impl ErasureStore for PgEventLog {
     }
 
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
-        answer(retrying(|| unsaid(&self.pool)).await)
+        answer(retrying(|| destroyed(&self.pool, Some(false))).await)
+    }
+
+    async fn strangers(&self) -> Result<Vec<UserId>, LogError> {
+        answer(retrying(|| destroyed(&self.pool, None)).await)
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {

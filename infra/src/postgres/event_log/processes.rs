@@ -5,6 +5,7 @@ use socialhub_event_log::{HeardOf, LogError, ProcessReport, ProcessReports};
 use sqlx::types::Json;
 
 use super::{PgEventLog, answer};
+use crate::postgres::pool::Pool;
 
 /// Who has said nothing for so long is forgotten.
 const FORGET_AFTER: &str = "10 minutes";
@@ -35,14 +36,19 @@ impl ProcessReports for PgEventLog {
     }
 
     async fn all(&self) -> Result<Vec<HeardOf>, LogError> {
-        let sql = "SELECT report, extract(epoch FROM clock_timestamp() - seen)::float8 FROM process_report
-             ORDER BY process";
-        let found: Vec<(Json<ProcessReport>, f64)> =
-            answer(sqlx::query_as(sql).fetch_all(&self.pool).await)?;
-        let heard_of = |(Json(report), seconds_ago)| HeardOf {
-            report,
-            seconds_ago,
-        };
-        Ok(found.into_iter().map(heard_of).collect())
+        answer(all(&self.pool).await)
     }
+}
+
+/// What every process said last, by name.
+pub(super) async fn all(pool: &Pool) -> Result<Vec<HeardOf>, sqlx::Error> {
+    let sql =
+        "SELECT report, extract(epoch FROM clock_timestamp() - seen)::float8 FROM process_report
+         ORDER BY process";
+    let found: Vec<(Json<ProcessReport>, f64)> = sqlx::query_as(sql).fetch_all(pool).await?;
+    let heard_of = |(Json(report), seconds_ago)| HeardOf {
+        report,
+        seconds_ago,
+    };
+    Ok(found.into_iter().map(heard_of).collect())
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use socialhub_domain::UserId;
 use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
-    UnfinishedCopy, credential_key, require_same_keys,
+    UnfinishedCopy, credential_key, require_same_keys, without_the_erased,
 };
 
 use super::{OpenError, copying, lock, people, read_head, schema, side, writer};
@@ -205,8 +205,13 @@ impl LogArchive for SqliteLogArchive {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, ArchiveError> {
-        self.run(move |connection| people::read_keys(connection, after, limit).map_err(unavailable))
-            .await
+        self.run(move |connection| {
+            // Before the keys: those of an erasure that comes meanwhile are there, and so are the credentials.
+            let open = people::pending(connection, 0).map_err(unavailable)?;
+            let records = people::read_keys(connection, after, limit).map_err(unavailable)?;
+            Ok(without_the_erased(records, &open))
+        })
+        .await
     }
 
     async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError> {

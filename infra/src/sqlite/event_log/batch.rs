@@ -165,8 +165,7 @@ impl<'t> Batch<'t> {
             SideWrite::ResetPassword { user_id, .. } => {
                 let sql = "SELECT 1 FROM credentials WHERE user_id = ?1";
                 let known = self.exists(sql, &id_bytes(user_id.0))?;
-                let refusal = || AppendError::Unavailable("no such credentials".to_owned());
-                Ok((!known).then(refusal))
+                Ok((!known).then_some(AppendError::NoCredentials))
             }
             SideWrite::Erase { .. } => Ok(None),
             SideWrite::StoreAnswer { key, answer } => {

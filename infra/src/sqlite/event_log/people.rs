@@ -163,26 +163,8 @@ impl PersonKeys for SqliteEventLog {
 #[async_trait]
 impl ErasureStore for SqliteEventLog {
     async fn pending(&self, after: Position) -> Result<Vec<PendingErasure>, LogError> {
-        let found = self
-            .read(move |connection| {
-                let sql = "SELECT aggregate_id, position FROM events INDEXED BY events_erased
-                     WHERE event_type = 'user.erased' AND position > ?1 ORDER BY position";
-                let mut statement = connection.prepare_cached(sql)?;
-                let erased = statement
-                    .query_map([to_sql(after)], |row| {
-                        Ok((row.get::<_, String>(0)?, row.get(1)?))
-                    })?
-                    .collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
-                let mut pending = Vec::new();
-                for (user, position) in erased {
-                    if let Ok(user_id) = user.parse() {
-                        pending.extend(left_to_do(connection, user_id, from_sql(position))?);
-                    }
-                }
-                Ok(pending)
-            })
-            .await?;
-        Ok(found)
+        self.read(move |connection| pending(connection, after))
+            .await
     }
 
     async fn last_erased(&self, before: Position) -> Result<Position, LogError> {
@@ -195,25 +177,12 @@ impl ErasureStore for SqliteEventLog {
     }
 
     async fn unsaid(&self) -> Result<Vec<UserId>, LogError> {
-        self.read(|connection| {
-            let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
-            let mut statement = connection.prepare_cached(sql)?;
-            let destroyed: Vec<UserId> = statement
-                .query_map([], |row| read_id(row, 0).map(UserId))?
-                .collect::<rusqlite::Result<_>>()?;
-            let sql = "SELECT max(event_type = 'user.erased') FROM events
-                 WHERE aggregate_type = 'user' AND aggregate_id = ?1";
-            let mut is_said = connection.prepare_cached(sql)?;
-            let mut unsaid = Vec::new();
-            for user in destroyed {
-                let said: Option<bool> = is_said.query_row([user.to_string()], |row| row.get(0))?;
-                if said == Some(false) {
-                    unsaid.push(user);
-                }
-            }
-            Ok(unsaid)
-        })
-        .await
+        self.read(|connection| destroyed(connection, Some(false)))
+            .await
+    }
+
+    async fn strangers(&self) -> Result<Vec<UserId>, LogError> {
+        self.read(|connection| destroyed(connection, None)).await
     }
 
     async fn forget_answers(&self, user_id: UserId) -> Result<(), LogError> {
@@ -232,15 +201,61 @@ impl ErasureStore for SqliteEventLog {
     async fn complete(&self, erasure: &PendingErasure, at: Timestamp) -> Result<(), LogError> {
         let (user_id, position) = (erasure.user_id, erasure.position);
         self.write(move |connection| {
+            let sql = "UPDATE erasures SET username = NULL, email = NULL WHERE user_id = ?1";
+            connection.execute(sql, [id_bytes(user_id.0)])?;
+            // What was overwritten still stands in the WAL: keys, addresses, names. As long as that is so it is not complete,
+            // and whoever is killed here, or held up by a reader, tries again.
+            checkpoint(connection)?;
             let sql = "INSERT INTO erasures (user_id, position, completed_at) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (user_id) DO UPDATE
-                 SET username = NULL, email = NULL, completed_at = excluded.completed_at";
-            connection.execute(sql, params![id_bytes(user_id.0), to_sql(position), at.0])?;
-            // What was overwritten still stands in the WAL: keys, addresses, names.
-            checkpoint(connection)
+                 ON CONFLICT (user_id) DO UPDATE SET completed_at = excluded.completed_at";
+            connection
+                .execute(sql, params![id_bytes(user_id.0), to_sql(position), at.0])
+                .map(|_| ())
         })
         .await
     }
+}
+
+/// Those after a position with work left, by position.
+pub(super) fn pending(
+    connection: &Connection,
+    after: Position,
+) -> rusqlite::Result<Vec<PendingErasure>> {
+    let sql = "SELECT aggregate_id, position FROM events INDEXED BY events_erased
+         WHERE event_type = 'user.erased' AND position > ?1 ORDER BY position";
+    let mut statement = connection.prepare_cached(sql)?;
+    let erased = statement
+        .query_map([to_sql(after)], |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
+    let mut pending = Vec::new();
+    for (user, position) in erased {
+        if let Ok(user_id) = user.parse() {
+            pending.extend(left_to_do(connection, user_id, from_sql(position))?);
+        }
+    }
+    Ok(pending)
+}
+
+/// Those without a key whose stream says so, or does not, or is not there.
+fn destroyed(connection: &Connection, wanted: Option<bool>) -> rusqlite::Result<Vec<UserId>> {
+    let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut destroyed: Vec<UserId> = statement
+        .query_map([], |row| read_id(row, 0).map(UserId))?
+        .collect::<rusqlite::Result<_>>()?;
+    let sql = "SELECT max(event_type = 'user.erased') FROM events
+         WHERE aggregate_type = 'user' AND aggregate_id = ?1";
+    let mut is_said = connection.prepare_cached(sql)?;
+    let mut found = Vec::new();
+    for user in destroyed.drain(..) {
+        let said: Option<bool> = is_said.query_row([user.to_string()], |row| row.get(0))?;
+        if said == wanted {
+            found.push(user);
+        }
+    }
+    Ok(found)
 }
 
 fn last_answer(connection: &Connection) -> rusqlite::Result<i64> {

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use socialhub_event_log::HeardOf;
 use socialhub_infra::postgres::{
     chat_archive::PgChatArchive, chat_log::PgChatLog, connect::OpenError, event_log::PgEventLog,
     event_log::PgLogArchive,
 };
 use socialhub_replay_tools::{
-    Verdict,
+    SILENT_AFTER, Verdict,
     transfer::{Both, Logs, MigrateOptions, media::Contents, migrate},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,27 @@ async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Resu
     PgChatLog::migrate(chat_url)
         .await
         .map_err(|error| chat_failed(&error))?;
+    let log = PgLogArchive::connect(log_url)
+        .await
+        .map_err(|error| log_failed(&error))?;
+    refuse_beside(&log.processes().await.map_err(text)?)?;
     open_at(config, log_url, chat_url).await
+}
+
+/// What is brought into a log must not come between what somebody writes there, and a server looks only when it starts
+/// whether people are to be erased again.
+fn refuse_beside(processes: &[HeardOf]) -> Result<(), String> {
+    let running = processes
+        .iter()
+        .find(|heard| heard.seconds_ago <= SILENT_AFTER);
+    let refused = |heard: &HeardOf| {
+        format!(
+            "DATABASE_URL: {} ({}) was heard of {:.0} s ago: stop every process on that log first; of one that was killed \
+             nothing is to be heard for {SILENT_AFTER:.0} s",
+            heard.report.process, heard.report.roles, heard.seconds_ago
+        )
+    };
+    running.map(refused).map_or(Ok(()), Err)
 }
 
 fn log_failed(error: &OpenError) -> String {
