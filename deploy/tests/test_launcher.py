@@ -1,6 +1,7 @@
 """`./stack` with the real servers and a stand-in for the program: all of it starts, can be hurt, and goes away."""
 
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -9,14 +10,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy/native"))
 
-from launcher import install  # noqa: E402
+from launcher import cli, install, probes, specs  # noqa: E402
+from launcher.errors import StackError  # noqa: E402
 
 FAKE = ROOT / "deploy/tests/fake_socialhub.py"
 
@@ -242,6 +246,61 @@ class Stack(unittest.TestCase):
         wait_for(lambda: self.stack.process("relay")["state"] == "down", "the relay to end")
         self.stack("up")
         self.assertEqual(self.stack.process("relay")["state"], "running")
+
+
+class Waiting(unittest.TestCase):
+    """A process that says why it is not ready is waited for longer than one that says nothing."""
+
+    def wait(self, ready, reasons):
+        stack, instance, process = mock.Mock(), mock.Mock(), mock.Mock()
+        instance.name = "project-counters"
+        stack.kind.return_value = "program"
+        process.last_lines.return_value = "its last line"
+        spec = specs.Spec([], {}, None, ready_seconds=0.01)
+        with (
+            mock.patch.object(specs, "probe", return_value=ready),
+            mock.patch.object(specs, "reasons", return_value=reasons),
+            mock.patch.object(cli, "say") as say,
+        ):
+            try:
+                cli._await(stack, instance, process, spec)
+            finally:
+                said = [call.args[0] for call in say.call_args_list]
+        return said
+
+    def test_who_says_nothing_is_given_up(self):
+        with self.assertRaisesRegex(StackError, "does not answer after 0.01 s[^$]*its last line"):
+            self.wait(lambda: False, "")
+
+    def test_who_says_why_is_waited_for(self):
+        answers = iter([False] * 5)
+        said = self.wait(lambda: next(answers, True), "projection counters: filled from the log")
+        self.assertIn("project-counters is not ready after 0.01 s: projection counters: filled from the log", said)
+
+    def test_but_not_for_ever(self):
+        with self.assertRaisesRegex(StackError, "`./stack up` waits for it again"):
+            self.wait(lambda: False, "projection counters: refused")
+
+    def test_what_a_process_says_is_read(self):
+        body = json.dumps({"ready": False, "notReady": [{"name": "relay", "reason": "behind"}], "parts": []}).encode()
+
+        class Answers(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                self.send_response(503 if self.path == "/readyz" else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            self.assertEqual(probes.not_ready(f"{url}/readyz"), "relay: behind")
+            self.assertEqual(probes.not_ready(f"{url}/livez"), "")
+            server.shutdown()
+        self.assertEqual(probes.not_ready(f"{url}/readyz"), "")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from .stack import GATEWAY, ROOT, Instance, Stack
 
 # How long a process may take to end, as in the compose file's longest grace period.
 STOP_SECONDS = 60
+# How many times as long as usual a process that says why it is not ready is waited for: a quarter of an hour, as in the
+# compose file's start period.
+PATIENT_ROUNDS = 15
 
 
 def main():
@@ -212,15 +215,21 @@ def _await(stack, instance, process, spec):
         process.record.unlink(missing_ok=True)
         return
     ready = specs.probe(stack, instance)
-    wait_until(lambda: ready() or not process.pid(), spec.ready_seconds, pause=0.1)
-    if not process.pid():
-        raise StackError(f"{instance.name} has ended; the end of {process.log}:\n{process.last_lines()}")
-    if not ready():
-        raise StackError(
-            f"{instance.name} does not answer after {spec.ready_seconds} s; the end of {process.log}:\n"
-            f"{process.last_lines()}"
-        )
-    spec.complete()
+    for turn in range(1, PATIENT_ROUNDS + 1):
+        wait_until(lambda: ready() or not process.pid(), spec.ready_seconds, pause=0.1)
+        if not process.pid():
+            raise StackError(f"{instance.name} has ended; the end of {process.log}:\n{process.last_lines()}")
+        if ready():
+            return spec.complete()
+        # A model that is filled from a long log takes minutes, and its process says so.
+        reasons = specs.reasons(stack, instance)
+        seconds = turn * spec.ready_seconds
+        if not reasons:
+            raise StackError(
+                f"{instance.name} does not answer after {seconds} s; the end of {process.log}:\n{process.last_lines()}"
+            )
+        say(f"{instance.name} is not ready after {seconds} s: {reasons}")
+    raise StackError(f"{instance.name} is not ready; it goes on, and `./stack up` waits for it again")
 
 
 def _retire(stack):

@@ -1,6 +1,8 @@
 """Asking servers whether they answer, in their own protocols and without a client library."""
 
+import contextlib
 import http.client
+import json
 import socket
 import struct
 import urllib.parse
@@ -62,12 +64,29 @@ def mongodb(port):
 
 def http_ok(url):
     """Whether the address answers 200."""
+    status, _ = _get(url)
+    return status == 200
+
+
+def not_ready(url):
+    """What a process that answers says it is waiting for; nothing when it is ready, or does not answer."""
+    status, body = _get(url)
+    if status != 503:
+        return ""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return "; ".join(f"{part['name']}: {part['reason']}" for part in json.loads(body)["notReady"])
+    return ""
+
+
+def _get(url):
+    """Status and body, or nothing of both."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=3)
     try:
         connection.request("GET", parts.path or "/")
-        return connection.getresponse().status == 200
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
-        return False
+        return None, b""
     finally:
         connection.close()

@@ -40,6 +40,12 @@ def probe(stack, instance):
     return lambda: url is None or probes.http_ok(url)
 
 
+def reasons(stack, instance):
+    """Why the instance is not ready, in its own words; nothing when it has none."""
+    url = stack.health_url(instance) if stack.kind(instance.service) != "server" else None
+    return probes.not_ready(url) if url else ""
+
+
 def stop_signal(name):
     """What asks a process to end. For Postgres the fast shutdown: connections are ended, what was committed stays."""
     return signal.SIGINT if name == "postgres" else signal.SIGTERM
