@@ -15,7 +15,6 @@ use socialhub_domain::{
 use uuid::Uuid;
 
 use crate::{
-    erasure::PendingErasure,
     event::Position,
     keys::{KeyRecord, KeyState},
     side::Credentials,
@@ -168,24 +167,6 @@ pub enum ArchiveError {
         /// Whose key.
         user_id: UserId,
     },
-}
-
-/// Records as a copy takes them: whoever is being erased has no key any more, also while it is still there. Their
-/// credentials are gone with `user.erased`, and with a key alone nobody could ask to be forgotten.
-pub fn without_the_erased(records: Vec<KeyRecord>, open: &[PendingErasure]) -> Vec<KeyRecord> {
-    let erased: HashMap<UserId, Position> = open
-        .iter()
-        .map(|erasure| (erasure.user_id, erasure.position))
-        .collect();
-    let record = |record: KeyRecord| match erased.get(&record.user_id) {
-        Some(position) if record.key.is_some() => KeyRecord {
-            key: None,
-            erased_at: Some(*position),
-            ..record
-        },
-        _ => record,
-    };
-    records.into_iter().map(record).collect()
 }
 
 /// Makes sure that nobody's key, where it is there, is another than the one that was to be written.

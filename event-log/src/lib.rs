@@ -30,7 +30,7 @@ pub mod wire;
 
 pub use archive::{
     ArchiveError, EventRow, LogArchive, Over, UnfinishedCopy, require_no_other_keys,
-    require_same_keys, without_the_erased,
+    require_same_keys,
 };
 pub use as_of::LogAsOf;
 pub use eraser::{AnswerErasure, Erasable, Eraser, KeyErasure, NotErased};

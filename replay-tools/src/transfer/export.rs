@@ -194,8 +194,15 @@ fn same_export(
         let reason = format!("{folder} holds an interrupted export up to position {last}");
         return Err(TransferError::OtherExport(reason));
     }
-    let same = begun.parts.iter().map(|part| part.name.as_str());
-    if !same.eq(parts.iter().map(|part| part.name())) {
+    let before: Vec<&str> = begun.parts.iter().map(|part| part.name.as_str()).collect();
+    let now: Vec<&str> = parts.iter().map(|part| part.name()).collect();
+    if before != now {
+        if before.len() == now.len() && now.iter().all(|part| before.contains(part)) {
+            let reason = format!(
+                "{folder} holds an interrupted export that another version of this program began"
+            );
+            return Err(TransferError::OtherExport(reason));
+        }
         let how = if begun.parts.len() > 1 {
             "with"
         } else {

@@ -64,6 +64,7 @@ async fn a_team_moves_from_the_embedded_to_the_distributed_profile() {
     let wanted = "stop every process on that log first";
     assert!(running.contains(wanted), "{running}");
     assert!(new.stop().await);
+    new.is_alone().await;
     // What has gone on elsewhere cannot be written over.
     let refused = new.fail(&migrate).await;
     assert!(refused.contains("must be empty"), "{refused}");

@@ -145,6 +145,7 @@ async fn a_newer_backup_goes_over_an_older_one_whatever_happened_between() {
     target.caught_up().await;
     assert!(!search(&target, &words).await.is_empty());
     assert!(target.stop().await, "{}", target.log());
+    target.is_alone().await;
 
     let heir = time_passes(&server, &ada, &eve).await;
     server.succeed(&["replay", "export", &newer, "--all"]).await;
@@ -215,6 +216,7 @@ async fn a_backup_that_is_not_newer_does_not_bring_an_old_password_back() {
     reset_password(&target, &ada).await;
     say_once(&server, &ada, &exports).await;
     assert!(target.stop().await, "{}", target.log());
+    target.is_alone().await;
     for name in ["backup", "chat"] {
         let refused = target
             .fail(&["replay", "import", &exports.name(name)])

@@ -68,6 +68,7 @@ async fn a_backup_of_a_running_server_restores_to_the_same_answers() {
     };
     assert!(running.contains(wanted), "{running}");
     assert!(other.stop().await);
+    other.is_alone().await;
     // What came since would be lost.
     let refused = other.fail(&import).await;
     assert!(refused.contains("must be empty"), "{refused}");

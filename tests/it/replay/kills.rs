@@ -15,6 +15,8 @@ use super::{
 
 /// A share of what a store says that is in the middle, however much what it says varies.
 const EARLY: f64 = 0.3;
+/// Beyond that one that is left alone may have ended.
+const EARLY_ENOUGH: f64 = 0.5;
 
 /// Kills a command when its store has said this share of what it says to one that is left alone. Answers whether it was in
 /// the middle: what stores say of themselves varies, and with it where the end is.
@@ -238,7 +240,11 @@ async fn projector_killed_at(server: &mut Server, whole: &[u64; 3], share: f64) 
     let mut rebuilds = Vec::new();
     for ((model, setting), whole) in STORES.into_iter().zip(whole) {
         let most = (*whole as f64 * share) as u64;
-        rebuilds.push((model, Held::begin_late(server, model, setting, most).await));
+        let held = match share > EARLY_ENOUGH {
+            true => Held::begin_late(server, model, setting, most).await,
+            false => Held::begin(server, model, setting, most).await,
+        };
+        rebuilds.push((model, held));
     }
     client.write_post("acknowledged", "public").await;
     server.kill();

@@ -285,6 +285,19 @@ impl Server {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Waits until its log has not heard of a process for so long that an import goes on: one that is stopped on a busy
+    /// machine may not have taken back what it said.
+    pub async fn is_alone(&self) {
+        eventually("no process is heard of", || async {
+            let status = self.status().await;
+            let mut processes = status["processes"].as_array()?.iter();
+            processes
+                .all(|process| process["state"] == "silent")
+                .then_some(())
+        })
+        .await;
+    }
+
     #[track_caller]
     fn run<'a>(
         &'a self,

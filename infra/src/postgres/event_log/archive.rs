@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use socialhub_domain::UserId;
 use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, HeardOf, KeyRecord, KeyState, LogArchive, Over, Position,
-    UnfinishedCopy, credential_key, require_same_keys, without_the_erased,
+    UnfinishedCopy, credential_key, require_same_keys,
 };
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -207,11 +207,8 @@ impl LogArchive for PgLogArchive {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, ArchiveError> {
-        // Before the keys: those of an erasure that comes meanwhile are there, and so are the credentials.
-        let open = retrying(|| people::pending(&self.pool, 0)).await;
-        let open = open.map_err(unavailable)?;
-        let read = retrying(|| people::page(&self.pool, after, limit)).await;
-        Ok(without_the_erased(read.map_err(unavailable)?, &open))
+        let read = retrying(|| people::page_of_a_copy(&self.pool, after, limit)).await;
+        read.map_err(unavailable)
     }
 
     async fn write_keys(&self, records: Vec<KeyRecord>) -> Result<u64, ArchiveError> {

@@ -60,13 +60,38 @@ async fn destroy(pool: &Pool, user: UserId, position: Position) -> Result<(), sq
     destroyed.execute(pool).await.map(|_| ())
 }
 
-pub(super) async fn page(
+async fn page(
     pool: &Pool,
     after: Option<UserId>,
     limit: usize,
 ) -> Result<Vec<KeyRecord>, sqlx::Error> {
     let sql = "SELECT user_id, key, erased_at FROM person_keys
          WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $2";
+    records(pool, sql, after, limit).await
+}
+
+/// As a copy takes them: whoever the log says is erased has no key, also while it is still there. All of one moment: who
+/// is not erased then had credentials when those were read.
+pub(super) async fn page_of_a_copy(
+    pool: &Pool,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<Vec<KeyRecord>, sqlx::Error> {
+    let sql = "SELECT k.user_id, CASE WHEN e.position IS NULL THEN k.key END, coalesce(k.erased_at, e.position)
+         FROM person_keys AS k CROSS JOIN LATERAL (
+             SELECT min(position) AS position FROM events
+             WHERE aggregate_type = 'user' AND aggregate_id = k.user_id::text AND event_type = 'user.erased'
+         ) AS e
+         WHERE $1::uuid IS NULL OR k.user_id > $1 ORDER BY k.user_id LIMIT $2";
+    records(pool, sql, after, limit).await
+}
+
+async fn records(
+    pool: &Pool,
+    sql: &str,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<Vec<KeyRecord>, sqlx::Error> {
     let rows: Vec<KeyRow> = sqlx::query_as(sql)
         .bind(after.map(|user| user.0))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -131,10 +156,7 @@ impl PersonKeys for PgEventLog {
     }
 }
 
-pub(super) async fn pending(
-    pool: &Pool,
-    after: Position,
-) -> Result<Vec<PendingErasure>, sqlx::Error> {
+async fn pending(pool: &Pool, after: Position) -> Result<Vec<PendingErasure>, sqlx::Error> {
     let sql = "SELECT e.aggregate_id::uuid, e.position, r.username, r.email
          FROM events AS e LEFT JOIN erasures AS r ON r.user_id = e.aggregate_id::uuid
          WHERE e.event_type = 'user.erased' AND e.position > $1 AND r.completed_at IS NULL

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use socialhub_domain::UserId;
 use socialhub_event_log::{
     ArchiveError, Credentials, EventRow, KeyRecord, KeyState, LogArchive, Over, Position,
-    UnfinishedCopy, credential_key, require_same_keys, without_the_erased,
+    UnfinishedCopy, credential_key, require_same_keys,
 };
 
 use super::{OpenError, copying, lock, people, read_head, schema, side, writer};
@@ -206,10 +206,15 @@ impl LogArchive for SqliteLogArchive {
         limit: usize,
     ) -> Result<Vec<KeyRecord>, ArchiveError> {
         self.run(move |connection| {
-            // Before the keys: those of an erasure that comes meanwhile are there, and so are the credentials.
-            let open = people::pending(connection, 0).map_err(unavailable)?;
-            let records = people::read_keys(connection, after, limit).map_err(unavailable)?;
-            Ok(without_the_erased(records, &open))
+            let mut records = people::read_keys(connection, after, limit).map_err(unavailable)?;
+            // After the keys: who is not erased now had credentials when those were read.
+            for record in records.iter_mut().filter(|record| record.key.is_some()) {
+                let erased = people::said_erased(connection, record.user_id);
+                if let Some(position) = erased.map_err(unavailable)? {
+                    (record.key, record.erased_at) = (None, Some(position));
+                }
+            }
+            Ok(records)
         })
         .await
     }

@@ -216,11 +216,20 @@ impl ErasureStore for SqliteEventLog {
     }
 }
 
-/// Those after a position with work left, by position.
-pub(super) fn pending(
+/// Where the log says that somebody is erased.
+pub(super) fn said_erased(
     connection: &Connection,
-    after: Position,
-) -> rusqlite::Result<Vec<PendingErasure>> {
+    user_id: UserId,
+) -> rusqlite::Result<Option<Position>> {
+    let sql = "SELECT min(position) FROM events
+         WHERE aggregate_type = 'user' AND aggregate_id = ?1 AND event_type = 'user.erased'";
+    let mut statement = connection.prepare_cached(sql)?;
+    let position: Option<i64> = statement.query_row([user_id.to_string()], |row| row.get(0))?;
+    Ok(position.map(from_sql))
+}
+
+/// Those after a position with work left, by position.
+fn pending(connection: &Connection, after: Position) -> rusqlite::Result<Vec<PendingErasure>> {
     let sql = "SELECT aggregate_id, position FROM events INDEXED BY events_erased
          WHERE event_type = 'user.erased' AND position > ?1 ORDER BY position";
     let mut statement = connection.prepare_cached(sql)?;
@@ -239,19 +248,19 @@ pub(super) fn pending(
 }
 
 /// Those without a key whose stream says so, or does not, or is not there.
-fn destroyed(connection: &Connection, wanted: Option<bool>) -> rusqlite::Result<Vec<UserId>> {
+fn destroyed(connection: &Connection, said: Option<bool>) -> rusqlite::Result<Vec<UserId>> {
     let sql = "SELECT user_id FROM person_keys WHERE erased_at IS NOT NULL";
     let mut statement = connection.prepare_cached(sql)?;
-    let mut destroyed: Vec<UserId> = statement
+    let destroyed: Vec<UserId> = statement
         .query_map([], |row| read_id(row, 0).map(UserId))?
         .collect::<rusqlite::Result<_>>()?;
     let sql = "SELECT max(event_type = 'user.erased') FROM events
          WHERE aggregate_type = 'user' AND aggregate_id = ?1";
     let mut is_said = connection.prepare_cached(sql)?;
     let mut found = Vec::new();
-    for user in destroyed.drain(..) {
-        let said: Option<bool> = is_said.query_row([user.to_string()], |row| row.get(0))?;
-        if said == wanted {
+    for user in destroyed {
+        let is_so: Option<bool> = is_said.query_row([user.to_string()], |row| row.get(0))?;
+        if is_so == said {
             found.push(user);
         }
     }

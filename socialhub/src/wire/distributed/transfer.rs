@@ -39,14 +39,12 @@ async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Resu
     PgEventLog::migrate(log_url)
         .await
         .map_err(|error| log_failed(&error))?;
+    let log = open_log(log_url).await?;
+    refuse_beside(&log.processes().await.map_err(text)?)?;
     PgChatLog::migrate(chat_url)
         .await
         .map_err(|error| chat_failed(&error))?;
-    let log = PgLogArchive::connect(log_url)
-        .await
-        .map_err(|error| log_failed(&error))?;
-    refuse_beside(&log.processes().await.map_err(text)?)?;
-    open_at(config, log_url, chat_url).await
+    beside(log, config, chat_url).await
 }
 
 /// What is brought into a log must not come between what somebody writes there, and a server looks only when it starts
@@ -75,9 +73,17 @@ fn chat_failed(error: &OpenError) -> String {
 
 /// A server that is away is not waited for, as a server of ours does it: somebody looks on.
 async fn open_at(config: &Config, log_url: &str, chat_url: &str) -> Result<Side, String> {
-    let log = PgLogArchive::connect(log_url)
+    beside(open_log(log_url).await?, config, chat_url).await
+}
+
+async fn open_log(url: &str) -> Result<PgLogArchive, String> {
+    PgLogArchive::connect(url)
         .await
-        .map_err(|error| log_failed(&error))?;
+        .map_err(|error| log_failed(&error))
+}
+
+/// A log, and what belongs to it elsewhere.
+async fn beside(log: PgLogArchive, config: &Config, chat_url: &str) -> Result<Side, String> {
     let chat = PgChatArchive::connect(chat_url)
         .await
         .map_err(|error| chat_failed(&error))?;
