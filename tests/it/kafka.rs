@@ -164,7 +164,7 @@ impl World {
     /// Waits until everything is published and saved.
     async fn published(&self) {
         let head = self.log.head().await.unwrap();
-        within(60, "everything is published", || {
+        within(120, "everything is published", || {
             self.store.saved().position == head
         })
         .await;
@@ -180,7 +180,7 @@ impl World {
             }
         }
         let count: usize = wanted.values().map(Vec::len).sum();
-        within(60, "everything is projected", || {
+        within(120, "everything is projected", || {
             model.rows().values().map(Vec::len).sum::<usize>() >= count
         })
         .await;

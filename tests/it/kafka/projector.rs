@@ -175,7 +175,7 @@ async fn what_others_write_and_what_comes_twice_has_no_effect() {
     }
     world.append(50).await;
     world.projected(&model).await;
-    within(60, "what others wrote is counted", || {
+    within(120, "what others wrote is counted", || {
         let sums = world.left_out.sums();
         sums.first().is_some_and(|sum| sum.records >= 59)
     })
@@ -246,7 +246,7 @@ async fn a_new_generation_reads_on_in_a_group_of_its_own() {
         .finish(pacer, &CancellationToken::new())
         .await
         .unwrap();
-    within(30, "the new generation is projected", || {
+    within(120, "the new generation is projected", || {
         projector.status.report(&FixedClock).generation == Some(GenerationId(2))
     })
     .await;
@@ -257,7 +257,7 @@ async fn a_new_generation_reads_on_in_a_group_of_its_own() {
 impl World {
     async fn assert_leads_anew(&self) {
         let (relay, _stop) = self.relay("a");
-        within(30, "it leads", || {
+        within(120, "it leads", || {
             relay.status.report().state == socialhub_event_log::RelayState::Leading
         })
         .await;
