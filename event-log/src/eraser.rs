@@ -195,7 +195,6 @@ impl Eraser {
     /// Erases those of whom this log has nothing, which is older than they are: chats and files may be younger. Answers
     /// whether that is complete.
     async fn erase_strangers(&mut self) -> Result<bool, LogError> {
-        let (places, afterwards) = (self.places.clone(), self.afterwards.clone());
         let mut complete = true;
         let strangers = self.store.strangers().await?;
         for user_id in strangers.iter().copied() {
@@ -205,8 +204,7 @@ impl Eraser {
                 username: None,
                 email: None,
             };
-            complete &=
-                self.try_all(&places, &erasure).await && self.try_all(&afterwards, &erasure).await;
+            complete &= self.try_everywhere(&erasure).await;
         }
         if complete {
             self.done.retain(|(user, _)| !strangers.contains(user));
@@ -235,9 +233,14 @@ impl Eraser {
         all
     }
 
-    async fn try_one(&mut self, erasure: &PendingErasure) -> bool {
+    /// Answers whether nothing of them is left in any place.
+    async fn try_everywhere(&mut self, erasure: &PendingErasure) -> bool {
         let (places, afterwards) = (self.places.clone(), self.afterwards.clone());
-        if !self.try_all(&places, erasure).await || !self.try_all(&afterwards, erasure).await {
+        self.try_all(&places, erasure).await && self.try_all(&afterwards, erasure).await
+    }
+
+    async fn try_one(&mut self, erasure: &PendingErasure) -> bool {
+        if !self.try_everywhere(erasure).await {
             return false;
         }
         let now = Instant::now();

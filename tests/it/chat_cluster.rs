@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use node::{Node, SECRET, SharedLog};
+use node::{LEASE, Node, SECRET, SharedLog};
 use person::{Person, connect, id_of, names};
 use serde_json::{Value, json};
 use socialhub_tests::support::{client::fresh_name, eventually, free_port, servers};
@@ -387,7 +387,9 @@ async fn who_was_on_a_killed_instance_rejoins_elsewhere_and_misses_nothing(log: 
     back.check(after, seen[seen.len() - 1]);
     assert_eq!(back.heard("ack1")[0]["recovered"], true);
     // One came back, the other did not; nobody says so but the lease.
+    let looked = tokio::time::Instant::now();
     staying.sees_present(&everybody[..3]).await;
+    assert!(looked.elapsed() < LEASE * 5, "{:?}", looked.elapsed());
     drop(lost);
     talk.end(&cluster).await;
 }

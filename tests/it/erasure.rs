@@ -403,7 +403,7 @@ fn on_the_topics(server: &Server) -> String {
 #[tokio::test]
 async fn topics_forget_when_their_retention_has_passed_and_everything_goes_on() {
     let mut environment = Profile::Distributed.environment().await;
-    environment.push(("KAFKA_RETENTION_SECONDS".to_owned(), "3".to_owned()));
+    environment.push(("KAFKA_RETENTION_SECONDS".to_owned(), "10".to_owned()));
     let mut server = Server::start_in(&["--rate-limits", "off"], environment).await;
     let anonymous = server.client();
     let (eve, bob) = (
@@ -411,8 +411,10 @@ async fn topics_forget_when_their_retention_has_passed_and_everything_goes_on() 
         anonymous.sign_up("bob").await,
     );
     eve.write_post("qlorpost", "public").await;
-    // Published: to be seen on the topics for three seconds, less than a look may take.
-    server.caught_up().await;
+    eventually("the post is published", || async {
+        on_the_topics(&server).contains("qlorpost").then_some(())
+    })
+    .await;
     erase(&eve, PASSWORD).await.expect_status(204);
     erased_everywhere(&server, &eve.id).await;
     eventually("the topics are empty", || async {

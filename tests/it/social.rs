@@ -556,7 +556,7 @@ async fn what_one_has_written_one_reads_at_once() {
             assert_eq!(read.list("/posts").len(), count);
         }
     }
-    assert!(waited < 18, "stale {waited} times of 20");
+    assert!(waited < 10, "stale {waited} times of 20");
 }
 
 #[tokio::test]

@@ -15,8 +15,6 @@ use super::{
 
 /// A share of what a store says that is in the middle, however much what it says varies.
 const EARLY: f64 = 0.3;
-/// Beyond that one that is left alone may have ended.
-const EARLY_ENOUGH: f64 = 0.5;
 
 /// Kills a command when its store has said this share of what it says to one that is left alone. Answers whether it was in
 /// the middle: what stores say of themselves varies, and with it where the end is.
@@ -240,7 +238,7 @@ async fn projector_killed_at(server: &mut Server, whole: &[u64; 3], share: f64) 
     let mut rebuilds = Vec::new();
     for ((model, setting), whole) in STORES.into_iter().zip(whole) {
         let most = (*whole as f64 * share) as u64;
-        let held = match share > EARLY_ENOUGH {
+        let held = match share > EARLY {
             true => Held::begin_late(server, model, setting, most).await,
             false => Held::begin(server, model, setting, most).await,
         };
@@ -279,7 +277,7 @@ async fn a_projector_that_is_killed_beside_a_rebuild_leaves_nothing_wrong() {
         *whole = carried;
     }
     // While they are filled, and around the switch, which is the last that a rebuild does.
-    for share in [0.4, 0.97] {
+    for share in [EARLY, 0.97] {
         projector_killed_at(&mut server, &whole, share).await;
     }
     // The switch is made, and the projector is on its way to the other generation.

@@ -50,17 +50,15 @@ async fn open_up_to_date(config: &Config, log_url: &str, chat_url: &str) -> Resu
 /// What is brought into a log must not come between what somebody writes there, and a server looks only when it starts
 /// whether people are to be erased again.
 fn refuse_beside(processes: &[HeardOf]) -> Result<(), String> {
-    let running = processes
-        .iter()
-        .find(|heard| heard.seconds_ago <= SILENT_AFTER);
-    let refused = |heard: &HeardOf| {
-        format!(
+    let is_running = |heard: &&HeardOf| heard.seconds_ago <= SILENT_AFTER;
+    match processes.iter().find(is_running) {
+        None => Ok(()),
+        Some(heard) => Err(format!(
             "DATABASE_URL: {} ({}) was heard of {:.0} s ago: stop every process on that log first; of one that was killed \
              nothing is to be heard for {SILENT_AFTER:.0} s",
             heard.report.process, heard.report.roles, heard.seconds_ago
-        )
-    };
-    running.map(refused).map_or(Ok(()), Err)
+        )),
+    }
 }
 
 fn log_failed(error: &OpenError) -> String {
