@@ -11,7 +11,7 @@ use socialhub_tests::support::{
 
 use tokio::time::timeout;
 
-use super::{all_is_well, load::Load, read_at, within, write};
+use super::{all_is_well, load::Load, read_reached, within, write};
 use crate::seen::generation;
 
 /// How long a rebuild beside the load may take.
@@ -62,15 +62,16 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
             last = position;
         }
         let what = format!("all posts are in the feed without {}", killed.name);
-        let page = within(120, &what, || async {
-            let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
-            (!page.is_stale()).then_some(page)
+        within(120, &what, || {
+            read_reached(load.reader(), "/api/feed/?limit=1", &last)
         })
         .await;
-        page.expect_status(200);
         for post in &posts {
-            let seen = load.reader().get(&format!("/posts/{post}")).await;
-            seen.expect_status(200);
+            let path = format!("/posts/{post}");
+            load.reader()
+                .get_after(&path, &last)
+                .await
+                .expect_status(200);
         }
         works(&stack, left).await;
         stack.start(&killed.name).await;

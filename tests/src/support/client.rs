@@ -120,24 +120,29 @@ impl Client {
     /// GET. An answer that says that its read model is behind (`X-Stale`) is asked for again for a while, as a patient
     /// client does; then it is answered as it is.
     pub async fn get(&self, path: &str) -> Answer {
-        self.get_until_fresh(|| self.request(Method::GET, path))
-            .await
+        let request = || self.request(Method::GET, path);
+        self.get_until(request, |answer| !answer.is_stale()).await
     }
 
-    /// The same, of what has happened up to a position.
+    /// The same, of what has happened up to a position; what others have written since may be missing.
     pub async fn get_after(&self, path: &str, position: &str) -> Answer {
         let request = || {
             let request = self.request(Method::GET, path);
             request.header("x-min-position", position)
         };
-        self.get_until_fresh(request).await
+        let enough = |answer: &Answer| !answer.is_stale() || answer.has_reached(position);
+        self.get_until(request, enough).await
     }
 
-    async fn get_until_fresh(&self, request: impl Fn() -> RequestBuilder) -> Answer {
+    async fn get_until(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        enough: impl Fn(&Answer) -> bool,
+    ) -> Answer {
         let give_up = Instant::now() + STALE_FOR;
         loop {
             let answer = self.send(request()).await;
-            if !answer.is_stale() || Instant::now() > give_up {
+            if enough(&answer) || Instant::now() > give_up {
                 return answer;
             }
             sleep(Duration::from_millis(50)).await;
@@ -266,6 +271,17 @@ impl Answer {
     /// Whether it says that its read model is behind what was asked for.
     pub fn is_stale(&self) -> bool {
         self.header("x-stale") == "true"
+    }
+
+    /// Whether its read model has come to a position, an `X-Position` of another answer.
+    ///
+    /// # Panics
+    /// When that is not a position.
+    #[track_caller]
+    pub fn has_reached(&self, position: &str) -> bool {
+        let wanted: u64 = position.parse().unwrap();
+        let reached = self.header("x-position").parse();
+        reached.is_ok_and(|reached: u64| reached >= wanted)
     }
 
     /// Fails the test unless this is a problem (RFC 9457) of the given status with the seed's short message.
