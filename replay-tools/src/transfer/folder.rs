@@ -370,7 +370,7 @@ pub(crate) fn read_text(folder: &Path, entry: &FileEntry) -> Result<Vec<u8>, Tra
         Ok(text)
     };
     let text = read().map_err(|error| bad(error.to_string()))?;
-    let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let lines = memchr::memchr_iter(b'\n', &text).count() as u64;
     if text.len() as u64 != entry.text_bytes || lines != entry.lines {
         return Err(bad(format!(
             "it does not have the {} lines that the manifest says",
