@@ -44,6 +44,8 @@ if [ -z "${TMPDIR:-}" ] && [ -w /dev/shm ] && [ "$(room)" -ge 12 ] &&
     export TMPDIR=/dev/shm
 fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/socialhub-test.XXXXXX")
+# Postgres runs as another user where we are root, and has to get through.
+chmod 711 "$scratch"
 export TMPDIR=$scratch
 trap 'rm -rf "$scratch"' EXIT
 
