@@ -86,7 +86,8 @@ def _initdb(folder, environment, user):
     if user:
         shutil.chown(folder.parent, user, user)
     shutil.rmtree(partial, ignore_errors=True)
-    with tempfile.NamedTemporaryFile("w", prefix="socialhub-") as password:
+    # Beside the data, since the way to the folder for temporary files may be closed to its user.
+    with tempfile.NamedTemporaryFile("w", prefix="socialhub-", dir=folder.parent) as password:
         password.write(environment["POSTGRES_PASSWORD"])
         password.flush()
         if user:
