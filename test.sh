@@ -152,7 +152,7 @@ documentation_log=$stack_dir/documentation.log
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
     cargo doc --workspace --no-deps "${features[@]}" --locked --document-private-items >"$documentation_log" 2>&1 &
 documentation=$!
-python3 -m unittest discover -s deploy/tests
+tests/python/.venv/bin/python -m unittest discover -s deploy/tests
 step "documentation"
 wait "$documentation" || { documentation=; cat "$documentation_log" >&2; exit 1; }
 documentation=
