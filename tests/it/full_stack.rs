@@ -26,21 +26,13 @@ async fn write(author: &Client, content: &str) -> (String, String) {
     )
 }
 
-/// GET of a page that must know of a position.
+/// GET of a page that must know of a position. Whether it does is for [`Answer::has_reached`] to say beside a load: `X-Stale`
+/// also means that a model lacks what others wrote more than two seconds ago, and on a slow machine every model always does.
 async fn read_at(reader: &Client, path: &str, position: &str) -> Answer {
     let request = reader
         .request(Method::GET, path)
         .header("x-min-position", position);
     reader.send(request).await
-}
-
-/// The page, once its read model has come to a position; none before, and while a server is too busy to say.
-///
-/// `X-Stale` is no help beside a load: it also says that a model lacks what others have written, more than two seconds ago,
-/// and on a slow machine every model always does.
-async fn read_reached(reader: &Client, path: &str, position: &str) -> Option<Answer> {
-    let answer = read_at(reader, path, position).await;
-    (answer.status == 200 && answer.has_reached(position)).then_some(answer)
 }
 
 /// Waits until a fresh post is in its author's list, notifications and trending: until everything moves again.
@@ -58,8 +50,9 @@ pub(crate) async fn everything_moves(author: &Client) {
         "/api/feed/trending".to_owned(),
     ];
     for path in pages {
-        within(120, &format!("{path} is up to date"), || {
-            read_reached(author, &path, &position)
+        within(120, &format!("{path} is up to date"), || async {
+            let answer = read_at(author, &path, &position).await;
+            (answer.status == 200 && answer.has_reached(&position)).then_some(())
         })
         .await;
     }

@@ -24,10 +24,8 @@ MIGRATE = "migrate"
 NATIVE_DEPENDENCIES = {"mongodb": ["postgres"]}
 # A process gets what the compose file gives it and no more, but it must find programs and its home; and whoever wants Java
 # or Go to run otherwise says so as for any other program.
-INHERITED = (
-    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-    *("JDK_JAVA_OPTIONS", "GOGC"),
-)
+INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+INHERITED += ("JDK_JAVA_OPTIONS", "GOGC")
 
 
 class Instance:

@@ -11,11 +11,11 @@ use socialhub_tests::support::{
 
 use tokio::time::timeout;
 
-use super::{all_is_well, load::Load, read_reached, within, write};
+use super::{all_is_well, load::Load, read_at, within, write};
 use crate::seen::generation;
 
 /// How long a rebuild beside the load may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many events a projector has handled since it started.
 async fn handled(stack: &Stack, member: &Member) -> f64 {
@@ -62,8 +62,9 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
             last = position;
         }
         let what = format!("all posts are in the feed without {}", killed.name);
-        within(120, &what, || {
-            read_reached(load.reader(), "/api/feed/?limit=1", &last)
+        within(120, &what, || async {
+            let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
+            page.expect_status(200).has_reached(&last).then_some(())
         })
         .await;
         for post in &posts {
