@@ -136,10 +136,10 @@ TEST_PROFILE=split cargo test --workspace --test it "${features[@]}" --locked --
     --test-threads="${TEST_THREADS:-4}" --skip object_media:: \
     auth:: bad_input:: chat::chat_can_have contract_files::chat erasure:: firehose:: flow:: media:: social::
 
-# What operators do and see, and what one service decides alone: beside one process that has all. It waits more than it works.
+# What operators do and see, and what one service decides alone: beside one process that has all.
 step "the same, all services in one process"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
-    --test-threads="${TEST_THREADS:-6}" \
+    --test-threads="${TEST_THREADS:-4}" \
     backup::newer::a_ backup::restored::a_backup chat:: chat_hoard::who_asks concurrency:: durability:: old_versions:: \
     program:: replay:: seen:: smtp::real_server --skip chat::chat_can_have
 

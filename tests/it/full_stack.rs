@@ -12,7 +12,7 @@ mod topics;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use socialhub_tests::support::{Answer, Client, stack::Stack, within};
+use socialhub_tests::support::{Answer, Client, eventually, stack::Stack};
 
 use load::Load;
 
@@ -37,7 +37,7 @@ async fn read_at(reader: &Client, path: &str, position: &str) -> Answer {
 
 /// Waits until a fresh post is in its author's list, notifications and trending: until everything moves again.
 pub(crate) async fn everything_moves(author: &Client) {
-    let (_, position) = within(120, "a post is accepted", || async {
+    let (_, position) = eventually("a post is accepted", || async {
         let body = json!({ "content": "moves" });
         let answer = author.post("/posts/", body).await;
         let id = answer.at("/post/id").as_str()?.to_owned();
@@ -50,7 +50,7 @@ pub(crate) async fn everything_moves(author: &Client) {
         "/api/feed/trending".to_owned(),
     ];
     for path in pages {
-        within(120, &format!("{path} is up to date"), || async {
+        eventually(&format!("{path} is up to date"), || async {
             let answer = read_at(author, &path, &position).await;
             (answer.status == 200 && answer.has_reached(&position)).then_some(())
         })

@@ -2,7 +2,7 @@
 //! do nothing that was done already.
 
 use futures::future::join_all;
-use socialhub_tests::support::{Client, Process, Profile, Server, eventually, free_port, within};
+use socialhub_tests::support::{Client, Process, Profile, Server, eventually, free_port};
 
 use crate::full_stack::{everything_moves, load::Load};
 
@@ -52,7 +52,7 @@ impl Group {
     async fn works(&self, member: usize) {
         let before = self.handled(member).await;
         let what = format!("projector {member} of {} handles events", self.model);
-        within(120, &what, async || {
+        eventually(&what, async || {
             (self.handled(member).await > before).then_some(())
         })
         .await;
@@ -123,7 +123,7 @@ async fn a_model_without_projectors_is_seen(relay: &Process, client: &Client, he
     let author = client.sign_up("nobody").await;
     author.write_post("unseen", "public").await;
     for model in ["feed", "notifications", "counters"] {
-        within(120, "the relay says that nobody writes it", async || {
+        eventually("the relay says that nobody writes it", async || {
             let mut figures = [0.0; 4];
             for (nth, name) in ["position", "has_writer", "lag_events", "lag_seconds"]
                 .iter()

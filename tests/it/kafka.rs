@@ -27,7 +27,7 @@ use socialhub_projections::{
     Projection,
     runtime::{Generations, LeftOutTally, PartitionProjector, ProjectorTask},
 };
-use socialhub_tests::support::servers;
+use socialhub_tests::support::{server::PATIENCE, servers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -164,7 +164,7 @@ impl World {
     /// Waits until everything is published and saved.
     async fn published(&self) {
         let head = self.log.head().await.unwrap();
-        within(120, "everything is published", || {
+        until("everything is published", || {
             self.store.saved().position == head
         })
         .await;
@@ -180,7 +180,7 @@ impl World {
             }
         }
         let count: usize = wanted.values().map(Vec::len).sum();
-        within(120, "everything is projected", || {
+        until("everything is projected", || {
             model.rows().values().map(Vec::len).sum::<usize>() >= count
         })
         .await;
@@ -189,8 +189,8 @@ impl World {
 }
 
 /// Waits for a condition.
-async fn within(seconds: u64, what: &str, condition: impl Fn() -> bool) {
-    let give_up = tokio::time::Instant::now() + Duration::from_secs(seconds);
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let give_up = tokio::time::Instant::now() + PATIENCE;
     while !condition() {
         assert!(
             tokio::time::Instant::now() < give_up,

@@ -41,7 +41,7 @@ use socialhub_tests::{
         read_model::Subject,
     },
     read_model_contract,
-    support::{eventually, free_port, proxy::Proxy, servers, within},
+    support::{eventually, free_port, proxy::Proxy, servers},
 };
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -324,7 +324,7 @@ async fn queries_that_were_given_up_keep_nobody_from_the_server_afterwards() {
     let given_up = join_all((0..300).map(|_| reader.list(user(0), false, &page))).await;
     assert!(given_up.iter().all(Result::is_err));
     proxy.let_go();
-    within(20, "the list is there again", || async {
+    eventually("the list is there again", || async {
         reader.list(user(0), false, &page).await.ok()
     })
     .await;
@@ -576,7 +576,7 @@ async fn a_writer_reads_the_list_anew_when_the_catalogue_has_changed() {
     let fence = generations.fence(&claim).await.unwrap();
     drop((fence, claim));
     let like = vec![(3, liked(1, 0, 2))];
-    within(30, "the fence falls", || async {
+    eventually("the fence falls", || async {
         store.apply(batch(source.clone(), 2, &like)).await.ok()
     })
     .await;

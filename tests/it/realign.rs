@@ -12,7 +12,7 @@ use rdkafka::{
 use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
-use socialhub_tests::support::{Client, Profile, Server, printed, servers};
+use socialhub_tests::support::{Client, Profile, Server, printed, server::PATIENCE, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
@@ -20,9 +20,6 @@ use crate::{
     replay::outage::{LOG, cut_off_from, run},
     seen::{metrics, sum},
 };
-
-/// The servers are shared with other tests, and relay and projectors have leases and sessions to wait for.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn within<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let give_up = tokio::time::Instant::now() + PATIENCE;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
 use socialhub_tests::support::{
-    Client, Profile, Server, eventually, profile::OPERATOR_TOKEN, servers, within,
+    Client, Profile, Server, eventually, profile::OPERATOR_TOKEN, servers,
 };
 
 use crate::{
@@ -159,26 +159,21 @@ async fn metrics_and_readiness_say_what_the_status_says() {
     server.succeed(&["replay", "rebuild", "--all"]).await;
     write_and_see(&server, &me).await;
     let status = server.status().await;
-    let figures = within(
-        60,
-        "the metrics have come to what the status says",
-        || async {
-            let figures = metrics(&server).await;
-            let equal = MODELS.iter().all(|model| {
-                let current = generation(&status, model, "current");
-                let labels = [format!("model=\"{model}\""), "state=\"current\"".to_owned()];
-                let labels = labels.each_ref().map(String::as_str);
-                let found = |name| sum(&figures, name, &labels);
-                found("socialhub_generation") == current["generation"].as_f64().unwrap()
-                    && found("socialhub_generation_position")
-                        == current["position"].as_f64().unwrap()
-                    && found("socialhub_generation_lag_events") == 0.0
-            });
-            // Who was not at their work yet when they were asked first is by now.
-            let failing = sum(&figures, "socialhub_part_failing", &[]);
-            (equal && failing == 0.0).then_some(figures)
-        },
-    )
+    let figures = eventually("the metrics have come to what the status says", || async {
+        let figures = metrics(&server).await;
+        let equal = MODELS.iter().all(|model| {
+            let current = generation(&status, model, "current");
+            let labels = [format!("model=\"{model}\""), "state=\"current\"".to_owned()];
+            let labels = labels.each_ref().map(String::as_str);
+            let found = |name| sum(&figures, name, &labels);
+            found("socialhub_generation") == current["generation"].as_f64().unwrap()
+                && found("socialhub_generation_position") == current["position"].as_f64().unwrap()
+                && found("socialhub_generation_lag_events") == 0.0
+        });
+        // Who was not at their work yet when they were asked first is by now.
+        let failing = sum(&figures, "socialhub_part_failing", &[]);
+        (equal && failing == 0.0).then_some(figures)
+    })
     .await;
     for model in MODELS {
         let of = format!("model=\"{model}\"");
@@ -218,7 +213,7 @@ async fn metrics_and_readiness_say_what_the_status_says() {
         );
         assert_eq!(sum(&figures, "socialhub_relay_lag_seconds", &[]), 0.0);
     }
-    within(60, "nothing moves any more", || async {
+    eventually("nothing moves any more", || async {
         let rates = rates(&server).await;
         rates.iter().all(|rate| *rate == 0.0).then_some(())
     })
@@ -263,7 +258,7 @@ async fn what_is_parked_and_what_failed_last_is_in_the_metrics() {
     .await
     .expect_status(201);
     let model = "model=\"feed\"";
-    within(60, "the metrics count what is parked", || async {
+    eventually("the metrics count what is parked", || async {
         let figures = metrics(&server).await;
         let found = |name, labels: &[&str]| sum(&figures, name, labels);
         let current = [model, "state=\"current\""];

@@ -1,6 +1,6 @@
 //! The example consumers, on a real broker: what the relay writes, and what goes wrong on a topic.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path};
 
 use rdkafka::{
     ClientConfig,
@@ -187,7 +187,7 @@ async fn consume(
     if name == "javascript" {
         program.args(["--group", topics]);
     }
-    let output = tokio::time::timeout(Duration::from_secs(120), program.output())
+    let output = tokio::time::timeout(PATIENCE, program.output())
         .await
         .unwrap_or_else(|_| panic!("{name} did not say {count} lines"))
         .unwrap();

@@ -7,7 +7,7 @@ use reqwest::{
 use serde_json::json;
 use socialhub_tests::support::{Client, Turn};
 
-use super::{within, write};
+use super::{eventually, write};
 use crate::{chat::official_suite, firehose::Hose, flow, media::png, social::streams_tell};
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn browsers_get_their_preflight_and_uploads_come_through() {
     let url = answer.text("/post/media/0/url").to_owned();
     let path = url.find("/media/").map(|start| &url[start..]).unwrap();
     // Whether everybody may see it is known to the read model, for which only its author's requests wait.
-    let served = within(60, "the picture is served", || async {
+    let served = eventually("the picture is served", || async {
         let answer = client.get(path).await;
         (answer.status == 200).then_some(answer)
     })

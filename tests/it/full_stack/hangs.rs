@@ -13,7 +13,7 @@ use serde_json::json;
 use socialhub_tests::support::{Client, Turn, client::PASSWORD, stack::Stack};
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{all_is_well, everything_moves, load::Load, within, write};
+use super::{all_is_well, eventually, everything_moves, load::Load, write};
 
 /// Longer than anybody waits for one answer of a server: a statement takes 5 s at most and a second on top.
 const HANG: Duration = Duration::from_secs(7);
@@ -67,7 +67,7 @@ impl Readers {
     /// Waits until each has asked anew since then, and has been answered.
     async fn go_on(&self, since: &[u64]) {
         for (reader, before) in self.readers.iter().zip(since) {
-            within(60, &format!("{} is answered", reader.path), || async {
+            eventually(&format!("{} is answered", reader.path), || async {
                 assert!(!reader.task.is_finished(), "see above");
                 // The first of them may have been under way.
                 (reader.answered.load(Ordering::Relaxed) >= before + 2).then_some(())
@@ -111,7 +111,7 @@ async fn hang(stack: &Stack, name: &str, load: &Load, readers: &Readers) -> u64 
     let (refused, answered) = (load.refused(), readers.answered());
     stack.signal(name, "STOP").await;
     let begun = Instant::now();
-    within(60, "nobody waits for it any more", || async {
+    eventually("nobody waits for it any more", || async {
         (begun.elapsed() > HANG).then_some(())
     })
     .await;

@@ -2,7 +2,7 @@
 
 use socialhub_tests::support::{Turn, stack::Stack};
 
-use super::{all_is_well, everything_moves, load::Load, read_at, talk::Talk, within, write};
+use super::{all_is_well, eventually, everything_moves, load::Load, read_at, talk::Talk, write};
 
 /// Everything of ours, in the order it is killed.
 const SERVICES: [&str; 10] = [
@@ -74,7 +74,7 @@ async fn a_relay_that_hangs_is_replaced_and_cannot_speak_any_more() {
         let (_, position) = write(&author, "told by another").await;
         let path = format!("/posts/user/{}", author.id);
         let what = format!("the log is told on while {} hangs", member.name);
-        within(60, &what, || async {
+        eventually(&what, || async {
             let page = read_at(&author, &path, &position).await;
             // Busy, as it may be for a moment.
             if page.status == 503 {

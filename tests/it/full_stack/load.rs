@@ -12,16 +12,13 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
-use socialhub_tests::support::{Answer, Client};
+use socialhub_tests::support::{Answer, Client, server::PATIENCE};
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{follow, within};
+use super::{eventually, follow};
 
 /// How many write at once.
 const WRITERS: usize = 4;
-
-/// How long a command may be asked for again.
-const INSIST: Duration = Duration::from_secs(120);
 
 /// Between two rounds of a writer: the machine shall not be busy with us alone.
 const BREATH: Duration = Duration::from_millis(400);
@@ -155,7 +152,7 @@ impl Load {
         counter: fn(&Common) -> &AtomicU64,
     ) -> impl Future<Output = ()> + '_ {
         let wanted = counter(&self.common).load(Ordering::Relaxed) + count;
-        within(120, what, move || {
+        eventually(what, move || {
             let ended = self.writers.iter().any(JoinHandle::is_finished);
             assert!(!ended, "a writer has given up: see above");
             let there = counter(&self.common).load(Ordering::Relaxed) >= wanted;
@@ -241,7 +238,7 @@ impl Written {
 
 /// Sends a command under its key until it is answered.
 async fn insist(person: &Client, common: &Common, path: &str, key: &str, body: &Value) -> Answer {
-    let give_up = Instant::now() + INSIST;
+    let give_up = Instant::now() + PATIENCE;
     let mut last = String::new();
     while Instant::now() < give_up {
         let begun = Instant::now();
@@ -264,7 +261,7 @@ async fn insist(person: &Client, common: &Common, path: &str, key: &str, body: &
 
 /// Ends a follow. There is no key for it: that it has ended already may be the answer to an attempt before.
 async fn unfollow(person: &Client, common: &Common, other: &str) {
-    let give_up = Instant::now() + INSIST;
+    let give_up = Instant::now() + PATIENCE;
     let path = format!("/users/unfollow/{other}");
     let (mut open, mut last) = (false, String::new());
     while Instant::now() < give_up {

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use socialhub_tests::support::{Client, Turn, client::PASSWORD, printed};
 
 use super::{
-    all_is_well, everything_moves, follow,
+    all_is_well, eventually, everything_moves, follow,
     load::{Load, ids},
     read_at,
     talk::Talk,
-    within, write,
+    write,
 };
 
 /// Commands that must be answered while a server is away.
@@ -20,7 +20,7 @@ async fn known_post(author: &Client, fan: &Client) -> String {
     let (post, _) = write(author, "well known").await;
     let like = format!("/posts/{post}/like");
     fan.put(&like, Value::Null).await.expect_status(200);
-    within(120, "the like is counted", || async {
+    eventually("the like is counted", || async {
         let seen = fan.get_as_is(&format!("/posts/{post}")).await;
         (seen.at("/post/likeCount") == 1).then_some(())
     })
@@ -142,7 +142,7 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
     }
     let (_, position) = write(&me, "in the feed model at once").await;
     let path = format!("/posts/user/{}", me.id);
-    within(120, "the feed model goes on", || async {
+    eventually("the feed model goes on", || async {
         let page = read_at(&me, &path, &position).await.expect_status(200);
         page.has_reached(&position).then_some(())
     })
@@ -186,7 +186,7 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
         "{refusal:?}"
     );
     stack.start("postgres").await;
-    let first = within(120, "the post is accepted", || async {
+    let first = eventually("the post is accepted", || async {
         let answer = me.try_post_with_key("/posts/", "while-away", &body).await?;
         (answer.status == 201).then_some(answer)
     })
@@ -194,7 +194,7 @@ async fn without_postgres_tokens_are_known_and_no_command_is_half_done() {
     let again = me.try_post_with_key("/posts/", "while-away", &body).await;
     assert_eq!(again.unwrap().expect_status(201).json, first.json);
     let (list, position) = (format!("/posts/user/{}", me.id), first.header("x-position"));
-    let mine = within(120, "the list is up to date", || async {
+    let mine = eventually("the list is up to date", || async {
         let page = read_at(&me, &list, position).await;
         (page.status == 200 && page.has_reached(position)).then_some(page)
     })

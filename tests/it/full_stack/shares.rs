@@ -1,21 +1,16 @@
 //! Two feed projectors share the partitions, and what one leaves the other takes; and both go over to another generation.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::Value;
 use socialhub_tests::support::{
     Client, Turn, printed,
+    server::PATIENCE,
     stack::{Member, Stack},
 };
-
 use tokio::time::timeout;
 
-use super::{all_is_well, load::Load, read_at, within, write};
+use super::{all_is_well, eventually, load::Load, read_at, write};
 use crate::seen::generation;
-
-/// How long a rebuild beside the load may take.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many events a projector has handled since it started.
 async fn handled(stack: &Stack, member: &Member) -> f64 {
@@ -33,7 +28,7 @@ async fn handled(stack: &Stack, member: &Member) -> f64 {
 async fn works(stack: &Stack, member: &Member) {
     let before = handled(stack, member).await;
     let what = format!("{} handles events:\n{}", member.name, member.tail());
-    within(120, &what, || async {
+    eventually(&what, || async {
         (handled(stack, member).await > before).then_some(())
     })
     .await;
@@ -62,7 +57,7 @@ async fn two_feed_projectors_share_the_work_and_a_kill_of_one_moves_it() {
             last = position;
         }
         let what = format!("all posts are in the feed without {}", killed.name);
-        within(120, &what, || async {
+        eventually(&what, || async {
             let page = read_at(load.reader(), "/api/feed/?limit=1", &last).await;
             page.expect_status(200).has_reached(&last).then_some(())
         })
@@ -117,7 +112,7 @@ async fn current(stack: &Stack) -> Value {
 async fn all_work_on(stack: &Stack, members: &[Member], generation: &Value) {
     for member in members {
         let what = format!("{} writes generation {generation}", member.name);
-        within(120, &what, || async {
+        eventually(&what, || async {
             let ready = Client::new(&member.address("metrics")).get("/readyz").await;
             let part = &ready.json["parts"][0];
             (part["generation"] == *generation).then_some(())

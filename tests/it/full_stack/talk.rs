@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use socialhub_tests::support::{Client, client::fresh_name, within};
+use socialhub_tests::support::{Client, client::fresh_name, eventually};
 
 use crate::chat::{check, history, scripts};
 
@@ -100,7 +100,7 @@ impl Talk {
     #[track_caller]
     pub fn goes_on(&self) -> impl Future<Output = ()> + '_ {
         let before: Vec<usize> = self.talkers.iter().map(Talker::has_said).collect();
-        within(120, "everybody goes on talking", move || {
+        eventually("everybody goes on talking", move || {
             let mut talkers = self.talkers.iter().zip(&before);
             let all = talkers.all(|(talker, before)| talker.has_said() >= before + 3);
             async move { all.then_some(()) }
@@ -114,7 +114,7 @@ impl Talk {
         for talker in &mut self.talkers {
             drop(talker.process.get_mut().unwrap().stdin.take());
         }
-        let all = within(120, "everybody was shown everything", || async {
+        let all = eventually("everybody was shown everything", || async {
             let all = history(&self.talkers[0].person, &self.room).await;
             let last = all.last()?.0;
             let mut talkers = self.talkers.iter();

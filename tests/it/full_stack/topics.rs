@@ -5,7 +5,7 @@ use std::{collections::HashMap, process::Command};
 use serde_json::{Value, json};
 use socialhub_tests::support::Turn;
 
-use super::{all_is_well, follow, load::Load, within, write};
+use super::{all_is_well, eventually, follow, load::Load, write};
 
 /// A record of a topic.
 struct Record {
@@ -93,7 +93,7 @@ async fn kcat_reads_the_seeds_json_in_order_and_without_a_hole() {
     fan.post(&path, Value::Null).await.expect_status(200);
     load.goes_on(40).await;
     let brokers = stack.setting("KAFKA_BROKERS").to_owned();
-    let posts = within(120, "the like is on its topic", || async {
+    let posts = eventually("the like is on its topic", || async {
         let records = read(&brokers, "POST_TOPIC").await;
         let mut of_mine = records.iter().filter(|record| record.key == post);
         of_mine

@@ -5,7 +5,7 @@ use std::time::Duration;
 use socialhub_event_log::RelayState;
 use socialhub_infra::kafka::KafkaSettings;
 
-use super::{LEASE, Model, World, own_servers::OwnServers, within};
+use super::{LEASE, Model, World, own_servers::OwnServers, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_reordered() {
@@ -35,12 +35,12 @@ async fn nothing_is_lost_doubled_or_reordered() {
     servers.stop("kafka");
     let gone = tokio::time::Instant::now();
     world.append(300).await;
-    within(120, "every timeout has passed", || {
+    until("every timeout has passed", || {
         gone.elapsed() > Duration::from_secs(12).max(LEASE * 3)
     })
     .await;
     // Between two tries it may be about to lead again.
-    within(120, "it says that it is stuck", || {
+    until("it says that it is stuck", || {
         let report = relay.status.report();
         report.state == RelayState::Stuck && report.last_error.is_some() && report.lag_events == 300
     })

@@ -23,7 +23,7 @@ use socialhub_projections::{
 use socialhub_tests::support::eventually;
 use tokio_util::sync::CancellationToken;
 
-use super::{FixedClock, Model, Toy, World, left_out, topic, within};
+use super::{FixedClock, Model, Toy, World, left_out, topic, until};
 
 /// Tells the test binary that it is a member of a group that is going to be killed: brokers, prefix, group.
 const CHILD: &str = "SOCIALHUB_TEST_GROUP_MEMBER";
@@ -175,7 +175,7 @@ async fn what_others_write_and_what_comes_twice_has_no_effect() {
     }
     world.append(50).await;
     world.projected(&model).await;
-    within(120, "what others wrote is counted", || {
+    until("what others wrote is counted", || {
         let sums = world.left_out.sums();
         sums.first().is_some_and(|sum| sum.records >= 59)
     })
@@ -246,7 +246,7 @@ async fn a_new_generation_reads_on_in_a_group_of_its_own() {
         .finish(pacer, &CancellationToken::new())
         .await
         .unwrap();
-    within(120, "the new generation is projected", || {
+    until("the new generation is projected", || {
         projector.status.report(&FixedClock).generation == Some(GenerationId(2))
     })
     .await;
@@ -261,7 +261,7 @@ impl World {
         ending.cancel();
         before.task.await.unwrap();
         let (relay, _stop) = self.relay("a");
-        within(120, "it leads", || {
+        until("it leads", || {
             relay.status.report().state == socialhub_event_log::RelayState::Leading
         })
         .await;

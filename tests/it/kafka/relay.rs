@@ -15,7 +15,7 @@ use socialhub_event_log::{Outgoing, PartitionTail, PublishError, Publisher, Rela
 use socialhub_infra::kafka::{KafkaPublisher, KafkaSettings};
 use tokio::sync::{Notify, oneshot};
 
-use super::{World, topic, within};
+use super::{World, topic, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kcat_sees_the_seeds_json() {
@@ -79,7 +79,7 @@ async fn a_relay_killed_between_commit_and_save_doubles_nothing() {
         }
         world.append(30).await;
         let (settings, before) = (world.settings.clone(), saved.position);
-        within(120, "the batch is on the topics", move || {
+        until("the batch is on the topics", move || {
             let all = topic::read(&settings);
             let last = all.values().flatten().map(|headers| headers.position).max();
             last > Some(before)
@@ -150,7 +150,7 @@ async fn a_leader_that_hung_is_shut_out_when_it_wakes() {
     });
     world.append(40).await;
     let (hung, _) = world.relay_through("a", Arc::clone(&sleeper) as Arc<dyn Publisher>);
-    within(120, "the first is about to publish", || {
+    until("the first is about to publish", || {
         sleeper.asleep.lock().is_none()
     })
     .await;
@@ -184,7 +184,7 @@ async fn another_partition_count_is_refused_and_a_rewind_accepts_it() {
     saved.partitions.values_mut().for_each(|count| *count += 1);
     world.store.restore(saved);
     let (task, stop) = world.relay("a");
-    within(120, "it refuses", || {
+    until("it refuses", || {
         task.status.report().state == RelayState::Refusing
     })
     .await;
@@ -220,7 +220,7 @@ async fn other_topics_under_the_same_name_are_refused() {
         ..world
     };
     let (task, _stop) = elsewhere.relay("a");
-    within(120, "it refuses", || {
+    until("it refuses", || {
         task.status.report().state == RelayState::Refusing
     })
     .await;

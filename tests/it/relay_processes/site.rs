@@ -26,7 +26,7 @@ use socialhub_infra::{
 };
 use socialhub_tests::{
     contract::event_log::id,
-    support::{Profile, binary, printed, within},
+    support::{Profile, binary, eventually, printed},
 };
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -35,8 +35,6 @@ use uuid::Uuid;
 
 use crate::kafka::topic;
 
-/// A takeover takes the lease's five seconds, and a broker that was away is not trusted at once.
-const PATIENCE: u64 = 120;
 const WRITERS: usize = 3;
 /// Between two commands of a writer: enough for several in each transaction, and time for the relay to take breath.
 const PACE: Duration = Duration::from_millis(10);
@@ -114,7 +112,7 @@ impl Site {
 
     /// Which of the relays holds the lease, when one does that runs or hangs.
     pub async fn leader(&self) -> usize {
-        within(PATIENCE, "one of the relays leads", async || {
+        eventually("one of the relays leads", async || {
             let owner = self
                 .ask("SELECT coalesce(owner, '') FROM relay_lease")
                 .await;
@@ -127,7 +125,7 @@ impl Site {
     /// Waits until an event that is appended now, and with it all before it, is told and known to be told.
     pub async fn told_on(&self) {
         let position = append(&self.log, 0, 1).await;
-        within(PATIENCE, "the log is told on", || async {
+        eventually("the log is told on", || async {
             (self.saved().await >= position).then_some(())
         })
         .await;
@@ -157,7 +155,7 @@ impl Site {
     pub async fn stop(&mut self, relay: usize) {
         self.signal(relay, "-TERM");
         let process = &mut self.relays[relay].process;
-        let ended = within(PATIENCE, "the relay ends", || {
+        let ended = eventually("the relay ends", || {
             let ended = process.try_wait().unwrap();
             async move { ended }
         });
@@ -176,7 +174,7 @@ impl Site {
     pub async fn wakes_as_follower(&self, relay: usize) {
         self.signal(relay, "-CONT");
         let relay_log = &self.relays[relay];
-        within(PATIENCE, "it finds that it does not lead", || async {
+        eventually("it finds that it does not lead", || async {
             let led = relay_log.count("leading owner=");
             (relay_log.count("the lease is lost") == led).then_some(())
         })
@@ -197,7 +195,7 @@ impl Site {
 
     /// Waits until something later than this is on the topics.
     pub async fn published_beyond(&self, saved: Position) {
-        within(PATIENCE, "the next batch is on the topics", || async {
+        eventually("the next batch is on the topics", || async {
             let records = self.read_topics().await;
             let last = records.values().filter_map(|records| records.last());
             let last = last.map(|headers| headers.position).max();
@@ -210,7 +208,7 @@ impl Site {
     pub async fn free_saves(&self, held: HeldSaves) {
         let waiting = "SELECT count(*)::text FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        within(PATIENCE, "nobody waits to save any more", async || {
+        eventually("nobody waits to save any more", async || {
             (self.ask(waiting).await == "0").then_some(())
         })
         .await;

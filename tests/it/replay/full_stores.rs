@@ -7,7 +7,7 @@
 use std::process::Output;
 
 use serde_json::Value;
-use socialhub_tests::support::{Profile, Server, printed, servers, within};
+use socialhub_tests::support::{Profile, Server, eventually, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::{
@@ -151,13 +151,13 @@ async fn stuck_projector_is_told(server: &Server, model: &str, why: &str) {
             && current["lagEvents"].as_u64() > Some(0)
             && current["lagSeconds"].as_f64() > Some(0.0)
     };
-    within(60, "the status says that it is stuck", || async {
+    eventually("the status says that it is stuck", || async {
         let status = server.status().await;
         told(generation(&status, model, "current")).then_some(())
     })
     .await;
     let part = format!("projection {model}");
-    within(60, "probes and metrics say that it is stuck", || async {
+    eventually("probes and metrics say that it is stuck", || async {
         let ready = server.client().get("/readyz").await;
         let missing = ready.json["notReady"].to_string();
         let figures = metrics(server).await;

@@ -5,7 +5,7 @@
 use std::{process::Stdio, sync::Mutex};
 
 use futures::FutureExt;
-use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy, within};
+use socialhub_tests::support::{Profile, Server, eventually, printed, proxy::Proxy};
 
 use super::{
     damage::one_of,
@@ -33,7 +33,7 @@ async fn kill_at(
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let child = Mutex::new(command.spawn().unwrap());
-    let ended = within(60, "it is killed in the middle, or ends", || async {
+    let ended = eventually("it is killed in the middle, or ends", || async {
         if proxy.used_up().now_or_never().is_some() {
             return Some(false);
         }

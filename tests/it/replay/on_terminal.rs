@@ -15,12 +15,11 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
-use socialhub_tests::support::{Profile, eventually, proxy::Proxy};
+use socialhub_tests::support::{Profile, eventually, proxy::Proxy, server::PATIENCE};
 
 use super::{
     MODELS,
     outage::{LOG, run, small_world},
-    rebuilds::PATIENCE,
 };
 
 /// A command whose errors and progress go to a terminal.

@@ -3,12 +3,13 @@
 use std::{
     process::{Child, Output, Stdio},
     sync::Mutex,
-    time::Duration,
 };
 
 use futures::FutureExt;
 use serde_json::{Value, json};
-use socialhub_tests::support::{Profile, Server, printed, proxy::Proxy, within};
+use socialhub_tests::support::{
+    Profile, Server, eventually, printed, proxy::Proxy, server::PATIENCE,
+};
 
 use super::{
     MODELS,
@@ -22,9 +23,6 @@ pub const STORES: [(&str, &str); 3] = [
     ("notifications", "MONGODB_URL"),
     ("counters", "REDIS_URL"),
 ];
-
-/// By when a rebuild must have heard enough of its store.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A rebuild whose store has fallen silent in the middle.
 pub struct Held {
@@ -45,7 +43,7 @@ impl Held {
     pub async fn begin_late(server: &Server, model: &str, setting: &str, most: u64) -> Self {
         let mut held = Self::start(server, model, setting, most).await;
         let (proxy, child) = (&held.proxy, Mutex::new(&mut held.child));
-        within(PATIENCE.as_secs(), "it is held up, or ends", || async {
+        eventually("it is held up, or ends", || async {
             let silent = proxy.held().now_or_never().is_some();
             let ended = child.lock().unwrap().try_wait().unwrap().is_some();
             (silent || ended).then_some(())

@@ -31,16 +31,13 @@ use socialhub_projections::{
 use uuid::Uuid;
 
 use super::history::{Log, as_read_afterwards, followed, unfollowed, user, username};
-use crate::support::eventually;
+use crate::support::{eventually, server::PATIENCE};
 
 pub use mending::what_differs_is_mended_and_nothing_else;
 pub use racing::{
     a_rebuild_beside_writers_loses_nothing, any_history_equals_its_fold,
     any_history_fills_a_generation, partitions_in_any_order_equal_the_fold,
 };
-
-/// How long a writer may be kept waiting before a case gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A read model under test, in a fresh place of its own.
 pub trait Subject: Send + Sync + Sized + 'static {

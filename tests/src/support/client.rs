@@ -40,9 +40,6 @@ pub struct Answer {
 /// The password of everybody who signs up here.
 pub const PASSWORD: &str = "Password123!";
 
-/// For how long a read model may say that it is behind.
-const STALE_FOR: Duration = Duration::from_secs(60);
-
 static NAMES: AtomicU64 = AtomicU64::new(0);
 
 /// A username nobody in this run has.
@@ -139,7 +136,7 @@ impl Client {
         request: impl Fn() -> RequestBuilder,
         enough: impl Fn(&Answer) -> bool,
     ) -> Answer {
-        let give_up = Instant::now() + STALE_FOR;
+        let give_up = Instant::now() + PATIENCE;
         loop {
             let answer = self.send(request()).await;
             if enough(&answer) || Instant::now() > give_up {

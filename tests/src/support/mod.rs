@@ -54,30 +54,12 @@ pub fn running(process: &mut Child) {
     }
 }
 
-/// Waits until `condition` answers something. Fails the test after 60 seconds, saying what it waited for.
+/// Waits until `condition` answers something. Fails the test after [`PATIENCE`](server::PATIENCE), saying what it waited for.
 ///
 /// # Panics
 /// When the condition did not come true in time.
 #[track_caller]
-pub fn eventually<'a, T, F, C>(what: &'a str, condition: C) -> impl Future<Output = T> + 'a
-where
-    C: FnMut() -> F + 'a,
-    F: Future<Output = Option<T>> + 'a,
-    T: 'a,
-{
-    within(60, what, condition)
-}
-
-/// The same within so many seconds, for what needs its time.
-///
-/// # Panics
-/// When the condition did not come true in time.
-#[track_caller]
-pub fn within<'a, T, F, C>(
-    seconds: u64,
-    what: &'a str,
-    mut condition: C,
-) -> impl Future<Output = T> + 'a
+pub fn eventually<'a, T, F, C>(what: &'a str, mut condition: C) -> impl Future<Output = T> + 'a
 where
     C: FnMut() -> F + 'a,
     F: Future<Output = Option<T>> + 'a,
@@ -85,14 +67,15 @@ where
 {
     let place = std::panic::Location::caller();
     async move {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let give_up = tokio::time::Instant::now() + server::PATIENCE;
         loop {
             if let Some(value) = condition().await {
                 return value;
             }
             assert!(
                 tokio::time::Instant::now() < give_up,
-                "{place}: never came true within {seconds} s: {what}"
+                "{place}: never came true within {:?}: {what}",
+                server::PATIENCE
             );
             // Between two looks at the condition, not instead of one.
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,13 +7,15 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::{Client, printed, server::binary};
+use crate::support::{
+    Client, printed,
+    server::{PATIENCE, binary},
+};
 
 /// Two of what can be more than one, so that one can go.
 const SCALE: &str = "users=2,posts=2,feed=2,notifications=2,chat=2,relay=2,project-feed=2,auth=1";
@@ -263,7 +265,7 @@ impl Stack {
     /// # Panics
     /// When one does not get there, has parked something, or differs.
     pub async fn converges(&self) {
-        let give_up = tokio::time::Instant::now() + Duration::from_secs(120);
+        let give_up = tokio::time::Instant::now() + PATIENCE;
         loop {
             let lags = self.lags().await;
             assert!(lags.len() >= 3, "a model is missing: {lags:?}");
