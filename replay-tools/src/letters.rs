@@ -619,6 +619,7 @@ mod tests {
             &self,
             _: &Arc<dyn EventLog>,
             _: &VerifyReport,
+            _: &dyn Progress,
             _: &CancellationToken,
         ) -> Result<(), RebuildError> {
             unreachable!()

@@ -1,5 +1,5 @@
-//! Progress of rebuilds and verifications: bars on a terminal, a line every other second elsewhere; and that other work goes
-//! on. All on standard error.
+//! Progress of rebuilds, repairs and verifications: bars on a terminal, a line every other second elsewhere. All on standard
+//! error.
 
 use std::{
     collections::HashMap,
@@ -19,8 +19,6 @@ use tokio::time::Instant;
 use crate::how_far::{Course, HowFar, bar_style, moving_bar_style};
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
-/// How often a line says that something is still at work.
-const STILL_EVERY: Duration = Duration::from_secs(10);
 /// How often a clock on a terminal moves.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -36,34 +34,6 @@ pub(crate) fn suitable() -> Arc<dyn Progress> {
 /// Progress is for people to look at: a panic elsewhere does not make it unusable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shows that something of which nobody knows how long it takes is still at work: a clock on a terminal, a line now and
-/// then elsewhere.
-pub(crate) async fn at_work<T>(what: String, work: impl Future<Output = T>) -> T {
-    let clock = stderr().is_terminal().then(|| {
-        let style = ProgressStyle::with_template("{msg} {spinner} {elapsed}");
-        let clock = ProgressBar::new_spinner()
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
-            .with_message(what.clone());
-        clock.enable_steady_tick(TICK);
-        clock
-    });
-    let begun = Instant::now();
-    let mut lines = tokio::time::interval_at(begun + STILL_EVERY, STILL_EVERY);
-    tokio::pin!(work);
-    let done = loop {
-        tokio::select! {
-            done = &mut work => break done,
-            _ = lines.tick(), if clock.is_none() => {
-                eprintln!("{what}: for {} s so far", begun.elapsed().as_secs());
-            }
-        }
-    };
-    if let Some(clock) = clock {
-        clock.finish_and_clear();
-    }
-    done
 }
 
 /// Shows how far a verification has come, until it has ended.

@@ -127,8 +127,9 @@ async fn repair(
         if found.is_clean() {
             break;
         }
-        let what = format!("{}: being repaired", model.name());
-        progress::at_work(what, model.repair(&target.log, &found, stop)).await?;
+        model
+            .repair(&target.log, &found, &*progress::suitable(), stop)
+            .await?;
         let after = verified(model, target, stop).await?;
         for difference in gone(&found, &after) {
             repaired += 1;

@@ -91,6 +91,7 @@ pub trait ModelControl: Send + Sync {
         &self,
         log: &Arc<dyn EventLog>,
         found: &VerifyReport,
+        progress: &dyn Progress,
         stop: &CancellationToken,
     ) -> Result<(), RebuildError>;
 
@@ -271,9 +272,11 @@ impl<P: Projection, F: ModelFold> ModelControl for Control<P, F> {
         &self,
         log: &Arc<dyn EventLog>,
         found: &VerifyReport,
+        progress: &dyn Progress,
         stop: &CancellationToken,
     ) -> Result<(), RebuildError> {
         let repair = Repair {
+            progress,
             generations: Arc::clone(&self.generations),
             log: Arc::clone(log),
             frontier: self.frontier.clone(),

@@ -23,7 +23,7 @@ use crate::{
         generations::{Claim, Generation, GenerationState, Generations, WriteMode},
         handled::Handled,
         pace::{Pace, Pacer},
-        rebuild::{RebuildError, Silent, claim},
+        rebuild::{Progress, RebuildError, Silent, claim},
         writer::{BatchWriter, Entry},
     },
     status::reached,
@@ -44,12 +44,14 @@ const BETWEEN: Duration = Duration::from_millis(250);
 const WORKSHOP: &str = "repair";
 
 /// A repair of a model.
-pub(super) struct Repair<P: Projection> {
+pub(super) struct Repair<'a, P: Projection> {
     pub(super) generations: Arc<dyn Generations<P>>,
     pub(super) log: Arc<dyn EventLog>,
     /// There when models are written by partitions.
     pub(super) frontier: Option<Arc<dyn FrontierReader>>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Is told how far the workshop is filled: all but the end of a repair.
+    pub(super) progress: &'a dyn Progress,
 }
 
 /// Whether a generation is a workshop that a repair left behind.
@@ -75,7 +77,7 @@ pub(super) async fn drop_workshops<P: Projection>(
     Ok(())
 }
 
-impl<P: Projection> Repair<P> {
+impl<P: Projection> Repair<'_, P> {
     /// Makes everything that differs what the log says.
     pub(super) async fn run(
         &self,
@@ -105,6 +107,7 @@ impl<P: Projection> Repair<P> {
         loop {
             let id = self.generations.create(&claim).await?;
             let outcome = self.in_workshop(&claim, id, &entities, stop).await;
+            self.progress.ended(P::NAME);
             let dropped = self.generations.drop_generation(&claim, id).await;
             match outcome {
                 // A batch is half written; meanwhile the workshop has left behind what is handled next.
@@ -167,6 +170,7 @@ impl<P: Projection> Repair<P> {
         let place = self.place().await?;
         let parked = self.parked().await?;
         let pace = Pace::Gentle;
+        self.progress.began(P::NAME, id, writer.position(), place);
         self.fill(writer, place, &parked, |_| true, pace, stop)
             .await?;
         let fence = self.generations.fence(claim).await?;
@@ -230,6 +234,7 @@ impl<P: Projection> Repair<P> {
                 })
                 .collect();
             writer.write(&entries, &Silent(P::NAME), stop).await?;
+            self.progress.moved(P::NAME, writer.position(), upto);
         }
         Ok(())
     }

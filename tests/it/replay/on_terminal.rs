@@ -19,6 +19,7 @@ use socialhub_tests::support::{Profile, eventually, proxy::Proxy, server::PATIEN
 
 use super::{
     MODELS,
+    damage::all,
     outage::{LOG, run, small_world},
 };
 
@@ -110,7 +111,7 @@ fn assert_a_full_bar(shown: &str, prefix: &str, end: &str) {
 }
 
 #[tokio::test]
-async fn rebuild_and_export_show_bars_and_say_at_the_end_what_they_did() {
+async fn rebuild_repair_and_export_show_bars_and_say_at_the_end_what_they_did() {
     let server = small_world().await;
     let rebuild = ["replay", "rebuild", "--all"];
     let (said, shown) = Terminal::start(server.prepare_command(&rebuild))
@@ -126,6 +127,19 @@ async fn rebuild_and_export_show_bars_and_say_at_the_end_what_they_did() {
     }
     assert!(!said.contains('█'), "{said}");
 
+    let damages = all();
+    let damage = damages.iter().find(|damage| damage.model == "feed");
+    damage.unwrap().inflict(&server, 2).await;
+    let repair = ["replay", "repair", "feed"];
+    let (said, shown) = Terminal::start(server.prepare_command(&repair))
+        .ended()
+        .await;
+    assert_a_full_bar(&shown, "feed, generation 3", &head);
+    assert!(
+        said.contains(" repaired.") && !said.contains("nothing repaired"),
+        "{said}"
+    );
+
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("export");
     let export = ["replay", "export", place.to_str().unwrap(), "--all"];
@@ -137,7 +151,7 @@ async fn rebuild_and_export_show_bars_and_say_at_the_end_what_they_did() {
     // Elsewhere there is nothing to be drawn.
     let said = server.succeed(&rebuild).await;
     assert!(
-        said.contains("filling generation 3 from position 0"),
+        said.contains("filling generation 4 from position 0"),
         "{said}"
     );
     assert!(!said.contains('█') && !said.contains('\r'), "{said}");
