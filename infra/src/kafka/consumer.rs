@@ -20,8 +20,10 @@ use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
     consumer::{
-        BaseConsumer, CommitMode, Consumer, ConsumerContext, base_consumer::PartitionQueue,
+        BaseConsumer, CommitMode, Consumer, ConsumerContext, DefaultConsumerContext,
+        base_consumer::PartitionQueue,
     },
     error::{KafkaError, KafkaResult},
     message::BorrowedMessage,
@@ -41,7 +43,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::kafka::{KafkaSettings, complain, headers, is_not_there, millis, tails};
+use crate::kafka::{
+    KafkaSettings, complain, headers, is_not_there, millis, tails, topics_are_there,
+};
 
 /// How many records are handed over at once at most.
 const BATCH: usize = 1024;
@@ -161,11 +165,17 @@ impl Shared {
 /// What librdkafka calls when partitions come and go; it does so on the thread that polls.
 struct Member {
     settings: KafkaSettings,
+    /// The topics' names on the broker.
+    topics: Vec<String>,
     consumer: OnceLock<Weak<Group>>,
     shared: Arc<Shared>,
     left_out: Arc<LeftOutTally>,
     deliveries: mpsc::UnboundedSender<Result<Delivery, SourceError>>,
     parts: Mutex<Vec<Part>>,
+    /// It was called since somebody looked. Whoever polls is not told of what was handled here: it looks as if nothing had come.
+    called: AtomicBool,
+    /// Since when it waits to be dealt its partitions, if it does.
+    waiting: Mutex<Option<Instant>>,
 }
 
 /// One partition that is ours.
@@ -179,6 +189,12 @@ struct Part {
 }
 
 impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.called.store(true, Ordering::Relaxed);
+        // As it is logged where nobody looks on.
+        DefaultConsumerContext.log(level, facility, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         complain(&error, reason);
     }
@@ -191,15 +207,21 @@ impl ConsumerContext for Member {
         err: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        self.called.store(true, Ordering::Relaxed);
         let outcome = if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assigned(consumer, partitions)
         } else {
             self.revoked();
+            *self.waiting.lock() = Some(Instant::now());
             consumer.unassign()
         };
         if let Err(error) = outcome {
             self.fail(&error.to_string());
         }
+    }
+
+    fn commit_callback(&self, _: KafkaResult<()>, _: &TopicPartitionList) {
+        self.called.store(true, Ordering::Relaxed);
     }
 }
 
@@ -252,6 +274,7 @@ impl Member {
         // Their queues were set apart before, so that nothing of them comes by another way.
         consumer.assign(&assignment)?;
         *self.parts.lock() = parts;
+        *self.waiting.lock() = None;
         Ok(())
     }
 
@@ -321,6 +344,23 @@ impl Member {
             queue,
             ahead: Arc::default(),
         })
+    }
+
+    /// Whether the group has dealt out nothing for too long, although the brokers answer and have the topics. A client of librdkafka may wait for
+    /// ever for an answer to "who coordinates the group?" that it has lost with the broker it had asked, and is of no use any
+    /// more; and of a group in which somebody holds up everybody it is as good to try it anew.
+    fn waits_in_vain(&self) -> bool {
+        let since = *self.waiting.lock();
+        if since.is_none_or(|since| since.elapsed() < self.settings.join_within) {
+            return false;
+        }
+        // Another client: this one may not know.
+        let is_possible = topics_are_there(&self.settings, &self.topics);
+        if !is_possible {
+            // It counts from when it is.
+            *self.waiting.lock() = Some(Instant::now());
+        }
+        is_possible
     }
 
     /// Hands over what has come and there is room for; answers whether there was anything.
@@ -444,13 +484,20 @@ impl KafkaSource {
             wake: Condvar::new(),
         });
         let (sender, deliveries) = mpsc::unbounded_channel();
+        let names: Vec<String> = topics
+            .iter()
+            .map(|topic| settings.topic(topic.name()))
+            .collect();
         let member = Member {
             settings: settings.clone(),
+            topics: names.clone(),
             consumer: OnceLock::new(),
             shared: Arc::clone(&shared),
             left_out,
             deliveries: sender,
             parts: Mutex::default(),
+            called: AtomicBool::new(false),
+            waiting: Mutex::new(Some(Instant::now())),
         };
         let mut consumer: Group = config(settings, group)
             .create_with_context(member)
@@ -460,10 +507,6 @@ impl KafkaSource {
         let consumer = Arc::new(consumer);
         // Set once, here.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
-        let names: Vec<String> = topics
-            .iter()
-            .map(|topic| settings.topic(topic.name()))
-            .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         consumer.subscribe(&names).map_err(told)?;
         let (leaving, left) = oneshot::channel();
@@ -529,6 +572,13 @@ fn serve(consumer: &Arc<Group>, shared: &Shared) {
             committed = Instant::now();
             commit(consumer, shared);
             consumer.context().left_out.tell();
+            if consumer.context().waits_in_vain() {
+                let patience = consumer.context().settings.join_within;
+                let told =
+                    format!("the group has dealt out nothing for {patience:?}: joining it anew");
+                consumer.context().fail(&told);
+                return;
+            }
         }
         if !any {
             shared.rest();
@@ -544,7 +594,13 @@ struct Ended;
 /// hundreds of errors, and what comes when it is back is behind them. Answers the last error that passes by itself.
 fn attend(consumer: &Group) -> Result<Option<KafkaError>, Ended> {
     let mut passing = None;
-    while let Some(event) = consumer.poll(Duration::ZERO) {
+    loop {
+        let Some(event) = consumer.poll(Duration::ZERO) else {
+            if consumer.context().called.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            return Ok(passing);
+        };
         match event {
             Ok(message) => {
                 let place = format!("{}-{}", message.topic(), message.partition());
@@ -561,7 +617,6 @@ fn attend(consumer: &Group) -> Result<Option<KafkaError>, Ended> {
             Err(error) => passing = Some(error),
         }
     }
-    Ok(passing)
 }
 
 fn commit(consumer: &Arc<Group>, shared: &Shared) {

@@ -13,7 +13,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::Headers,
 };
 use socialhub_domain::topic::Topic;
@@ -46,6 +46,8 @@ pub struct KafkaSettings {
     pub request_timeout: Duration,
     /// How long a projector may be silent before its partitions go to others.
     pub session_timeout: Duration,
+    /// How long a projector may wait for its partitions while the brokers answer, before it joins the group anew.
+    pub join_within: Duration,
 }
 
 /// How long records are kept, unless told otherwise: 7 days.
@@ -67,6 +69,7 @@ impl KafkaSettings {
             transaction_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             session_timeout: Duration::from_secs(6),
+            join_within: Duration::from_secs(60),
         }
     }
 
@@ -105,12 +108,31 @@ impl KafkaSettings {
 /// [`SourceError`].
 pub fn look(settings: &KafkaSettings, patience: Duration) -> Result<(), SourceError> {
     let told = |error: KafkaError| SourceError(error.to_string());
-    let config = settings.client("socialhub-look");
-    let consumer: BaseConsumer<Silent> = config.create_with_context(Silent).map_err(told)?;
+    let consumer = looking(settings).map_err(told)?;
     // Of one topic, whether it is there or not: of all would be more than is wanted.
     let topic = settings.topic(Topic::ALL[0].name());
     let answer = consumer.fetch_metadata(Some(&topic), patience);
     answer.map(|_| ()).map_err(told)
+}
+
+fn looking(settings: &KafkaSettings) -> KafkaResult<BaseConsumer<Silent>> {
+    settings
+        .client("socialhub-look")
+        .create_with_context(Silent)
+}
+
+/// Whether a broker answers that has these topics. Blocks for as long as a request may take for each.
+fn topics_are_there(settings: &KafkaSettings, names: &[String]) -> bool {
+    let Ok(consumer) = looking(settings) else {
+        return false;
+    };
+    names.iter().all(|name| {
+        let answer = consumer.fetch_metadata(Some(name), settings.request_timeout);
+        answer.is_ok_and(|found| {
+            let mut topics = found.topics().iter();
+            topics.any(|topic| topic.name() == name && !topic.partitions().is_empty())
+        })
+    })
 }
 
 /// Whoever looks is answered.

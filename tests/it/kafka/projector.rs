@@ -12,6 +12,7 @@ use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
 };
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::{FrontierReader, RelayTask};
@@ -91,6 +92,55 @@ async fn the_share_of_a_killed_member_goes_to_the_others() {
     member.kill().unwrap();
     member.wait().unwrap();
     world.projected(&model).await;
+}
+
+/// As with a client that has lost an answer it waits for: the brokers answer, and nothing is dealt out.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_dealt_nothing_joins_anew() {
+    let world = World::new();
+    world.append(50).await;
+    let (_relay, _stop) = world.relay("a");
+    world.published().await;
+    let group = format!("{}held-up", world.settings.topic_prefix);
+    // A member that says it is alive and takes part in nothing any more, so that nobody is dealt anything.
+    let idle = idle_member(&world, &group).await;
+    let impatient = KafkaSettings {
+        join_within: Duration::from_millis(500),
+        ..world.settings.clone()
+    };
+    let mut source =
+        KafkaSource::join(&impatient, &group, Toy::TOPICS, Arc::new(left_out())).unwrap();
+    let given_up = source.next().await.err().unwrap().to_string();
+    assert!(given_up.contains("joining it anew"), "{given_up}");
+    let model = Model::new();
+    let (_projector, _stop) = world.projector(&model, "held-up");
+    drop(idle);
+    world.projected(&model).await;
+}
+
+/// Somebody who has all partitions of a group, and does not poll any more.
+async fn idle_member(world: &World, group: &str) -> BaseConsumer {
+    let (brokers, group) = (world.settings.brokers.clone(), group.to_owned());
+    let topics: Vec<String> = Toy::TOPICS
+        .iter()
+        .map(|topic| world.settings.topic(topic.name()))
+        .collect();
+    let joined = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("partition.assignment.strategy", "roundrobin")
+            .create()
+            .unwrap();
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).unwrap();
+        while consumer.assignment().unwrap().count() == 0 {
+            // What is read does not matter.
+            let _ = consumer.poll(Duration::from_millis(50));
+        }
+        consumer
+    });
+    joined.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
