@@ -36,8 +36,8 @@ pub trait ModelPosition: Send + Sync {
     /// When the store cannot answer.
     async fn position(&self) -> Result<Position, ReadError>;
 
-    /// Waits until the model has passed `wanted`, at most `limit`, and not at all while it is known to be stuck (it
-    /// has had work for more than a second and has not moved).
+    /// Waits until the model has passed `wanted`, at most `limit`, and not at all while it has had work for more than
+    /// [`GIVEN_UP_AFTER`] and has not moved.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -109,8 +109,12 @@ pub fn is_starting(trouble: &str) -> bool {
     trouble.starts_with(STARTING)
 }
 
-/// A model that has had work for this long and has not moved is known to be stuck.
-pub const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// For a model that has had work for this long and has not moved no read waits any longer.
+pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
+
+/// A model that has had work for this long and has not moved is said to be stuck. Whoever catches up with a large log may write
+/// at one batch for seconds, and moves all the same.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// How a projector fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -277,10 +281,16 @@ impl ProjectionStatus {
         }
     }
 
-    /// Whether it has had work for more than a second and has not moved, or has given up.
+    /// Whether it has had work for [`STUCK_AFTER`] and has not moved, sooner if it knows why, or has given up.
     pub fn is_stuck(&self) -> bool {
         self.observe_head();
-        self.stuck_at().is_some_and(|at| at <= Instant::now())
+        let inner = self.inner.lock();
+        let patience = match inner.state {
+            ProjectorState::Dead | ProjectorState::Stopped => return true,
+            ProjectorState::Stuck => GIVEN_UP_AFTER,
+            ProjectorState::Starting | ProjectorState::Running => STUCK_AFTER,
+        };
+        inner.is_behind_for(patience)
     }
 
     /// Whether it has not come to its work yet, whatever keeps it from that.
@@ -428,11 +438,12 @@ impl ProjectionStatus {
             .set(parked.sequences as f64);
     }
 
-    fn stuck_at(&self) -> Option<Instant> {
+    /// When nobody waits for it any more, unless it moves.
+    fn given_up_at(&self) -> Option<Instant> {
         let inner = self.inner.lock();
         match inner.state {
             ProjectorState::Dead | ProjectorState::Stopped => Some(Instant::now()),
-            _ => inner.behind_since.map(|since| since + STUCK_AFTER),
+            _ => inner.behind_since.map(|since| since + GIVEN_UP_AFTER),
         }
     }
 }
@@ -440,14 +451,16 @@ impl ProjectionStatus {
 impl Inner {
     /// The state, when nobody has said for long that something is wrong, but nothing moves.
     fn state_now(&self) -> ProjectorState {
-        let hangs = self
-            .behind_since
-            .is_some_and(|since| since.elapsed() >= STUCK_AFTER);
         match self.state {
             ProjectorState::Running if !self.dealt => ProjectorState::Starting,
-            ProjectorState::Running if hangs => ProjectorState::Stuck,
+            ProjectorState::Running if self.is_behind_for(STUCK_AFTER) => ProjectorState::Stuck,
             state => state,
         }
+    }
+
+    fn is_behind_for(&self, patience: Duration) -> bool {
+        self.behind_since
+            .is_some_and(|since| since.elapsed() >= patience)
     }
 
     fn lag_seconds(&self, behind: bool, clock: &dyn Clock) -> f64 {
@@ -483,7 +496,7 @@ impl ModelPosition for ProjectionStatus {
                 return Ok(Freshness { position, stale });
             }
             self.observe_head();
-            let until = self.stuck_at().map_or(deadline, |at| at.min(deadline));
+            let until = self.given_up_at().map_or(deadline, |at| at.min(deadline));
             if until <= Instant::now() {
                 return Ok(Freshness { position, stale });
             }
@@ -610,6 +623,27 @@ mod tests {
         assert!((lag(&status) - 10.0).abs() < 1.0);
         status.committed(9, Parked::default(), Some(Timestamp(3_591_500)));
         assert!(lag(&status) < f64::EPSILON);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_writes_at_one_batch_for_seconds_is_not_stuck() {
+        let (_head, watched) = watch::channel(10);
+        let status = ProjectionStatus::new(ModelName("feed"), watched);
+        status.opened(GenerationId(1), 0, Parked::default(), None);
+        let after = async |seconds| {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            status.is_stuck()
+        };
+        assert!(!after(0).await);
+        assert!(!after(9).await);
+        assert!(after(1).await);
+        status.committed(9, Parked::default(), None);
+        assert!(!after(9).await);
+        // It knows why.
+        status.failing("nobody answers".to_owned());
+        assert!(status.is_stuck());
+        status.committed(10, Parked::default(), None);
+        assert!(!after(60).await);
     }
 
     #[tokio::test(start_paused = true)]

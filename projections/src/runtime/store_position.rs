@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    status::{Freshness, ModelPosition, STUCK_AFTER, reached},
+    status::{self, Freshness, ModelPosition, reached},
     store::{Checkpoint, ModelName, ReadError},
 };
 
@@ -231,11 +231,11 @@ impl StorePosition {
         }
     }
 
-    fn stuck_at(&self) -> Option<Instant> {
+    fn given_up_at(&self) -> Option<Instant> {
         self.seen
             .lock()
             .behind_since
-            .map(|since| since + STUCK_AFTER)
+            .map(|since| since + status::GIVEN_UP_AFTER)
     }
 }
 
@@ -267,7 +267,7 @@ impl ModelPosition for StorePosition {
                 return Ok(Freshness { position, stale });
             }
             self.observe_head();
-            let until = self.stuck_at().map_or(deadline, |at| at.min(deadline));
+            let until = self.given_up_at().map_or(deadline, |at| at.min(deadline));
             if until <= Instant::now() {
                 return Ok(Freshness { position, stale });
             }

@@ -77,12 +77,17 @@ impl Figures {
 
     async fn look_at(&self, model: &dyn ModelControl) -> Result<(), RebuildError> {
         let generations = model.generations().await?;
+        let mut rows = Vec::new();
         for state in STATES {
             let in_state = generations.iter().filter(|found| found.state == state);
             let row = match in_state.max_by_key(|found| found.id) {
                 Some(generation) => self.row(model, generation).await?,
                 None => Row::default(),
             };
+            rows.push((row, state));
+        }
+        // At once, so that nobody sees a switch half done.
+        for (row, state) in rows {
             row.publish(model.name().0, state);
         }
         Ok(())
