@@ -10,6 +10,7 @@ mod store;
 pub(crate) mod topic;
 
 use std::{
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -27,7 +28,7 @@ use socialhub_projections::{
     Projection,
     runtime::{Generations, LeftOutTally, PartitionProjector, ProjectorTask},
 };
-use socialhub_tests::support::{server::PATIENCE, servers};
+use socialhub_tests::support::{eventually, servers};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -188,14 +189,7 @@ impl World {
     }
 }
 
-/// Waits for a condition.
+/// Waits for a condition that nobody has to be asked about.
 async fn until(what: &str, condition: impl Fn() -> bool) {
-    let give_up = tokio::time::Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(
-            tokio::time::Instant::now() < give_up,
-            "never came true: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually(what, || ready(condition().then_some(()))).await;
 }

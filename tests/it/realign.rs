@@ -1,7 +1,7 @@
 //! Stores that go back in time, emptied or restored from an older copy: noticed, never served as if current, and brought
 //! together again by the commands that the messages name.
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use mongodb::bson::{Document, doc};
 use rdkafka::{
@@ -12,7 +12,7 @@ use rdkafka::{
 use serde_json::{Value, json};
 use socialhub_domain::topic::Topic;
 use socialhub_infra::kafka::KafkaSettings;
-use socialhub_tests::support::{Client, Profile, Server, printed, server::PATIENCE, servers};
+use socialhub_tests::support::{Client, Profile, Server, eventually, printed, servers};
 use sqlx::{Connection, Executor, PgConnection};
 
 use crate::{
@@ -20,21 +20,6 @@ use crate::{
     replay::outage::{LOG, cut_off_from, run},
     seen::{metrics, sum},
 };
-
-async fn within<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let give_up = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition().await {
-            return value;
-        }
-        assert!(
-            tokio::time::Instant::now() < give_up,
-            "never came true: {what}"
-        );
-        // Between two looks at the condition, not instead of one.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// A server of the distributed profile, and the names of its databases.
 struct Site {
@@ -79,7 +64,7 @@ impl Site {
 
     /// Waits until relay and models are at the log's head and run.
     async fn settle(&self) {
-        let settled = within("relay and models are at the head", async || {
+        let settled = eventually("relay and models are at the head", async || {
             let status = self.server.status().await;
             let relay = status["relay"]["state"] == "leading" && status["relay"]["lagEvents"] == 0;
             let mut models = status["models"].as_array().unwrap().iter();
@@ -116,7 +101,7 @@ impl Site {
     /// What `/readyz` says while it is not ready: each part's name and reason.
     async fn not_ready(&self, parts: &[&str]) -> String {
         let client = self.server.client();
-        within("/readyz names what refuses", async || {
+        eventually("/readyz names what refuses", async || {
             let answer = client.try_get("/readyz").await?;
             let text = answer.json.to_string();
             let all = parts.iter().all(|part| text.contains(part));
@@ -200,10 +185,12 @@ impl Keys {
         }
     }
 
-    async fn all(&mut self) -> Vec<String> {
+    async fn all(&self) -> Vec<String> {
         let mut keys = redis::cmd("KEYS");
         keys.arg(&self.pattern);
-        keys.query_async(&mut self.connection).await.unwrap()
+        // As many as are wanted are one connection.
+        let mut connection = self.connection.clone();
+        keys.query_async(&mut connection).await.unwrap()
     }
 
     async fn dump(&mut self) -> Vec<(String, Vec<u8>)> {
@@ -247,7 +234,7 @@ async fn an_emptied_redis_serves_no_zeros_and_is_filled_by_itself() {
         } else {
             keys.become_as(&[]).await;
         }
-        within("the counters are in Redis again", async || {
+        eventually("the counters are in Redis again", async || {
             assert_eq!(posts_of(&me, &me.id).await.0, 4, "stopped: {stopped}");
             let held = keys.all().await;
             held.iter()
@@ -279,7 +266,7 @@ async fn an_old_dump_of_redis_is_not_served_as_if_it_were_current_and_catches_up
         } else {
             keys.become_as(&dump).await;
         }
-        within("the counters have caught up", async || {
+        eventually("the counters have caught up", async || {
             let (count, stale) = posts_of(&me, &me.id).await;
             assert!(
                 count == 5 || stale,
@@ -314,7 +301,7 @@ async fn an_older_feed_catches_up() {
     site.stop().await;
     restore(&site.models).await;
     site.server.begin();
-    within("the feed has caught up", async || {
+    eventually("the feed has caught up", async || {
         let profile = format!("/posts/user/{}?limit=100", me.id);
         for who in [&reader, &me] {
             let page = who.try_get(&profile).await;
@@ -386,7 +373,7 @@ async fn older_notifications_catch_up() {
     site.stop().await;
     put_back(&database, &older).await;
     site.server.begin();
-    within("the notifications have caught up", async || {
+    eventually("the notifications have caught up", async || {
         for (who, all) in [(&reader, 4), (&me, 5)] {
             let page = who.try_get("/notify/notifications?limit=100").await;
             let page = page.filter(|page| page.status == 200)?;
@@ -454,7 +441,7 @@ async fn an_older_log_is_refused_until_its_topics_and_models_are_realigned() {
     ])
     .await;
     // While it looks at the topics it leads for a moment, before it refuses.
-    let status = within("the relay refuses", || async {
+    let status = eventually("the relay refuses", || async {
         let status = site.server.status().await;
         (status["relay"]["state"] != "leading").then_some(status)
     })
@@ -482,7 +469,7 @@ async fn models_that_are_rebuilt_before_the_topics_are_realigned_take_nothing_lo
     site.succeed("replay rebuild --all").await;
     // A relay that refuses does not keep others from the lease.
     site.succeed("replay republish --yes").await;
-    within("it is ready", async || {
+    eventually("it is ready", async || {
         let answer = site.server.client().try_get("/readyz").await?;
         (answer.status == 200).then_some(())
     })
@@ -538,7 +525,7 @@ async fn kill_between_topics_and_position(site: &Site, republish: &[&str]) {
     let mut command = site.server.prepare_command(republish);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut rewinding = command.spawn().unwrap();
-    within("the topics are empty", async || {
+    eventually("the topics are empty", async || {
         site.published().await.is_empty().then_some(())
     })
     .await;
@@ -595,13 +582,13 @@ async fn topics_that_are_divided_anew_are_refused_until_the_models_are_rebuilt()
     site.stop().await;
     site.server.begin();
     site.not_ready(&["partitions but had"]).await;
-    within("the relay's last report says why", async || {
+    eventually("the relay's last report says why", async || {
         let status = site.server.status().await;
         let why = status["relay"]["lastError"]["error"].as_str()?;
         why.contains("partitions but had").then_some(())
     })
     .await;
-    within(
+    eventually(
         "the metrics say that it fails, and since when",
         async || {
             let figures = metrics(&site.server).await;
@@ -657,7 +644,7 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
         "{listed}"
     );
     signal(site.server.pid(), "-STOP");
-    within("the relay is seen to hang", async || {
+    eventually("the relay is seen to hang", async || {
         let status = site.server.status().await;
         let silent = status["processes"][0]["state"] == "silent";
         // Nothing is left to be done, so only its silence tells.
@@ -668,13 +655,13 @@ async fn a_worker_that_hangs_or_is_dead_does_not_look_healthy() {
     .await;
     signal(site.server.pid(), "-CONT");
     site.settle().await;
-    within("it is heard of again", async || {
+    eventually("it is heard of again", async || {
         let status = site.server.status().await;
         (status["processes"][0]["state"] == "ready").then_some(())
     })
     .await;
     site.server.kill();
-    within("nothing is said to run", async || {
+    eventually("nothing is said to run", async || {
         let status = site.server.status().await;
         let mut models = status["models"].as_array().unwrap().iter();
         let dead = models.all(|model| current(model)["activity"] == "notRunning");

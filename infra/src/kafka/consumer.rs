@@ -44,7 +44,7 @@ use tokio::{
 };
 
 use crate::kafka::{
-    KafkaSettings, complain, headers, is_not_there, millis, tails, topics_are_there,
+    KafkaSettings, complain, headers, is_not_there, millis, partitions_of, tails, topics_are_there,
 };
 
 /// How many records are handed over at once at most.
@@ -266,7 +266,7 @@ impl Member {
             assignment.add_partition_offset(&name, source.partition, offset)?;
             let partitions = *counts
                 .entry(name.clone())
-                .or_insert_with(|| self.count(consumer, &name));
+                .or_insert_with(|| partitions_of(&self.settings, consumer, &name));
             if let Some(part) = self.part(source, &name, partitions) {
                 parts.push(part);
             }
@@ -318,19 +318,6 @@ impl Member {
         }
     }
 
-    /// Into how many partitions a topic is divided, if the broker says.
-    fn count(&self, consumer: &BaseConsumer<Self>, name: &str) -> Option<i32> {
-        let metadata = consumer.fetch_metadata(Some(name), self.settings.request_timeout);
-        let metadata = metadata.ok()?;
-        let topic = metadata
-            .topics()
-            .iter()
-            .find(|topic| topic.name() == name)?;
-        i32::try_from(topic.partitions().len())
-            .ok()
-            .filter(|count| *count > 0)
-    }
-
     fn part(&self, source: Source, name: &str, partitions: Option<i32>) -> Option<Part> {
         let consumer = self.consumer.get()?.upgrade()?;
         let topic = self.settings.logical(name)?;
@@ -346,9 +333,9 @@ impl Member {
         })
     }
 
-    /// Whether the group has dealt out nothing for too long, although the brokers answer and have the topics. A client of librdkafka may wait for
-    /// ever for an answer to "who coordinates the group?" that it has lost with the broker it had asked, and is of no use any
-    /// more; and of a group in which somebody holds up everybody it is as good to try it anew.
+    /// Whether the group has dealt out nothing for too long, although the brokers answer and have the topics. A client of
+    /// librdkafka may wait for ever for an answer to "who coordinates the group?" that it has lost with the broker it had
+    /// asked, and is of no use any more; and of a group in which somebody holds up everybody it is as good to try it anew.
     fn waits_in_vain(&self) -> bool {
         let since = *self.waiting.lock();
         if since.is_none_or(|since| since.elapsed() < self.settings.join_within) {
@@ -484,13 +471,12 @@ impl KafkaSource {
             wake: Condvar::new(),
         });
         let (sender, deliveries) = mpsc::unbounded_channel();
-        let names: Vec<String> = topics
-            .iter()
-            .map(|topic| settings.topic(topic.name()))
-            .collect();
         let member = Member {
             settings: settings.clone(),
-            topics: names.clone(),
+            topics: topics
+                .iter()
+                .map(|topic| settings.topic(topic.name()))
+                .collect(),
             consumer: OnceLock::new(),
             shared: Arc::clone(&shared),
             left_out,
@@ -507,7 +493,8 @@ impl KafkaSource {
         let consumer = Arc::new(consumer);
         // Set once, here.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let names = consumer.context().topics.iter();
+        let names: Vec<&str> = names.map(String::as_str).collect();
         consumer.subscribe(&names).map_err(told)?;
         let (leaving, left) = oneshot::channel();
         let polling = Arc::clone(&shared);

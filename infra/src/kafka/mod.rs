@@ -126,13 +126,25 @@ fn topics_are_there(settings: &KafkaSettings, names: &[String]) -> bool {
     let Ok(consumer) = looking(settings) else {
         return false;
     };
-    names.iter().all(|name| {
-        let answer = consumer.fetch_metadata(Some(name), settings.request_timeout);
-        answer.is_ok_and(|found| {
-            let mut topics = found.topics().iter();
-            topics.any(|topic| topic.name() == name && !topic.partitions().is_empty())
-        })
-    })
+    let mut names = names.iter();
+    names.all(|name| partitions_of(settings, &consumer, name).is_some())
+}
+
+/// Into how many partitions a topic is divided, if the broker says. Blocks for as long as a request may take.
+fn partitions_of<C: ConsumerContext>(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<C>,
+    name: &str,
+) -> Option<i32> {
+    let metadata = consumer.fetch_metadata(Some(name), settings.request_timeout);
+    let metadata = metadata.ok()?;
+    let topic = metadata
+        .topics()
+        .iter()
+        .find(|topic| topic.name() == name)?;
+    i32::try_from(topic.partitions().len())
+        .ok()
+        .filter(|count| *count > 0)
 }
 
 /// Whoever looks is answered.

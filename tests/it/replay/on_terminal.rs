@@ -19,7 +19,7 @@ use socialhub_tests::support::{Profile, eventually, proxy::Proxy, server::PATIEN
 
 use super::{
     MODELS,
-    damage::all,
+    damage::one_of,
     outage::{LOG, run, small_world},
 };
 
@@ -127,9 +127,7 @@ async fn rebuild_repair_and_export_show_bars_and_say_at_the_end_what_they_did() 
     }
     assert!(!said.contains('█'), "{said}");
 
-    let damages = all();
-    let damage = damages.iter().find(|damage| damage.model == "feed");
-    damage.unwrap().inflict(&server, 2).await;
+    one_of("feed", "tally").inflict(&server, 2).await;
     let repair = ["replay", "repair", "feed"];
     let (said, shown) = Terminal::start(server.prepare_command(&repair))
         .ended()
