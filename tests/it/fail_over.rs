@@ -66,3 +66,49 @@ async fn programs_go_on_when_the_database_vanishes_and_another_takes_its_place()
         life_goes_on(&author, &reader, fan, content).await;
     }
 }
+
+/// So many times the database goes away while a program starts: each time at another step.
+const STEPS: u64 = 24;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_starts_waits_for_the_database_at_each_of_its_steps() {
+    let mut environment = Profile::Distributed.environment().await;
+    let at = environment
+        .iter()
+        .position(|(name, _)| name == "DATABASE_URL")
+        .unwrap();
+    let url = environment[at].1.clone();
+    // How much the database says until a program has started: a program whose schema is there, as most find it.
+    let mut whole = 0;
+    for _ in 0..2 {
+        let proxy = Proxy::to(&url, u64::MAX).await;
+        environment[at].1 = proxy.through(&url);
+        let mut server = Server::prepare(&[], environment.clone());
+        server.begin();
+        eventually("the program runs", async || runs(&server)).await;
+        whole = proxy.carried();
+    }
+    for step in 0..STEPS {
+        let proxy = Proxy::holding(&url, whole * step / STEPS).await;
+        environment[at].1 = proxy.through(&url);
+        let mut server = Server::prepare(&[], environment.clone());
+        server.begin();
+        proxy.held().await;
+        proxy.shut();
+        eventually("it says what it waits for, or has started", async || {
+            let waits = server.log().contains("waiting for");
+            runs(&server).or(waits.then_some(()))
+        })
+        .await;
+        proxy.cut();
+        eventually("the program runs", async || runs(&server)).await;
+        assert!(server.stop().await, "{}", server.log());
+    }
+}
+
+/// Whether it has started. It must not have given up.
+fn runs(server: &Server) -> Option<()> {
+    let log = server.log();
+    assert!(!log.contains("socialhub: "), "it ended");
+    log.contains("running roles=").then_some(())
+}

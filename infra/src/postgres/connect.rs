@@ -223,9 +223,14 @@ impl Schema {
         let session = Session::connect(&Access::watched(options)).await;
         // Dropped before the commit, it rolls everything back.
         let mut session = session.map_err(OpenError::connecting)?;
-        let failed = |error| OpenError::Migration {
-            component: self.component,
-            error,
+        // A server that goes away meanwhile has taken all of it or nothing, which the next try sees.
+        let component = self.component;
+        let failed = |error| {
+            if is_refusal(&error) {
+                OpenError::Migration { component, error }
+            } else {
+                OpenError::Unreachable(error)
+            }
         };
         session.execute("BEGIN").await.map_err(failed)?;
         sqlx::query("SELECT pg_advisory_xact_lock($1)")

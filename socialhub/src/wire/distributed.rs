@@ -15,7 +15,9 @@ use socialhub_api::{
 };
 use socialhub_commands::ports::{PortError, Tokens};
 use socialhub_domain::{Clock, IdGenerator, UserId, topic::Topic};
-use socialhub_event_log::{EventLog, Firehose, FrontierReader, Position, Relay, RelaySettings};
+use socialhub_event_log::{
+    EventLog, Firehose, FrontierReader, LogError, Position, Relay, RelaySettings,
+};
 use socialhub_infra::{
     clock::RandomIds,
     kafka::{KafkaPublisher, KafkaSettings, KafkaSources},
@@ -134,14 +136,15 @@ pub async fn start(
         migrate(servers).await?;
     }
     let (setting, url) = ("DATABASE_URL", &servers.database_url);
-    let log = connected(setting, url, || PgEventLog::connect(url, clock.clone())).await?;
+    let log = opened(setting, url, || PgEventLog::connect(url, clock.clone())).await?;
     let log = Arc::new(log);
     servers::let_in(servers).await?;
+    let mut background = Background::default();
+    let tokens = tokens(config, servers, &log, &background.stop).await?;
     let sealed = sealed(&log);
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let stores = Stores::open(servers, &clock).await?;
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
-    let mut background = Background::default();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
     let mut workers = Workers::new(sealed.clone(), clock.clone());
@@ -170,7 +173,6 @@ pub async fn start(
     let closing = log.clone();
     background.close = Some(Box::pin(async move { closing.close().await }));
 
-    let tokens = tokens(config, &log, &background.stop).await?;
     let link = RedisLink::new(&servers.redis_url).map_err(|error| format!("REDIS_URL: {error}"))?;
     let prefix = prefix(servers);
     let secret = secret(config, b"socialhub codes and limits in redis");
@@ -237,24 +239,40 @@ pub async fn start(
 /// A line for the operator.
 pub async fn migrate(servers: &Servers) -> Result<(), String> {
     let url = &servers.database_url;
-    connected("DATABASE_URL", url, || PgEventLog::migrate(url)).await?;
+    opened("DATABASE_URL", url, || PgEventLog::migrate(url)).await?;
     let (setting, url) = servers::chat(servers);
-    connected(setting, url, || PgChatLog::migrate(url)).await
+    opened(setting, url, || PgChatLog::migrate(url)).await
 }
 
-/// Tries until the database answers. `setting` is what says where it is.
-async fn connected<T, F>(
+/// Opens a database, once it answers. `setting` is what says where it is.
+async fn opened<T, F>(
     setting: &'static str,
     url: &str,
-    mut connect: impl FnMut() -> F,
+    open: impl FnMut() -> F,
 ) -> Result<T, String>
 where
     F: Future<Output = Result<T, OpenError>>,
 {
+    let away = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
+    answered(setting, url, away, open).await
+}
+
+/// Asks until the database answers: it may go away between any two steps of a start. `away` says which errors pass by
+/// themselves.
+async fn answered<T, E, F>(
+    setting: &'static str,
+    url: &str,
+    away: impl Fn(&E) -> bool,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, String>
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
     loop {
-        match connect().await {
-            Ok(done) => return Ok(done),
-            Err(error @ OpenError::Unreachable(_)) => {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if away(&error) => {
                 let server = place(url);
                 tracing::warn!(setting, server, %error, "waiting for the database");
                 tokio::time::sleep(CONNECT_EVERY).await;
@@ -272,11 +290,15 @@ fn secret(config: &Config, purpose: &[u8]) -> [u8; 32] {
 
 async fn tokens(
     config: &Config,
+    servers: &Servers,
     log: &Arc<PgEventLog>,
     stop: &CancellationToken,
 ) -> Result<Arc<JwtTokens>, String> {
     let secret = config.jwt_secret.as_deref().unwrap_or_default();
-    let (raised, mut cursor) = log.epochs_since(0).await.map_err(text)?;
+    let (setting, url) = ("DATABASE_URL", &servers.database_url);
+    let away = |error: &LogError| matches!(error, LogError::Unavailable(_));
+    let epochs = answered(setting, url, away, || log.epochs_since(0)).await;
+    let (raised, mut cursor) = epochs?;
     let tokens = Arc::new(JwtTokens::new(secret.as_bytes(), raised));
     let (log, stop, told) = (log.clone(), stop.clone(), tokens.clone());
     tokio::spawn(async move {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,6 +23,8 @@ use crate::support::{
 pub struct Server {
     /// All of them; a gateway is the last.
     processes: Vec<Child>,
+    /// What takes down what they say, each until its process says no more.
+    listeners: Vec<JoinHandle<()>>,
     /// What it is made of, where it is more than one process.
     parts: Vec<Part>,
     port: u16,
@@ -76,6 +79,7 @@ impl Server {
     pub fn prepare(flags: &[&str], environment: Vec<(String, String)>) -> Self {
         Self {
             processes: Vec::new(),
+            listeners: Vec::new(),
             parts: if is_split() && !environment.is_empty() {
                 split::parts()
             } else {
@@ -143,11 +147,11 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
+        self.listeners.push(std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 log.lock().unwrap().push(line);
             }
-        });
+        }));
         self.processes.push(child);
     }
 
@@ -225,6 +229,9 @@ impl Server {
         }
         for mut process in self.processes.drain(..) {
             process.wait().unwrap();
+        }
+        for listener in self.listeners.drain(..) {
+            listener.join().unwrap();
         }
     }
 
@@ -365,9 +372,23 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- the server's log ---\n{}", self.log());
+            let log = self.log.lock().unwrap();
+            eprintln!("--- the server's log ---\n{}", condensed(&log));
         }
     }
+}
+
+/// A log as one reads it: of lines in a row that differ in figures only, the first, and how many more there are.
+fn condensed(log: &[String]) -> String {
+    let alike = |one: &String, other: &String| {
+        let words = |line: &String| line.replace(|letter: char| letter.is_ascii_digit(), "");
+        words(one) == words(other)
+    };
+    let runs = log.chunk_by(alike).map(|run| match run.len() - 1 {
+        0 => run[0].clone(),
+        more => format!("{}\n[{more} more like it]", run[0]),
+    });
+    runs.collect::<Vec<_>>().join("\n")
 }
 
 /// What a password costs here: thousands of people sign up. The full stack has the usual cost.
