@@ -9,7 +9,7 @@ use std::{
 use super::{Bench, Found, visible::COMMANDERS};
 use crate::{
     client::BenchError,
-    load::{Rotation, Sample, Shape, paced},
+    load::{Rotation, Sample, Shape, closed_loop, paced},
     process::Running,
 };
 
@@ -70,7 +70,12 @@ impl Bench {
             return Err(BenchError::Usage(what.to_owned()));
         };
         let mut scripts = self.commands(&self.people).await?;
-        let (mut found, mut notes) = (Found::default(), Vec::new());
+        let most = self.most(&mut scripts).await?;
+        let share = 100.0 * f64::from(self.commands_per_second) / most;
+        let (mut found, mut notes) = (
+            Found::default(),
+            vec![format!("{share:.0} % of {most:.0} commands/s at most")],
+        );
         for _ in 0..self.runs {
             let mut alone = Seconds::default();
             self.alone(&mut scripts, &mut alone).await?;
@@ -90,6 +95,15 @@ impl Bench {
         }
         found.note = notes.join("; ");
         Ok(found)
+    }
+
+    /// How many of these commands the server answers a second when nobody waits between them. How much a rebuild disturbs
+    /// depends on how much of the machine they leave.
+    async fn most(&self, scripts: &mut [Rotation]) -> Result<f64, BenchError> {
+        let shape = self.with_connections(COMMANDERS);
+        let sample = closed_loop(&self.target, shape, scripts).await?;
+        self.settle().await?;
+        Ok(sample.summary().rate)
     }
 
     /// The commands of a while in which nothing else goes on.
