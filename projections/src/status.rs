@@ -313,11 +313,17 @@ impl ProjectionStatus {
     ) {
         {
             let mut inner = self.inner.lock();
-            inner.state = ProjectorState::Running;
+            // Who refused it may do so again at the next event: until one is written nothing says that it goes on.
+            let refused = inner.state == ProjectorState::Dead
+                && inner.generation == Some(generation)
+                && position < *self.head.borrow();
+            if !refused {
+                inner.state = ProjectorState::Running;
+                inner.last_error = None;
+            }
             inner.generation = Some(generation);
             inner.parked = parked;
             inner.track = Track::begin(RATE_OVER, Instant::now(), position);
-            inner.last_error = None;
             inner.event_time = waiting.or(inner.event_time);
         }
         self.moved(position);
@@ -337,7 +343,7 @@ impl ProjectionStatus {
     ) {
         {
             let mut inner = self.inner.lock();
-            inner.state = ProjectorState::Running;
+            inner.writes();
             inner.parked = parked;
             inner.event_time = event_time.or(inner.event_time);
         }
@@ -347,7 +353,7 @@ impl ProjectionStatus {
     /// One of several writers has committed something; where that leaves the model as a whole is found out apart.
     pub(crate) fn working(&self, event_time: Option<Timestamp>) {
         let mut inner = self.inner.lock();
-        inner.state = ProjectorState::Running;
+        inner.writes();
         inner.event_time = event_time.or(inner.event_time);
         inner.heartbeat = Instant::now();
     }
@@ -449,6 +455,14 @@ impl ProjectionStatus {
 }
 
 impl Inner {
+    /// Something was written.
+    fn writes(&mut self) {
+        if self.state == ProjectorState::Dead {
+            self.last_error = None;
+        }
+        self.state = ProjectorState::Running;
+    }
+
     /// The state, when nobody has said for long that something is wrong, but nothing moves.
     fn state_now(&self) -> ProjectorState {
         match self.state {
@@ -604,6 +618,30 @@ mod tests {
         head.send_replace(7);
         tokio::time::advance(Duration::from_secs(90)).await;
         assert!(status.report(&At(0)).lag_seconds >= 90.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_refused_is_dead_until_something_is_written() {
+        let (_head, watched) = watch::channel(9);
+        let status = ProjectionStatus::new(ModelName("feed"), watched);
+        let told = || {
+            let report = status.report(&At(0));
+            (report.state, report.last_error)
+        };
+        let refused = (ProjectorState::Dead, Some("no tables".to_owned()));
+        status.opened(GenerationId(1), 7, Parked::default(), None);
+        status.enter(ProjectorState::Dead, Some("no tables".to_owned()));
+        // It tries again, and nobody knows how that ends.
+        status.opened(GenerationId(1), 7, Parked::default(), None);
+        assert_eq!(told(), refused);
+        status.committed(8, Parked::default(), None);
+        assert_eq!(told(), (ProjectorState::Running, None));
+        // Another generation is another store, and one that lacks nothing has nothing to refuse.
+        for (generation, position) in [(2, 7), (2, 9)] {
+            status.enter(ProjectorState::Dead, Some("no tables".to_owned()));
+            status.opened(GenerationId(generation), position, Parked::default(), None);
+            assert_eq!(told(), (ProjectorState::Running, None));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,46 @@ async fn migrated() -> Database {
     database
 }
 
+/// As while a database moves to another server: the old one is still there, and may not write.
+#[tokio::test]
+async fn sessions_of_a_time_in_which_nothing_could_be_written_are_not_kept() -> TestResult {
+    let database = migrated().await;
+    let name = database.url().rsplit('/').next().unwrap();
+    let name = name.split('?').next().unwrap();
+    database
+        .execute(&format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = on"
+        ))
+        .await;
+    let log = open_at(database.url(), 0).await;
+    let lease = PgRelayStore::connect(database.url()).await?;
+    let post = post_stream();
+    for _ in 0..2 {
+        let refused = log.append(append(&post, 0, 1)).await;
+        assert!(
+            matches!(refused, Err(AppendError::Unavailable(_))),
+            "{refused:?}"
+        );
+        assert!(lease.acquire("a").await.is_err());
+    }
+    let refused = PgEventLog::migrate(database.url()).await;
+    assert!(
+        matches!(refused, Err(OpenError::Unreachable(_))),
+        "{refused:?}"
+    );
+
+    let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+    let mut writes = database.connect().await;
+    writes
+        .execute("SET default_transaction_read_only = off")
+        .await?;
+    writes.execute(&*reset).await?;
+    log.append(append(&post, 0, 1)).await?;
+    assert!(lease.acquire("a").await?.is_some());
+    PgEventLog::migrate(database.url()).await?;
+    Ok(())
+}
+
 async fn open_at(url: &str, now: i64) -> PgEventLog {
     PgEventLog::connect(url, Arc::new(ClockAt(Timestamp(now))))
         .await
@@ -523,9 +563,9 @@ async fn the_relays_lease_has_one_holder() -> TestResult {
     let grow_old =
         |s: u32| format!("UPDATE relay_lease SET renewed = renewed - interval '{s} seconds'");
     assert!(store.renew("a", &first).await?);
-    database.execute(&grow_old(2)).await;
+    database.execute(&grow_old(1)).await;
     assert_eq!(other.acquire("b").await?, None);
-    database.execute(&grow_old(4)).await;
+    database.execute(&grow_old(5)).await;
     let second = other.acquire("b").await?.ok_or("not taken over")?;
     assert!(second.epoch > first.epoch);
     // The old leader is back and does not know.

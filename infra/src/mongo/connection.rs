@@ -22,10 +22,16 @@ const SPARE: u32 = 8;
 /// too large, key too long.
 const NEVER: [i32; 6] = [2, 9, 14, 121, 10_334, 17_280];
 
-/// The address of the server, or the name of the database, cannot be right.
+/// Why there is no client for an address.
 #[derive(Debug, thiserror::Error)]
-#[error("the address of MongoDB is not usable: {0}")]
-pub struct MongoAddressError(String);
+pub enum MongoAddressError {
+    /// The address of the server, or the name of the database, cannot be right.
+    #[error("the address of MongoDB is not usable: {0}")]
+    Unusable(String),
+    /// The servers behind a `mongodb+srv` address cannot be looked up now.
+    #[error("the servers of MongoDB cannot be looked up: {0}")]
+    NotFound(String),
+}
 
 /// Why an operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,7 +103,10 @@ impl From<Error> for Fault {
 
 /// A client of the server at `url`. Makes no connection yet. Must be called within a tokio runtime.
 pub(super) async fn connect(url: &str, database: &str) -> Result<Database, MongoAddressError> {
-    let unusable = |error: Error| MongoAddressError(error.to_string());
+    let unusable = |error: Error| match *error.kind {
+        ErrorKind::DnsResolve { .. } => MongoAddressError::NotFound(error.to_string()),
+        _ => MongoAddressError::Unusable(error.to_string()),
+    };
     let mut options = ClientOptions::parse(url).await.map_err(unusable)?;
     options
         .app_name
@@ -115,7 +124,7 @@ pub(super) async fn connect(url: &str, database: &str) -> Result<Database, Mongo
 /// "Whoever is second sees both" must hold after a failover, too, and checkpoint and documents must not come from two
 /// servers: writes go to the majority, reads to the primary. An address that asks for less is refused.
 fn be_certain(options: &mut ClientOptions) -> Result<(), MongoAddressError> {
-    let refused = |what: &str| Err(MongoAddressError(what.to_owned()));
+    let refused = |what: &str| Err(MongoAddressError::Unusable(what.to_owned()));
     let mut asked = options.write_concern.take().unwrap_or_default();
     if asked.w.is_some_and(|w| w != Acknowledgment::Majority) {
         return refused("`w` must be `majority`: else a failover loses what a checkpoint covers");

@@ -1,6 +1,6 @@
 //! Addresses, connections and schemas of the Postgres adapters.
 
-use std::{str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use socialhub_event_log::UnfinishedCopy;
 use sqlx::{
@@ -17,6 +17,9 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much longer than the server lets it run an answer is waited for: by then the server itself would have ended the
 /// statement, so there is nobody.
 pub(super) const SLACK: Duration = Duration::from_secs(1);
+
+/// How long a migration may rest between two statements.
+const MIGRATION_IDLE: Duration = Duration::from_secs(60);
 
 /// Serves all who migrate a database, whatever their schema.
 const MIGRATION_LOCK: i64 = 8_316_291_640_277_038;
@@ -74,7 +77,7 @@ pub enum OpenError {
 impl OpenError {
     /// Why there is no connection.
     fn connecting(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(DatabaseError::code);
+        let code = code_of(&error);
         // Invalid authorization, and a database that is not there.
         let refused = code.is_some_and(|code| code.starts_with("28") || code.starts_with("3D"));
         if refused {
@@ -204,6 +207,26 @@ pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Error))
 }
 
+/// Whether a server says that it may not write: its database has moved to another one, or soon will. The session goes on, and
+/// would be refused for ever.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    code_of(error).as_deref() == Some("25006")
+}
+
+/// Whether an error says something about the server's moment and not about the statement: lost connections, deadlocks,
+/// resources, operators, the system, locks that did not come in time, a standby that may not write.
+pub(super) fn passes(error: &sqlx::Error) -> bool {
+    const CLASSES: [&str; 7] = ["08", "25", "40", "53", "55", "57", "58"];
+    let code = code_of(error);
+    let class = code.as_deref().and_then(|code| code.get(..2));
+    !is_refusal(error) || class.is_some_and(|class| CLASSES.contains(&class))
+}
+
+/// The SQLSTATE, when it is Postgres that says it.
+pub(super) fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
+}
+
 /// The tables of one adapter and how they came to be.
 ///
 /// To change them, add a file to `migrations/postgres/` and to the list; never edit a released one.
@@ -219,6 +242,8 @@ impl Schema {
     /// Brings a database to today's version, all steps or none. Several may try at once: one does it.
     pub async fn migrate(&self, url: &str) -> Result<(), OpenError> {
         let options = PgConnectOptions::from_str(url).map_err(OpenError::Address)?;
+        // Others wait for the lock of one who has vanished.
+        let options = missing_peers(options, MIGRATION_IDLE);
         // A step may rewrite tables, and somebody else's steps are waited for: that takes the time it takes.
         let session = Session::connect(&Access::watched(options)).await;
         // Dropped before the commit, it rolls everything back.
@@ -226,10 +251,10 @@ impl Schema {
         // A server that goes away meanwhile has taken all of it or nothing, which the next try sees.
         let component = self.component;
         let failed = |error| {
-            if is_refusal(&error) {
-                OpenError::Migration { component, error }
-            } else {
+            if passes(&error) {
                 OpenError::Unreachable(error)
+            } else {
+                OpenError::Migration { component, error }
             }
         };
         session.execute("BEGIN").await.map_err(failed)?;

@@ -36,6 +36,9 @@ use super::{
     session::Session,
 };
 
+/// Between two looks whether all connections have come back, when nothing is told.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A connection that nobody used for so long is replaced: what lies between may have forgotten it.
 const REST: Duration = Duration::from_secs(600);
 
@@ -120,10 +123,13 @@ impl Pool {
         self.sessions.close();
         loop {
             let returned = self.sessions.manager().returned.notified();
+            // One that comes back to somebody who waits stays when that one has gone away meanwhile.
+            self.sessions.retain(|_, _| false);
             if self.sessions.status().size == 0 {
                 return;
             }
-            returned.await;
+            // It is told when one is given back, a moment before it lies there.
+            let _ = tokio::time::timeout(LOOK_AGAIN, returned).await;
         }
     }
 }

@@ -18,7 +18,8 @@ use sqlx::{
 use tokio::time::{Instant, timeout};
 
 use super::connect::{
-    Access, CONNECT_TIMEOUT, Patience, SLACK, is_refusal, is_timeout, timed_out, within,
+    Access, CONNECT_TIMEOUT, Patience, SLACK, is_read_only, is_refusal, is_timeout, timed_out,
+    within,
 };
 
 /// How long a statement that may take its time is waited for before the server is asked what became of it.
@@ -66,7 +67,8 @@ impl State {
         let now = Instant::now();
         *self = match (error, *self) {
             (None, _) => Self::Idle(now),
-            (Some(error), _) if is_refusal(error) => Self::Idle(now),
+            // Whoever may not write is not who is looked for: the next connection may lead there.
+            (Some(error), _) if is_refusal(error) && !is_read_only(error) => Self::Idle(now),
             // Silence began at some time since the statement was sent.
             (Some(error), Self::Busy(since)) if is_timeout(error) => Self::Lost(since),
             (Some(_), _) => Self::Lost(now),

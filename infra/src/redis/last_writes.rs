@@ -76,6 +76,8 @@ struct Shared {
     prefix: String,
     log: Arc<dyn LastPositions>,
     owed: Mutex<Owed>,
+    /// Held by who pays.
+    paying: tokio::sync::Mutex<()>,
 }
 
 /// What could not be noted.
@@ -118,6 +120,7 @@ impl RedisLastWrites {
                 prefix: prefix.to_owned(),
                 log,
                 owed: Mutex::default(),
+                paying: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -158,22 +161,24 @@ impl Shared {
         Ok((moment > answer.since).then_some(position))
     }
 
-    /// Notes what could not be noted before.
+    /// Notes what could not be noted before. One does, whoever else would: several would all pay for the same people.
     async fn pay(&self) {
+        let Ok(_one) = self.paying.try_lock() else {
+            return;
+        };
         loop {
-            let next = {
-                let owed = self.owed.lock();
-                owed.people.iter().next().map(|(user, at)| (*user, *at))
-            };
-            let Some((user, position)) = next else {
-                return;
-            };
-            if self.raise(user, position).await.is_err() {
+            let people = self.owed.lock().people.clone();
+            if people.is_empty() {
                 return;
             }
-            let mut owed = self.owed.lock();
-            if owed.people.get(&user) == Some(&position) {
-                owed.people.remove(&user);
+            for (user, position) in people {
+                if self.raise(user, position).await.is_err() {
+                    return;
+                }
+                let mut owed = self.owed.lock();
+                if owed.people.get(&user) == Some(&position) {
+                    owed.people.remove(&user);
+                }
             }
         }
     }

@@ -238,7 +238,12 @@ impl RedisLink {
             Err(error) => error,
         };
         let fault = fault(&error);
-        let lost = !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        let lost = match error.kind() {
+            // It is no longer who may write; the address may lead to who is.
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => true,
+            ErrorKind::Server(_) | ErrorKind::Extension => false,
+            _ => true,
+        };
         if lost {
             let mut state = self.0.state.lock().await;
             let same = state

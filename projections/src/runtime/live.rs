@@ -132,6 +132,9 @@ pub(super) async fn store_failed<P: Projection>(
     }
 }
 
+/// Who has refused to go on tries again after so long. That what it refused is whole again may be said by nobody.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
 /// After the end of one generation: waits until it is time to open one again. Breaks when the program stops.
 pub(super) async fn until_next<P: Projection>(
     end: End,
@@ -161,6 +164,8 @@ pub(super) async fn until_next<P: Projection>(
                     Ok(()) => ControlFlow::Continue(()),
                     Err(_) => ControlFlow::Break(()),
                 },
+                // The pointer may have moved and come back, or a store was made anew: nothing that would be heard of.
+                () = tokio::time::sleep(TRY_AGAIN) => ControlFlow::Continue(()),
             }
         }
     }

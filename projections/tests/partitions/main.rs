@@ -469,6 +469,25 @@ async fn partitions_of_topics_that_were_divided_anew_are_not_taken_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_refused_goes_on_by_itself_when_what_was_wrong_is_right_again() {
+    let world = World::new(1);
+    world.append(9).await;
+    world.settle().await;
+    let right = world.topics.relay.saved();
+    let mut wrong = right.clone();
+    wrong.partitions.values_mut().for_each(|count| *count += 1);
+    world.topics.relay.restore(wrong);
+    world.rebalance(0).await;
+    refusal(&world.processes[0]).await;
+    world.topics.relay.restore(right);
+    world.append(3).await;
+    world.settle().await;
+    let report = world.processes[0].task.status.report(&FixedClock);
+    assert_eq!(report.state, ProjectorState::Running, "{report:?}");
+    assert_eq!(report.last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_takes_the_process_down_is_parked_and_nothing_else_that_was_in_hand() {
     let (mut world, deadly, mut deaths) = (World::new(1), 5, 0);
     world.append(40).await;

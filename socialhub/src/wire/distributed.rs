@@ -22,7 +22,7 @@ use socialhub_infra::{
     clock::RandomIds,
     kafka::{KafkaPublisher, KafkaSettings, KafkaSources},
     media::Media,
-    mongo::{MongoGenerations, MongoNotificationReader},
+    mongo::{MongoAddressError, MongoGenerations, MongoNotificationReader},
     postgres::{
         chat_log::PgChatLog,
         connect::OpenError,
@@ -85,13 +85,13 @@ impl Stores {
     ///
     /// # Errors
     /// When an address is none.
-    pub async fn open(servers: &Servers, clock: &Arc<dyn Clock>) -> Result<Self, String> {
+    fn open(
+        servers: &Servers,
+        notifications: Arc<MongoGenerations>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, String> {
         let feed = PgGenerations::open(&servers.read_model_url, clock.clone())
             .map_err(|error| format!("READ_MODEL_URL: {error}"))?;
-        let (url, database) = mongo_database(&servers.mongodb_url);
-        let notifications = MongoGenerations::open(url, database, clock.clone())
-            .await
-            .map_err(|error| format!("MONGODB_URL: {error}"))?;
         let prefix = prefix(servers);
         let counters = RedisGenerations::open(&servers.redis_url, &prefix, clock.clone())
             .map_err(|error| format!("REDIS_URL: {error}"))?;
@@ -101,6 +101,16 @@ impl Stores {
             counters,
         })
     }
+}
+
+/// Notifications, on MongoDB. An address that names servers makes no connection; one that names a record of servers is looked
+/// up.
+async fn mongo(
+    servers: &Servers,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<MongoGenerations>, MongoAddressError> {
+    let (url, database) = mongo_database(&servers.mongodb_url);
+    MongoGenerations::open(url, database, clock.clone()).await
 }
 
 /// The database that the address names, `socialhub` when it names none.
@@ -143,7 +153,10 @@ pub async fn start(
     let tokens = tokens(config, servers, &log, &background.stop).await?;
     let sealed = sealed(&log);
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
-    let stores = Stores::open(servers, &clock).await?;
+    let (setting, url) = ("MONGODB_URL", &servers.mongodb_url);
+    let away = |error: &MongoAddressError| matches!(error, MongoAddressError::NotFound(_));
+    let notifications = answered(setting, url, away, || mongo(servers, &clock)).await?;
+    let stores = Stores::open(servers, notifications, &clock)?;
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
@@ -593,7 +606,9 @@ pub async fn replay(
     log.follow_closely();
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
-    let stores = Stores::open(servers, &clock).await?;
+    let notifications = mongo(servers, &clock).await;
+    let notifications = notifications.map_err(|error| format!("MONGODB_URL: {error}"))?;
+    let stores = Stores::open(servers, notifications, &clock)?;
     let models = controls(&stores, &clock, &frontier);
     let relay = RelayControl {
         store: relay_store,

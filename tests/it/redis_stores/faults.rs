@@ -285,7 +285,7 @@ async fn nobody_counts_on_a_server_that_evicts_until_it_no_longer_does() {
         }
     }
     let server = Program::start_in(&["--rate-limits", "off"], environment).await;
-    let ready = async || server.client().get("/readyz").await;
+    let ready = async || server.client().get_as_is("/readyz").await;
     policy("allkeys-lru").await;
     let told = ready().await.expect_status(503).json.to_string();
     assert!(

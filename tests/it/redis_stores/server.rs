@@ -66,6 +66,12 @@ impl Server {
         self.try_run(words).await.unwrap();
     }
 
+    /// What it answers, as a text.
+    pub(crate) async fn tell(&self, words: &[&str]) -> String {
+        let answer = self.try_run(words).await.unwrap();
+        redis::from_redis_value(answer).unwrap()
+    }
+
     /// Kills it: what is not in its dump is lost.
     pub(crate) fn stop(&mut self) {
         self.process.kill().unwrap();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use socialhub_api::{Allowance, LastWrites, SharedLimits};
 use socialhub_commands::ports::{OtpStore, OtpVerdict, PortError};
 use socialhub_domain::{Timestamp, UserId};
@@ -66,7 +67,7 @@ async fn a_code_is_used_up_once_by_whichever_instance() {
         let otps = if n % 2 == 0 { one.clone() } else { two.clone() };
         async move { otps.use_up(EMAIL, "012345").await.unwrap() }
     });
-    let used = futures::future::join_all(uses).await;
+    let used = join_all(uses).await;
     assert_eq!(used.iter().filter(|used| **used).count(), 1, "{used:?}");
 }
 
@@ -79,7 +80,7 @@ async fn many_wrong_tries_at_once_are_no_more_than_five() {
             let otps = if n % 2 == 0 { one.clone() } else { two.clone() };
             async move { good(&otps, EMAIL, "999999", NOW.0).await }
         });
-        let found = futures::future::join_all(tries).await;
+        let found = join_all(tries).await;
         assert!(!found.contains(&true));
         assert_eq!(good(&one, EMAIL, "012345", NOW.0).await, wrong < 5);
     }
@@ -137,7 +138,7 @@ async fn an_allowance_is_shared_and_comes_back() {
         let allowance = allowance(3, INTERVAL);
         limits.take("account", key, allowance).await.unwrap()
     };
-    let tries = futures::future::join_all((0..20).map(|n| {
+    let tries = join_all((0..20).map(|n| {
         let limits = if n % 2 == 0 { &one } else { &two };
         take(limits, "ada")
     }))
@@ -275,6 +276,36 @@ async fn an_interruption_makes_nobody_miss_their_own_write() {
     log.away.store(true, Ordering::Relaxed);
     assert_eq!(two.last(user(1)).await, 199);
     assert_eq!(two.last(user(2)).await, Position::MAX, "rather too much");
+}
+
+/// What a server is owed is paid once, however many find it back at the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_noted_is_noted_once() {
+    const OWED: u8 = 150;
+    const AT_ONCE: u8 = 64;
+    let mut server = Server::start().await;
+    let log = Arc::new(Asked::default());
+    let one = RedisLastWrites::new(RedisLink::new(&server.url()).unwrap(), "p", log);
+    one.record(user(0), 1).await;
+    server.stop();
+    for person in 0..OWED {
+        one.record(user(person), 2).await;
+    }
+    server.start_again().await;
+    let noting = (OWED..OWED + AT_ONCE).map(|person| one.record(user(person), 3));
+    join_all(noting).await;
+    let people = (OWED + AT_ONCE).to_string();
+    eventually("everybody's position is there", || async {
+        // What came while it was not known to be back is owed, too: somebody has to find it back.
+        one.record(user(0), 2).await;
+        (server.tell(&["DBSIZE"]).await == people).then_some(())
+    })
+    .await;
+    let told = server.tell(&["INFO", "commandstats"]).await;
+    let calls = told.split_once("cmdstat_evalsha:calls=").unwrap().1;
+    let calls: u64 = calls.split(',').next().unwrap().parse().unwrap();
+    // And a few for those who looked, and for the script, which the server did not know.
+    assert!(calls < 2 * u64::from(OWED + AT_ONCE), "{calls} calls");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::batch::{self, Answer, Outcome, waves};
 use crate::{
     event_rows::EncodedAppend,
     postgres::{
-        connect::{Access, is_refusal, is_timeout},
+        connect::{Access, is_read_only, is_refusal, is_timeout},
         session::{Backend, Session},
     },
 };
@@ -296,6 +296,14 @@ impl Appender {
                     let second = part.split_off(part.len() / 2);
                     parts.push(second);
                     parts.push(part);
+                }
+                Err(error) if is_read_only(&error) => {
+                    self.link = None;
+                    self.refuse(part, &error).await;
+                    for part in parts.into_iter().rev() {
+                        self.pending.extend(part);
+                    }
+                    return;
                 }
                 Err(error) => self.refuse(part, &error).await,
             }

@@ -1,9 +1,9 @@
 //! What an error of Postgres means for the batch that met it.
 
-use std::borrow::Cow;
-
 use socialhub_event_log::Position;
 use socialhub_projections::StoreError;
+
+use crate::postgres::connect::{code_of, passes};
 
 enum Fault {
     /// Not now.
@@ -16,6 +16,7 @@ enum Fault {
 
 fn classify(error: &sqlx::Error) -> Fault {
     match error {
+        sqlx::Error::Database(_) if passes(error) => Fault::Unavailable,
         sqlx::Error::Database(told) => told.code().map_or(Fault::Unusable, |code| by_code(&code)),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -32,10 +33,8 @@ fn by_code(code: &str) -> Fault {
     match code.get(..2).unwrap_or_default() {
         // A value that does not fit, a broken constraint, a row beyond a limit: the event's fault.
         "22" | "23" | "54" => Fault::Rejected,
-        // Lost connections; rolled back for another transaction's sake, deadlocks included; resources, operators and
-        // the system; locks that did not come in time; a role or database that is not there (yet); plans out of date;
-        // a standby that may not write.
-        "08" | "40" | "53" | "57" | "58" | "55" | "28" | "3D" | "0A" | "25" => Fault::Unavailable,
+        // A role or database that is not there (yet); plans out of date.
+        "28" | "3D" | "0A" => Fault::Unavailable,
         // Missing tables and the like: parking every event there is would help nobody.
         _ => Fault::Unusable,
     }
@@ -81,11 +80,4 @@ pub(super) fn is_missing(error: &sqlx::Error) -> bool {
 /// Whether a transaction was given up because another one waited for it, and it for that.
 pub(super) fn is_deadlock(error: &sqlx::Error) -> bool {
     code_of(error).as_deref() == Some("40P01")
-}
-
-/// The SQLSTATE, when it is Postgres that says it.
-fn code_of(error: &sqlx::Error) -> Option<Cow<'_, str>> {
-    error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
 }
