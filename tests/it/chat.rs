@@ -36,6 +36,7 @@ pub async fn official_suite(url: &str) {
     let mut suite = Command::new("node");
     suite
         .args(["--test", "--test-reporter=spec", "chat.test.js"])
+        .arg(format!("--test-timeout={}", PATIENCE.as_millis()))
         .current_dir(scripts())
         .env("BASE_URL", url)
         .env_remove("PLAIN_TOKENS");

@@ -1,6 +1,6 @@
 //! The firehose: every event, from any position, without anything personal.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -348,7 +348,7 @@ async fn there_are_so_many_places_and_a_stop_ends_all() {
     for _ in 0..16 {
         open.push(Hose::open(&operator, "", None).await);
     }
-    let refused = operator.get("/events/stream").await;
+    let refused = operator.get_as_is("/events/stream").await;
     assert_eq!(refused.header("retry-after"), "5");
     refused.expect_problem(503, "Temporarily unavailable");
     open.pop();
@@ -359,9 +359,8 @@ async fn there_are_so_many_places_and_a_stop_ends_all() {
         (response.status() == 200).then_some(response)
     });
     let _room = room.await;
-    let asked = tokio::time::Instant::now();
+    // A stream that held it would make it give up, and say so.
     assert!(server.stop().await, "it did not end in order");
-    assert!(asked.elapsed() < Duration::from_secs(10));
     for mut hose in open {
         assert!(hose.next().await.is_none());
     }

@@ -45,7 +45,7 @@ use socialhub_tests::{
         read_model::{Subject, partitions_in_any_order_equal_the_fold},
     },
     read_model_contract,
-    support::{eventually, servers::postgres_url},
+    support::{eventually, server::PATIENCE, servers::postgres_url},
 };
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -568,7 +568,7 @@ async fn a_process_starts_while_the_server_is_away_and_goes_on_when_it_is_there(
     let create = format!("CREATE DATABASE {late}");
     server.execute(&*create).await.unwrap();
     let moved = pointer.wait_for(|id| *id == GenerationId(1));
-    let moved = tokio::time::timeout(Duration::from_secs(20), moved).await;
+    let moved = tokio::time::timeout(PATIENCE, moved).await;
     assert!(moved.is_ok_and(|moved| moved.is_ok()));
     assert_eq!(reader.profile(user(0), user(1)).await.unwrap(), None);
     assert_eq!(generations.current_checkpoints().await.unwrap(), []);

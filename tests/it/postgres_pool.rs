@@ -20,7 +20,7 @@ use sqlx::{Executor, postgres::PgConnectOptions};
 /// How long the server lets statements run.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than everything that is limited here, far shorter than TCP tries.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database and a way to it.
 struct Place {

@@ -1,18 +1,20 @@
 //! Reading topics as somebody else would.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, process::Command};
 
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     message::Headers,
 };
 use serde_json::Value;
 use socialhub_domain::topic::Topic;
 use socialhub_event_log::{Position, WireHeaders};
 use socialhub_infra::kafka::KafkaSettings;
+use socialhub_tests::support::server::PATIENCE;
 
 use super::World;
 
@@ -54,8 +56,14 @@ pub fn read(settings: &KafkaSettings) -> BTreeMap<(String, i32), Vec<WireHeaders
                 .unwrap();
             consumer.assign(&assignment).unwrap();
             let mut records = Vec::new();
-            // Its end is told by an error.
-            while let Some(Ok(message)) = consumer.poll(Duration::from_secs(20)) {
+            loop {
+                let message = match consumer.poll(PATIENCE) {
+                    Some(Ok(message)) => message,
+                    Some(Err(KafkaError::PartitionEOF(_))) => break,
+                    // A broker that has just come back.
+                    Some(Err(_)) => continue,
+                    None => panic!("{name}/{partition} has no end"),
+                };
                 let pairs = message.headers().unwrap().iter();
                 let pairs = pairs.map(|header| (header.key, header.value.unwrap()));
                 records.extend(WireHeaders::parse(pairs));

@@ -17,7 +17,8 @@ use socialhub_domain::{
     topic::Topic,
 };
 use socialhub_event_log::{
-    Append, EventLog, FrontierReader, Metadata, NewEvent, Position, WireHeaders, WireRecord,
+    Append, AppendError, EventLog, FrontierReader, Metadata, NewEvent, Position, WireHeaders,
+    WireRecord,
 };
 use socialhub_infra::{
     clock::SystemClock,
@@ -132,7 +133,11 @@ impl Site {
     }
 
     async fn saved(&self) -> Position {
-        self.store.frontier().await.unwrap().position
+        // Asked again and again: a busy database may be late with an answer.
+        eventually("the frontier is told", || async {
+            Some(self.store.frontier().await.ok()?.position)
+        })
+        .await
     }
 
     /// How many events are not known to be told.
@@ -393,7 +398,13 @@ async fn append(log: &PgEventLog, first: u64, count: u64) -> Position {
         },
         side: Vec::new(),
     };
-    log.append(command).await.unwrap().position
+    loop {
+        match log.append(command.clone()).await {
+            // It may have been done: under its id it is done once.
+            Err(AppendError::Unavailable(_) | AppendError::OutcomeUnknown) => {}
+            outcome => return outcome.unwrap().position,
+        }
+    }
 }
 
 /// An event of each topic in turn.

@@ -114,11 +114,11 @@ impl Client {
         Some(read(self.request(Method::GET, path).send().await.ok()?).await)
     }
 
-    /// GET. An answer that says that its read model is behind (`X-Stale`) is asked for again for a while, as a patient
-    /// client does; then it is answered as it is.
+    /// GET. An answer that says that its read model is behind (`X-Stale`), or that there will be one later, is asked for
+    /// again for a while, as a patient client does; then it is answered as it is.
     pub async fn get(&self, path: &str) -> Answer {
         let request = || self.request(Method::GET, path);
-        self.get_until(request, |answer| !answer.is_stale()).await
+        self.send_until(request, |answer| !answer.is_stale()).await
     }
 
     /// The same, of what has happened up to a position; what others have written since may be missing.
@@ -128,10 +128,10 @@ impl Client {
             request.header("x-min-position", position)
         };
         let enough = |answer: &Answer| !answer.is_stale() || answer.has_reached(position);
-        self.get_until(request, enough).await
+        self.send_until(request, enough).await
     }
 
-    async fn get_until(
+    async fn send_until(
         &self,
         request: impl Fn() -> RequestBuilder,
         enough: impl Fn(&Answer) -> bool,
@@ -139,19 +139,21 @@ impl Client {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let answer = self.send(request()).await;
-            if enough(&answer) || Instant::now() > give_up {
+            let later = answer.is_put_off();
+            if !later && enough(&answer) || Instant::now() > give_up {
                 return answer;
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// GET, however far behind the read model is.
+    /// GET, however far behind the read model is, and if there is no answer now.
     pub async fn get_as_is(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// POST of JSON; `Null` sends no body.
+    /// POST of JSON; `Null` sends no body. As with all commands here, one that was put off is sent again for a while: nothing
+    /// was done.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.with_body(Method::POST, path, body).await
     }
@@ -166,9 +168,14 @@ impl Client {
         self.with_body(Method::PATCH, path, body).await
     }
 
+    /// POST of JSON, for who wants to know whether it is put off.
+    pub async fn post_as_is(&self, path: &str, body: &Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Answer {
-        self.send(self.request(Method::DELETE, path)).await
+        self.with_body(Method::DELETE, path, Value::Null).await
     }
 
     /// POST of JSON under an idempotency key; none when the connection broke.
@@ -197,13 +204,15 @@ impl Client {
     }
 
     async fn with_body(&self, method: Method, path: &str, body: Value) -> Answer {
-        let request = self.request(method, path);
-        self.send(if body.is_null() {
-            request
-        } else {
-            request.json(&body)
-        })
-        .await
+        let request = || {
+            let request = self.request(method.clone(), path);
+            if body.is_null() {
+                request
+            } else {
+                request.json(&body)
+            }
+        };
+        self.send_until(request, |_| true).await
     }
 }
 
@@ -263,6 +272,11 @@ impl Answer {
             .get(name)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
+    }
+
+    /// Whether it says that nothing was done and when to ask again.
+    pub fn is_put_off(&self) -> bool {
+        self.status == 503 && self.header("retry-after").parse::<u64>().is_ok()
     }
 
     /// Whether it says that its read model is behind what was asked for.

@@ -282,14 +282,17 @@ impl Server {
         self.run(arguments, &[1, 2])
     }
 
-    /// What `replay status` says.
+    /// What `replay status` says, once all stores have answered it.
     ///
     /// # Panics
-    /// When it fails.
+    /// When they do not.
     pub async fn status(&self) -> Value {
-        let output = self.command(&["replay", "status", "--json"]).await;
-        assert!(output.status.success(), "status: {}", printed(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
+        eventually("status hears of all stores", || async {
+            let output = self.command(&["replay", "status", "--json"]).await;
+            let complete = output.status.success();
+            complete.then(|| serde_json::from_slice(&output.stdout).unwrap())
+        })
+        .await
     }
 
     /// Waits until its log has not heard of a process for so long that an import goes on: one that is stopped on a busy
@@ -313,7 +316,13 @@ impl Server {
     ) -> impl Future<Output = String> + 'a {
         let place = std::panic::Location::caller();
         async move {
-            let output = self.command(arguments).await;
+            let output = eventually("the log's database answers a tool", || async {
+                let output = self.command(arguments).await;
+                // A busy server may not have let it in within its time: nothing was done.
+                let kept_out = output.status.code() == Some(1) && is_kept_out(&output);
+                (!kept_out).then_some(output)
+            })
+            .await;
             let said = printed(&output);
             let code = output.status.code();
             assert!(
@@ -376,6 +385,12 @@ impl Drop for Server {
             eprintln!("--- the server's log ---\n{}", condensed(&log));
         }
     }
+}
+
+/// Whether a tool gave up because the log's database did not let it in in time.
+fn is_kept_out(output: &Output) -> bool {
+    let said = printed(output);
+    said.contains("DATABASE_URL: Postgres cannot be reached") && said.contains("timed out")
 }
 
 /// A log as one reads it: of lines in a row that differ in figures only, the first, and how many more there are.
