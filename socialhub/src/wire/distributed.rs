@@ -103,6 +103,14 @@ impl Stores {
     }
 }
 
+/// The stores, once the servers behind their addresses can be looked up.
+async fn stores(servers: &Servers, clock: &Arc<dyn Clock>) -> Result<Stores, String> {
+    let (setting, url) = ("MONGODB_URL", &servers.mongodb_url);
+    let away = |error: &MongoAddressError| matches!(error, MongoAddressError::NotFound(_));
+    let notifications = answered(setting, url, away, || mongo(servers, clock)).await?;
+    Stores::open(servers, notifications, clock)
+}
+
 /// Notifications, on MongoDB. An address that names servers makes no connection; one that names a record of servers is looked
 /// up.
 async fn mongo(
@@ -153,10 +161,7 @@ pub async fn start(
     let tokens = tokens(config, servers, &log, &background.stop).await?;
     let sealed = sealed(&log);
     let relay_store = Arc::new(PgRelayStore::lazy(&servers.database_url).map_err(text)?);
-    let (setting, url) = ("MONGODB_URL", &servers.mongodb_url);
-    let away = |error: &MongoAddressError| matches!(error, MongoAddressError::NotFound(_));
-    let notifications = answered(setting, url, away, || mongo(servers, &clock)).await?;
-    let stores = Stores::open(servers, notifications, &clock)?;
+    let stores = stores(servers, &clock).await?;
     let frontier: Arc<dyn FrontierReader> = relay_store.clone();
     let positions = positions(&stores, &relay_store, &log, &background.last);
     let media = media(config)?;
