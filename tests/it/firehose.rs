@@ -1,6 +1,6 @@
 //! The firehose: every event, from any position, without anything personal.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -359,8 +359,9 @@ async fn there_are_so_many_places_and_a_stop_ends_all() {
         (response.status() == 200).then_some(response)
     });
     let _room = room.await;
-    // A stream that held it would make it give up, and say so.
+    let asked = tokio::time::Instant::now();
     assert!(server.stop().await, "it did not end in order");
+    assert!(asked.elapsed() < Duration::from_secs(10));
     for mut hose in open {
         assert!(hose.next().await.is_none());
     }

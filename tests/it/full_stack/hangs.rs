@@ -17,9 +17,8 @@ use super::{all_is_well, eventually, everything_moves, load::Load, write};
 
 /// Longer than anybody waits for one answer of a server: a statement takes 5 s at most and a second on top.
 const HANG: Duration = Duration::from_secs(7);
-/// What no request may take longer than: 9 s for lists, as `docs/operations.md` has it, and what a busy machine adds. Who waits
-/// for the server that hangs waits for half a minute and more.
-const LONGEST: Duration = Duration::from_secs(20);
+/// What no request may take longer than: 9 s for lists, as `docs/operations.md` has it, and what a busy machine adds.
+const LONGEST: Duration = Duration::from_secs(12);
 /// Between two requests of a reader.
 const BREATH: Duration = Duration::from_millis(200);
 const LOG_IN: &str = "/auth/login";

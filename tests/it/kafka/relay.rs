@@ -159,9 +159,8 @@ async fn a_leader_that_hung_is_shut_out_when_it_wakes() {
     let began = tokio::time::Instant::now();
     let (task, _stop) = world.relay("b");
     world.published().await;
-    // Whoever waited for the transaction of the one that hangs would wait for a minute.
     assert!(
-        began.elapsed() < Duration::from_secs(45),
+        began.elapsed() < Duration::from_secs(15),
         "a takeover takes seconds"
     );
     woken.notify_one();
