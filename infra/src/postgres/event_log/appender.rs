@@ -277,6 +277,11 @@ impl Appender {
     async fn carry_out(&mut self, batch: Vec<Waiting>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
+            if self.link.is_none() {
+                // It was lost to a part before: the rest waits for the next one.
+                self.pending.extend(part);
+                continue;
+            }
             match self.call(&part).await {
                 Ok(answer) => {
                     // Before the replies: who was answered finds at least their own position in the watched head.
@@ -285,27 +290,18 @@ impl Appender {
                         waiting.answer(outcome);
                     }
                 }
-                Err(error) if !is_refusal(&error) => {
-                    self.lose(part, &error);
-                    for part in parts.into_iter().rev() {
-                        self.pending.extend(part);
-                    }
-                    return;
-                }
+                Err(error) if !is_refusal(&error) => self.lose(part, &error),
                 Err(error) if part.len() > 1 && is_about_data(&error) => {
                     let second = part.split_off(part.len() / 2);
                     parts.push(second);
                     parts.push(part);
                 }
-                Err(error) if is_read_only(&error) => {
-                    self.link = None;
-                    self.refuse(part, &error).await;
-                    for part in parts.into_iter().rev() {
-                        self.pending.extend(part);
+                Err(error) => {
+                    if is_read_only(&error) {
+                        self.link = None;
                     }
-                    return;
+                    self.refuse(part, &error).await;
                 }
-                Err(error) => self.refuse(part, &error).await,
             }
         }
     }
