@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -38,7 +39,7 @@ pub(crate) const PACE: Duration = Duration::from_millis(50);
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// An idle stream looks this often whether its token is still good.
 const RECHECK: Duration = Duration::from_secs(15);
-/// What a browser waits before it connects again.
+/// What a browser waits before it connects again, and a stream before it asks again a read model that did not answer.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
 /// Counts each person's open streams.
@@ -140,6 +141,8 @@ struct Tail {
     /// Whether there may be more without waiting.
     more: bool,
     asked: Option<Instant>,
+    /// Whether the read model did not answer when it was last asked.
+    away: bool,
     greeted: bool,
     _slot: Slot,
 }
@@ -166,6 +169,7 @@ pub(crate) async fn open(
         pending: VecDeque::new(),
         more: true,
         asked: None,
+        away: false,
         greeted: false,
         app,
     };
@@ -232,10 +236,11 @@ impl Tail {
             if !self.pace().await || verify(&self.app, &self.headers).is_err() {
                 return None;
             }
-            if let Err(error) = self.ask().await {
-                // The client comes back with its Last-Event-ID.
-                tracing::warn!(stream = self.topic.kind(), %error, "event stream ended");
-                return None;
+            let shutdown = self.app.api.shutdown.clone();
+            match shutdown.run_until_cancelled(self.ask()).await {
+                Some(Ok(())) => self.away = false,
+                Some(Err(error)) if self.put_off(&error).await => {}
+                _ => return None,
             }
         }
     }
@@ -254,6 +259,20 @@ impl Tail {
             () = self.app.api.shutdown.cancelled() => false,
             changed = self.seen.changed() => changed.is_ok(),
             () = tokio::time::sleep(RECHECK) => true,
+        }
+    }
+
+    /// Waits before the read model is asked again. The client stays: sent away, it would come back as soon, to ask for the
+    /// same. No when the program stops.
+    async fn put_off(&mut self, error: &ReadError) -> bool {
+        if !mem::replace(&mut self.away, true) {
+            tracing::warn!(stream = self.topic.kind(), %error, "an event stream waits for its read model");
+        }
+        self.more = true;
+        tokio::select! {
+            biased;
+            () = self.app.api.shutdown.cancelled() => false,
+            () = tokio::time::sleep(RETRY) => true,
         }
     }
 

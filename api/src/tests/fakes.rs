@@ -384,6 +384,9 @@ impl FeedReader for Readers {
         limit: usize,
     ) -> Result<Vec<FeedItem>, ReadError> {
         self.stream_queries.fetch_add(1, Ordering::Relaxed);
+        if *self.broken.lock() {
+            return Err(ReadError("the store is away".to_owned()));
+        }
         let posts = self.new_posts.lock();
         let new = posts.iter().filter(|item| item.position > after);
         Ok(new.take(limit).copied().collect())

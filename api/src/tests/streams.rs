@@ -88,6 +88,27 @@ async fn many_commits_cost_few_queries() {
     assert_eq!(world.readers.stream_queries.load(Ordering::Relaxed), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_outlives_an_outage_of_its_read_model() {
+    let world = World::new();
+    let mut stream = open(&world, None).await;
+    next(&mut stream).await.unwrap();
+    *world.readers.broken.lock() = true;
+    publish(&world, 1);
+    // Each comment is a quarter of a minute in which nothing else was told.
+    for _ in 0..2 {
+        assert_eq!(next(&mut stream).await.unwrap(), ": keep-alive\n\n");
+    }
+    let queries = world.readers.stream_queries.load(Ordering::Relaxed);
+    assert!((10..=20).contains(&queries), "{queries} in half a minute");
+    *world.readers.broken.lock() = false;
+    assert!(next(&mut stream).await.unwrap().contains("01\"}"));
+    *world.readers.broken.lock() = true;
+    publish(&world, 2);
+    world.shutdown.cancel();
+    assert_eq!(next(&mut stream).await, None);
+}
+
 #[tokio::test]
 async fn a_persons_streams_are_counted() {
     let world = World::with(Settings {
