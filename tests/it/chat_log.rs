@@ -62,6 +62,31 @@ async fn postgres() -> Postgres {
 
 chat_log_contract!(sqlite => sqlite(); postgres => postgres().await);
 
+fn message_of(user: UserId) -> NewMessage {
+    NewMessage {
+        id: Uuid::from_u128(8),
+        room: RoomId::parse("room").unwrap(),
+        user: ChatUser {
+            id: user,
+            username: "eve".into(),
+        },
+        text: "words".to_owned(),
+        client_id: Some("name".to_owned()),
+        at: Timestamp(1),
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_a_time_in_which_nothing_could_be_written_is_not_kept() {
+    let store = postgres().await;
+    let message = message_of(UserId(Uuid::from_u128(7)));
+    store.0.forbid_writing().await;
+    let log = store.instance().await;
+    log.append(vec![message.clone()]).await.unwrap_err();
+    store.0.allow_writing().await;
+    log.append(vec![message]).await.unwrap();
+}
+
 /// A message that waits for the lock under which an erasure is noted comes after it.
 #[tokio::test]
 async fn a_message_beside_the_note_of_an_erasure_is_a_tombstone() {
@@ -70,17 +95,7 @@ async fn a_message_beside_the_note_of_an_erasure_is_a_tombstone() {
     let connect = || PgConnection::connect(store.0.url());
     let (mut eraser, looking) = (connect().await.unwrap(), connect().await.unwrap());
     let eve = UserId(Uuid::from_u128(7));
-    let message = NewMessage {
-        id: Uuid::from_u128(8),
-        room: RoomId::parse("room").unwrap(),
-        user: ChatUser {
-            id: eve,
-            username: "eve".into(),
-        },
-        text: "words".to_owned(),
-        client_id: Some("name".to_owned()),
-        at: Timestamp(1),
-    };
+    let message = message_of(eve);
     let lock = "BEGIN; LOCK TABLE chat_messages IN SHARE ROW EXCLUSIVE MODE";
     eraser.execute(lock).await.unwrap();
     let sent = tokio::spawn(async move { log.append(vec![message]).await });

@@ -43,17 +43,10 @@ async fn migrated() -> Database {
     database
 }
 
-/// As while a database moves to another server: the old one is still there, and may not write.
 #[tokio::test]
 async fn sessions_of_a_time_in_which_nothing_could_be_written_are_not_kept() -> TestResult {
     let database = migrated().await;
-    let name = database.url().rsplit('/').next().unwrap();
-    let name = name.split('?').next().unwrap();
-    database
-        .execute(&format!(
-            "ALTER DATABASE {name} SET default_transaction_read_only = on"
-        ))
-        .await;
+    database.forbid_writing().await;
     let log = open_at(database.url(), 0).await;
     let lease = PgRelayStore::connect(database.url()).await?;
     let post = post_stream();
@@ -71,12 +64,7 @@ async fn sessions_of_a_time_in_which_nothing_could_be_written_are_not_kept() -> 
         "{refused:?}"
     );
 
-    let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
-    let mut writes = database.connect().await;
-    writes
-        .execute("SET default_transaction_read_only = off")
-        .await?;
-    writes.execute(&*reset).await?;
+    database.allow_writing().await;
     log.append(append(&post, 0, 1)).await?;
     assert!(lease.acquire("a").await?.is_some());
     PgEventLog::migrate(database.url()).await?;

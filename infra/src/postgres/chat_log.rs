@@ -17,14 +17,11 @@ use socialhub_chat::{
 };
 use socialhub_domain::{Timestamp, UserId, personal::ERASED_TEXT};
 use sqlx::{Row, postgres::PgRow};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::{
-    connect::{Access, OpenError, Schema, from_sql, is_refusal, to_sql},
+    connect::{Access, OpenError, Schema, from_sql, to_sql},
     pool::{Pool, retrying},
     session::Session,
 };
@@ -247,16 +244,11 @@ async fn run(access: Access, mut queue: mpsc::Receiver<Batch>) {
     }
 }
 
-struct Link {
-    session: Session,
-    used: Instant,
-}
-
 /// Appends in one call. When the connection is lost in it, nobody knows what became of the messages, and the error says
 /// no more than that they do not count as sent: that is the port's promise.
 async fn append(
     access: &Access,
-    link: &mut Option<Link>,
+    link: &mut Option<Session>,
     messages: Vec<NewMessage>,
 ) -> Result<Vec<Appended>, sqlx::Error> {
     if messages.is_empty() {
@@ -265,17 +257,15 @@ async fn append(
     let mut session = usable(access, link.take()).await?;
     let group = Group::of(&messages);
     let call = group.call(&mut session).await;
-    if call.as_ref().is_ok() || call.as_ref().is_err_and(is_refusal) {
-        let used = Instant::now();
-        *link = Some(Link { session, used });
-    }
+    *link = session.is_whole().then_some(session);
     group.outcomes(messages, &call?)
 }
 
 /// The old connection while it is good, or a new one.
-async fn usable(access: &Access, old: Option<Link>) -> Result<Session, sqlx::Error> {
-    if let Some(Link { mut session, used }) = old {
-        if used.elapsed() < IDLE || session.ping(IDLE).await.is_ok() {
+async fn usable(access: &Access, old: Option<Session>) -> Result<Session, sqlx::Error> {
+    if let Some(mut session) = old {
+        let heard = session.heard();
+        if heard.is_some_and(|heard| heard.elapsed() < IDLE) || session.ping(IDLE).await.is_ok() {
             return Ok(session);
         }
         tracing::debug!("a connection to the chat log was lost");

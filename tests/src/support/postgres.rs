@@ -60,6 +60,35 @@ impl Database {
         connection.close().await.unwrap();
     }
 
+    /// From now on new connections may only read, as while a database moves to another server: the old one is still
+    /// there, and may not write.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn forbid_writing(&self) {
+        let sql = format!(
+            "ALTER DATABASE {} SET default_transaction_read_only = on",
+            self.name
+        );
+        self.execute(&sql).await;
+    }
+
+    /// From now on new connections may write again; those that are there may not.
+    ///
+    /// # Panics
+    /// When the server refuses it.
+    pub async fn allow_writing(&self) {
+        let mut connection = self.connect().await;
+        let reset = format!(
+            "ALTER DATABASE {} RESET default_transaction_read_only",
+            self.name
+        );
+        for sql in ["SET default_transaction_read_only = off", &reset] {
+            connection.execute(sql).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    }
+
     /// The one number a query answers.
     ///
     /// # Panics
