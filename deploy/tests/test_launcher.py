@@ -248,6 +248,22 @@ class Stack(unittest.TestCase):
         self.assertEqual(self.stack.process("relay")["state"], "running")
 
 
+class Program(unittest.TestCase):
+    def test_it_is_where_cargo_was_told_to_put_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder) / "sources"
+            (root / "src").mkdir(parents=True)
+            (root / "src/main.rs").write_text("fn main() {}\n")
+            manifest = '[package]\nname = "socialhub"\nedition = "2024"\n[features]\ndistributed = []\n[workspace]\n'
+            (root / "Cargo.toml").write_text(manifest)
+            subprocess.run(["cargo", "generate-lockfile", "--offline"], cwd=root, check=True)
+            elsewhere = pathlib.Path(folder) / "elsewhere"
+            with mock.patch.dict(os.environ, CARGO_TARGET_DIR=str(elsewhere)):
+                built = install.program(root)
+            self.assertEqual(built, elsewhere / "release/socialhub")
+            self.assertTrue(os.access(built, os.X_OK))
+
+
 class Waiting(unittest.TestCase):
     """A process that says why it is not ready is waited for longer than one that says nothing."""
 

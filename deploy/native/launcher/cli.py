@@ -159,7 +159,6 @@ def _scale(stack, text):
 def _binary(stack, arguments):
     """The program: the one named now or earlier, else what cargo builds (at once, when nothing has changed)."""
     named = arguments.bin or os.environ.get("SOCIALHUB_BIN") or (stack.state.get("named_binary"))
-    built = ROOT / "target/release/socialhub"
     if named:
         path = pathlib.Path(named).absolute()
         if not os.access(path, os.X_OK):
@@ -167,7 +166,8 @@ def _binary(stack, arguments):
         stack.state["named_binary"] = str(path)
         return path
     if shutil.which("cargo"):
-        install.program(ROOT)
+        return install.program(ROOT)
+    built = ROOT / "target/release/socialhub"
     if not built.exists():
         raise StackError(
             "there is no cargo to build the program with: install Rust from https://rustup.rs, or give --bin"

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -100,11 +101,14 @@ def _made(name, sources, make):
 
 
 def program(root):
-    """Builds the program; what cargo says is shown, since it may take minutes. At once when nothing has changed."""
+    """Builds the program and answers where it is: people keep what cargo builds in a folder of their own choice. What cargo
+    says is shown, since it may take minutes. At once when nothing has changed."""
     say("building the program (cargo build --release --features distributed)")
     command = ["cargo", "build", "--release", "--locked", "--features", "distributed"]
     if subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode != 0:
         raise StackError("the program does not build")
+    about = run(["cargo", "metadata", "--no-deps", "--format-version", "1", "--locked"], cwd=root)
+    return pathlib.Path(json.loads(about)["target_directory"]) / "release/socialhub"
 
 
 def run(command, **options):
