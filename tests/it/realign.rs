@@ -318,6 +318,29 @@ async fn an_older_feed_catches_up() {
     site.server.verify_all().await;
 }
 
+#[tokio::test]
+async fn a_feed_whose_database_is_made_anew_beside_it_is_filled_again() {
+    let site = Site::start().await;
+    let me = site.server.client().sign_up("anewfeed").await;
+    write_posts(&me, 4, "kept").await;
+    site.settle().await;
+    sql(&format!("DROP DATABASE {} WITH (FORCE)", site.models)).await;
+    sql(&format!("CREATE DATABASE {}", site.models)).await;
+    eventually("the feed is there again", async || {
+        let path = format!("/posts/user/{}", me.id);
+        let page = me.try_get(&path).await?;
+        let count = match page.status {
+            200 => page.list("/posts").len(),
+            404 | 503 => 0,
+            other => panic!("{other}: {}", page.json),
+        };
+        (count == 4).then_some(())
+    })
+    .await;
+    site.settle().await;
+    site.server.verify_all().await;
+}
+
 type Collections = Vec<(String, Vec<Document>)>;
 
 async fn mongo(site: &Site) -> mongodb::Database {

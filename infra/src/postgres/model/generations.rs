@@ -60,7 +60,7 @@ const PLAN: [(&str, &str); 5] = [
 /// The generations of one read model in a Postgres database.
 ///
 /// Nothing is connected before it is needed, so a program can start while the server is away. The catalogue and a first,
-/// empty generation are made when they are first looked for and not there; until then the pointer says generation 0,
+/// empty generation are made when they are looked for and not there; until then the pointer says generation 0,
 /// which is none. A task follows the pointer from the first call of [`PgGenerations::readers`] or
 /// [`Generations::current`] on. To be made and used within a Tokio runtime.
 pub struct PgGenerations<M: PgModel> {
@@ -173,35 +173,29 @@ impl<M: PgModel> Shared<M> {
 
     /// Makes the catalogue where it is not there yet.
     async fn ready(&self) -> sqlx::Result<()> {
-        let prepare = || async {
-            match retrying(|| catalogue::current(&self.catalogue, Self::NAME)).await {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => {}
-                Err(error) if is_missing(&error) => {}
-                Err(error) => return Err(error),
-            }
-            let mut session = self.session().await?;
-            catalogue::prepare::<M>(&mut session, self.clock.now()).await?;
-            session.close().await;
-            Ok(())
-        };
-        self.ready.get_or_try_init(prepare).await.map(|_| ())
+        let look = || async { self.current().await.map(drop) };
+        self.ready.get_or_try_init(look).await.map(|_| ())
     }
 
-    async fn read_pointer(&self) -> Result<GenerationId, StoreError> {
-        let read = async {
-            self.ready().await?;
-            retrying(|| catalogue::current(&self.catalogue, Self::NAME)).await
-        };
-        read.await
-            .map_err(|error| outside(&error))?
-            .ok_or_else(|| StoreError::Unusable("no generation is current".to_owned()))
+    /// The generation that the pointer says. Where there is none a first one is made: the database may have been made anew,
+    /// empty, while this program runs.
+    async fn current(&self) -> sqlx::Result<GenerationId> {
+        match retrying(|| catalogue::current(&self.catalogue, Self::NAME)).await {
+            Ok(Some(id)) => return Ok(id),
+            Ok(None) => {}
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let mut session = self.session().await?;
+        let id = catalogue::prepare::<M>(&mut session, self.clock.now()).await?;
+        session.close().await;
+        Ok(id)
     }
 
     /// Reads the pointer; when it has moved, the readers move first and then whoever watches is told.
     async fn refresh(&self) -> Result<GenerationId, StoreError> {
         let _one = self.looking.lock().await;
-        let current = self.read_pointer().await?;
+        let current = self.current().await.map_err(|error| outside(&error))?;
         if current == *self.pointer.borrow() {
             return Ok(current);
         }
