@@ -1,8 +1,8 @@
 //! People, follows, posts, likes, comments, feed and notifications: each route's good and bad cases.
 
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use socialhub_tests::support::{Client, Server, eventually};
+use socialhub_tests::support::{Client, Server, eventually, server::PATIENCE};
 
 const NOBODY: &str = "0190b5f0-0000-7000-8000-000000000000";
 
@@ -640,22 +640,22 @@ async fn trending_puts_the_liked_first() {
     assert_eq!(contents(&list), ["loud", "quiet"]);
 }
 
-/// Reads server-sent events until `count` came, answers their (id, data).
-async fn read_stream(
-    client: &Client,
-    path: &str,
-    last: Option<&str>,
-    count: usize,
-) -> Vec<(String, String)> {
-    let mut request = client.request(Method::GET, path);
+/// Opens an event stream. It may be read for longer than an answer is waited for.
+pub async fn open_stream(client: &Client, path: &str, last: Option<&str>) -> Response {
+    let mut request = client.request(Method::GET, path).timeout(3 * PATIENCE);
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
-    let mut response = request.send().await.unwrap();
+    let response = request.send().await.unwrap();
     assert_eq!(response.status(), 200);
-    let (mut text, mut events) = (String::new(), Vec::new());
-    while events.len() < count {
-        let chunk = response.chunk().await.unwrap().expect("the stream goes on");
+    response
+}
+
+/// Reads server-sent events until one says so, answers its (id, data).
+pub async fn hear(mut stream: Response, wanted: &str) -> (String, String) {
+    let mut text = String::new();
+    loop {
+        let chunk = stream.chunk().await.unwrap().expect("the stream goes on");
         text.push_str(std::str::from_utf8(&chunk).unwrap());
         while let Some((event, rest)) = text.split_once("\n\n") {
             let field = |name: &str| {
@@ -664,13 +664,19 @@ async fn read_stream(
                     .find_map(|line| line.strip_prefix(name))
                     .map(|value| value.trim().to_owned())
             };
-            if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
-                events.push((id, data));
+            if let (Some(id), Some(data)) = (field("id:"), field("data:"))
+                && data.contains(wanted)
+            {
+                return (id, data);
             }
             text = rest.to_owned();
         }
     }
-    events
+}
+
+/// What a stream tells first after this event, or after now.
+async fn next_told(client: &Client, path: &str, last: Option<&str>) -> (String, String) {
+    hear(open_stream(client, path, last).await, "").await
 }
 
 #[tokio::test]
@@ -687,10 +693,9 @@ pub async fn streams_tell(client: &Client) {
     );
     follow(&me, &author, json!({ "notify": true })).await;
     let (listener, writer) = (me.clone(), author.clone());
-    let stream =
-        tokio::spawn(async move { read_stream(&listener, "/api/feed/stream", None, 1).await });
+    let stream = tokio::spawn(async move { next_told(&listener, "/api/feed/stream", None).await });
     // The stream starts at the present, so posts are written until the first one has been told.
-    let told = eventually("the stream tells of a post", || {
+    let writing = eventually("the stream tells of a post", || {
         let writer = writer.clone();
         let done = stream.is_finished();
         async move {
@@ -701,14 +706,14 @@ pub async fn streams_tell(client: &Client) {
             None
         }
     });
-    told.await;
+    writing.await;
     let first = stream.await.unwrap();
     let later = author.write_post("told later", "public").await;
-    let mut last = first[0].0.clone();
+    let mut last = first.0;
     loop {
-        let next = read_stream(&me, "/api/feed/stream", Some(&last), 1).await;
-        last.clone_from(&next[0].0);
-        if next[0].1.contains(&later) {
+        let (id, data) = next_told(&me, "/api/feed/stream", Some(&last)).await;
+        last = id;
+        if data.contains(&later) {
             break;
         }
     }
@@ -717,11 +722,11 @@ pub async fn streams_tell(client: &Client) {
     let stream = tokio::spawn(async move {
         let mut last = None;
         loop {
-            let told = read_stream(&listener, "/notify/stream", last.as_deref(), 1).await;
-            if told[0].1.contains("commented on your post") {
+            let (id, data) = next_told(&listener, "/notify/stream", last.as_deref()).await;
+            if data.contains("commented on your post") {
                 break;
             }
-            last = Some(told[0].0.clone());
+            last = Some(id);
         }
     });
     eventually("the stream tells of a notification", || {

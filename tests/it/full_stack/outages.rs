@@ -11,6 +11,7 @@ use super::{
     talk::Talk,
     write,
 };
+use crate::social::{hear, open_stream};
 
 /// Commands that must be answered while a server is away.
 const ENOUGH: u64 = 24;
@@ -120,6 +121,7 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
     let load = Load::start(&client).await;
     let (me, fan) = (client.sign_up("away").await, client.sign_up("fan").await);
     let post = known_post(&me, &fan).await;
+    let notifications = open_stream(&me, "/notify/stream", None).await;
     stack.kill("mongodb").await;
     load.goes_on(ENOUGH).await;
     commands_and_reads_work(&client, &me, &post).await;
@@ -147,6 +149,12 @@ async fn without_mongodb_only_the_list_of_notifications_is_missing() {
     load.goes_on(ENOUGH).await;
     stack.start("mongodb").await;
     everything_moves(&me).await;
+    // Whoever listened all the time hears of what comes after.
+    let comment = json!({ "comment": "back again" });
+    fan.post(&format!("/posts/{post}/comment"), comment)
+        .await
+        .expect_status(201);
+    hear(notifications, "commented on your post").await;
     all_is_well(&stack, load).await;
 }
 
