@@ -130,16 +130,17 @@ step "tests, the embedded profile"
 cargo test --workspace "${features[@]}" --locked -- --test-threads="${TEST_THREADS:-4}" \
     --skip realign:: --skip full_stack::
 
-# What clients see, with each service in a process of its own, as a cluster is deployed. A dozen processes for each test.
+# What clients see, with each service in a process of its own, as a cluster is deployed. A dozen processes for each test, which
+# work also while it waits: two tests at a time fill two cores, and four take longer.
 step "the same black-box tests, the distributed profile: each service in a process of its own behind nginx"
 TEST_PROFILE=split cargo test --workspace --test it "${features[@]}" --locked -- \
-    --test-threads="${TEST_THREADS:-4}" --skip object_media:: \
+    --test-threads="${TEST_THREADS:-2}" --skip object_media:: \
     auth:: bad_input:: chat::chat_can_have contract_files::chat erasure:: firehose:: flow:: media:: social::
 
 # What operators do and see, and what one service decides alone: beside one process that has all.
 step "the same, all services in one process"
 TEST_PROFILE=distributed cargo test --workspace --test it "${features[@]}" --locked -- \
-    --test-threads="${TEST_THREADS:-4}" \
+    --test-threads="${TEST_THREADS:-3}" \
     backup::newer::a_ backup::restored::a_backup chat:: chat_hoard::who_asks concurrency:: durability:: old_versions:: \
     program:: replay:: seen:: smtp::real_server --skip chat::chat_can_have
 
