@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -25,6 +25,8 @@ pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     let metrics = telemetry::start_metrics()?;
     warn_of_what_is_for_development(&config);
     let program = wire::start(&config, &roles, metrics).await?;
+    // Before anybody is served: a signal that nobody listens for ends a process at once, whatever it is at.
+    let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
     let serving = TaskTracker::new();
     if let Some(router) = program.router() {
@@ -51,7 +53,7 @@ pub async fn run(config: Config, roles: Roles) -> Result<(), String> {
     }
     serving.close();
     tracing::info!(%roles, "running");
-    wait_for_signal().await?;
+    signals.one().await;
     tracing::info!("stopping: taking no new connections, finishing what is under way");
     let patience = Duration::from_secs(config.shutdown_seconds);
     let orderly = async {
@@ -115,16 +117,33 @@ pub async fn second_signal() -> Result<(), String> {
 /// # Errors
 /// When signals cannot be waited for.
 pub async fn wait_for_signal() -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
-    let (mut term, mut interrupt) = (
-        listen(SignalKind::terminate())?,
-        listen(SignalKind::interrupt())?,
-    );
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    Signals::listen()?.one().await;
     Ok(())
+}
+
+/// SIGTERM and SIGINT, from the moment on in which it is made.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, String> {
+        let listen =
+            |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one of them.
+    async fn one(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn listen(setting: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
