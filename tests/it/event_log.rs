@@ -242,13 +242,16 @@ async fn closing_commits_what_waits() -> TestResult {
     let path = folder.path().join("log.db");
     let log = open(&path);
     let waiting: Vec<_> = (0..100).map(|_| append(&post_stream(), 0, 1)).collect();
-    let mut outcomes: Vec<_> = waiting
-        .into_iter()
-        .map(|command| log.append(command))
-        .collect();
-    for outcome in &mut outcomes {
-        // One poll puts the command into the queue.
-        let _ = futures::poll!(outcome);
+    let mut outcomes = Vec::new();
+    for command in waiting {
+        let mut outcome = log.append(command);
+        // One poll puts the command into the queue; it may be answered already.
+        match futures::poll!(&mut outcome) {
+            std::task::Poll::Ready(done) => {
+                done?;
+            }
+            std::task::Poll::Pending => outcomes.push(outcome),
+        }
     }
     log.close();
     for outcome in outcomes {
