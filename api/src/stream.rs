@@ -140,7 +140,8 @@ struct Tail {
     pending: VecDeque<Item>,
     /// Whether there may be more without waiting.
     more: bool,
-    asked: Option<Instant>,
+    /// The read model is not asked before this.
+    next_at: Option<Instant>,
     /// Whether the read model did not answer when it was last asked.
     away: bool,
     greeted: bool,
@@ -168,7 +169,7 @@ pub(crate) async fn open(
         after,
         pending: VecDeque::new(),
         more: true,
-        asked: None,
+        next_at: None,
         away: false,
         greeted: false,
         app,
@@ -239,8 +240,8 @@ impl Tail {
             let shutdown = self.app.api.shutdown.clone();
             match shutdown.run_until_cancelled(self.ask()).await {
                 Some(Ok(())) => self.away = false,
-                Some(Err(error)) if self.put_off(&error).await => {}
-                _ => return None,
+                Some(Err(error)) => self.put_off(&error),
+                None => return None,
             }
         }
     }
@@ -262,30 +263,25 @@ impl Tail {
         }
     }
 
-    /// Waits before the read model is asked again. The client stays: sent away, it would come back as soon, to ask for the
-    /// same. No when the program stops.
-    async fn put_off(&mut self, error: &ReadError) -> bool {
-        if !mem::replace(&mut self.away, true) {
-            tracing::warn!(stream = self.topic.kind(), %error, "an event stream waits for its read model");
-        }
-        self.more = true;
-        tokio::select! {
-            biased;
-            () = self.app.api.shutdown.cancelled() => false,
-            () = tokio::time::sleep(RETRY) => true,
-        }
-    }
-
     /// Keeps a stream of a busy log from asking all the time. No when the program stops.
     async fn pace(&mut self) -> bool {
-        let Some(asked) = self.asked else {
+        let Some(next_at) = self.next_at else {
             return true;
         };
         tokio::select! {
             biased;
             () = self.app.api.shutdown.cancelled() => false,
-            () = tokio::time::sleep_until(asked + PACE) => true,
+            () = tokio::time::sleep_until(next_at) => true,
         }
+    }
+
+    /// The read model is asked again in a while. The client stays: sent away, it would come back as soon, to ask for the same.
+    fn put_off(&mut self, error: &ReadError) {
+        if !mem::replace(&mut self.away, true) {
+            tracing::warn!(stream = self.topic.kind(), %error, "an event stream waits for its read model");
+        }
+        self.more = true;
+        self.next_at = Some(Instant::now() + RETRY);
     }
 
     /// Fetches what is new, if the read model has moved.
@@ -295,7 +291,7 @@ impl Tail {
             self.more = false;
             return Ok(());
         }
-        self.asked = Some(Instant::now());
+        self.next_at = Some(Instant::now() + PACE);
         let items = self.fetch().await?;
         self.more = items.len() >= BATCH;
         let last = items.last().map_or(self.after, |(position, _)| *position);
