@@ -22,8 +22,7 @@ use crate::postgres::{
 const MADE_BY: &str = concat!("begun by the code ", env!("SOCIALHUB_CODE"));
 
 /// `retired` counts how often a generation has stopped being current: a writer that opened it before the last time has
-/// lost it. Numbers come from a sequence, so that a database never gives one twice,
-/// not even after a generation was removed.
+/// lost it. Numbers come from a sequence, so that a database never gives one twice, not even after a generation was removed.
 fn schema(model: ModelName) -> String {
     format!(
         r#"

@@ -17,7 +17,7 @@ use socialhub_projections::{
     verify::{Entity, RowSink},
 };
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
-use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::postgres::{
     connect::{Access, missing_peers},
@@ -74,7 +74,6 @@ struct Shared<M> {
     clock: Arc<dyn Clock>,
     /// For looks; what takes longer has a connection of its own.
     catalogue: Pool,
-    ready: OnceCell<()>,
     pointer: watch::Sender<GenerationId>,
     /// The readers of the generation that the pointer says; none before somebody asked for them.
     readers: RwLock<Option<Pool>>,
@@ -109,7 +108,6 @@ impl<M: PgModel> PgGenerations<M> {
             options,
             clock,
             catalogue,
-            ready: OnceCell::new(),
             pointer: watch::Sender::new(GenerationId(0)),
             readers: RwLock::new(None),
             looking: Mutex::new(()),
@@ -170,12 +168,6 @@ async fn follow<M: PgModel>(shared: Weak<Shared<M>>) {
 
 impl<M: PgModel> Shared<M> {
     const NAME: ModelName = M::Projection::NAME;
-
-    /// Makes the catalogue where it is not there yet.
-    async fn ready(&self) -> sqlx::Result<()> {
-        let look = || async { self.current().await.map(drop) };
-        self.ready.get_or_try_init(look).await.map(|_| ())
-    }
 
     /// The generation that the pointer says. Where there is none a first one is made: the database may have been made anew,
     /// empty, while this program runs.
@@ -242,7 +234,7 @@ impl<M: PgModel> Shared<M> {
     /// A connection in a transaction that sees one state throughout; it ends with the connection. Whoever has seen enough
     /// closes that: of one that is dropped the server logs that something went wrong, and projectors look every ten seconds.
     async fn look(&self) -> sqlx::Result<Session> {
-        self.ready().await?;
+        self.current().await?;
         let mut session = self.session().await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off";
         execute(&mut session, begin).await?;
@@ -263,7 +255,7 @@ impl<M: PgModel> Shared<M> {
     }
 
     async fn create(&self) -> sqlx::Result<GenerationId> {
-        self.ready().await?;
+        self.current().await?;
         let mut session = self.session().await?;
         execute(&mut session, "BEGIN").await?;
         let (state, now) = (GenerationState::Building, self.clock.now());
@@ -275,7 +267,7 @@ impl<M: PgModel> Shared<M> {
 
     /// Answers whether there was such a generation to remove.
     async fn remove(&self, id: GenerationId) -> sqlx::Result<bool> {
-        self.ready().await?;
+        self.current().await?;
         let gate = Key::new(Purpose::Gate, Self::NAME, id);
         let mut session = self.session().await?;
         execute(&mut session, &closing(gate)).await?;
@@ -456,7 +448,7 @@ impl<M: PgModel> Generations<M::Projection> for PgGenerations<M> {
         mode: WriteMode,
     ) -> Result<Arc<dyn ReadModelStore<M::Projection>>, StoreError> {
         let read = async {
-            self.shared.ready().await?;
+            self.shared.current().await?;
             retrying(|| catalogue::entry(&self.shared.catalogue, M::Projection::NAME, id)).await
         };
         let entry = read
